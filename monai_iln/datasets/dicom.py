@@ -1,0 +1,202 @@
+"""Cine DICOM series: which frames lie where, their pixels, and the affine of a stack of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.config import disable_value_validation
+from pydicom.pixels import apply_rescale
+
+from monai_iln.errors import UserError
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+_SAME_SLICE_MM = 0.5  # frames closer along the normal than this are one slice; real slices lie 5 mm apart and more
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One DICOM image of a series. Lengths in millimetres, positions in DICOM's LPS coordinates."""
+
+    path: Path
+    instance: int
+    series: tuple[str, ...]
+    shape: tuple[int, int]
+    position: tuple[float, float, float]
+    row_direction: tuple[float, float, float]
+    column_direction: tuple[float, float, float]
+    spacing: tuple[float, float]
+    slice_step: float
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        return np.cross(self.row_direction, self.column_direction)
+
+    @property
+    def depth(self) -> float:
+        """Where the frame lies along its normal."""
+        return float(self.normal @ np.asarray(self.position))
+
+
+def read_frame(path: Path) -> Frame:
+    """Read one file's header.
+
+    Raises:
+        UserError: if it is no DICOM image, or says not where it lies.
+    """
+    try:
+        with disable_value_validation():  # real Sunnybrook headers hold invalid UIDs, of which nothing is used
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            orientation = [float(v) for v in header.ImageOrientationPatient]
+            x, y, z = (float(v) for v in header.ImagePositionPatient)
+            rows, columns = (float(v) for v in header.PixelSpacing)
+            return Frame(
+                path=path,
+                instance=int(header.InstanceNumber),
+                # Some series share one UID with their localizers: folder and geometry tell them apart.
+                series=(str(path.parent), str(header.SeriesInstanceUID), *(f"{v:.3f}" for v in orientation)),
+                shape=(int(header.Rows), int(header.Columns)),
+                position=(x, y, z),
+                row_direction=(orientation[0], orientation[1], orientation[2]),
+                column_direction=(orientation[3], orientation[4], orientation[5]),
+                spacing=(rows, columns),
+                slice_step=float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0),
+            )
+    except Exception as error:  # pydicom raises many kinds on damaged headers
+        raise UserError(
+            f"{path}: cannot be read as a DICOM image ({type(error).__name__}: {error}). A frame needs InstanceNumber, "
+            "ImagePositionPatient, ImageOrientationPatient, PixelSpacing and its size. Download the file again, or "
+            "remove it."
+        ) from error
+
+
+def read_pixels(frame: Frame) -> NDArray[np.generic]:
+    """The frame's stored values, ``(rows, columns)``, rescaled where the header asks for it.
+
+    Raises:
+        UserError: if the pixel data are missing, truncated, or not one grey image of the size that the header says.
+    """
+    try:
+        with disable_value_validation():  # as in read_frame
+            dataset = pydicom.dcmread(frame.path)
+            pixels: NDArray[np.generic] = apply_rescale(dataset.pixel_array, dataset)
+    except Exception as error:  # pydicom raises many kinds on damaged pixel data
+        raise UserError(
+            f"{frame.path}: the header can be read, the pixel data cannot ({error}). The file is truncated or "
+            "damaged. Download it again, or remove it together with its contours."
+        ) from error
+    if pixels.shape != frame.shape:
+        raise UserError(
+            f"{frame.path}: pixel data of shape {pixels.shape}. A short-axis frame is one grey image of "
+            f"{frame.shape[0]} x {frame.shape[1]} pixels. Convert or remove the file."
+        )
+    return pixels
+
+
+def find_series(folder: Path) -> list[list[Frame]]:
+    """All series of ``.dcm`` files under a folder: frames of one folder, UID and orientation, by InstanceNumber."""
+    series: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
+    for path in sorted(folder.rglob("*.dcm")):
+        frame = read_frame(path)
+        series[frame.series].append(frame)
+    return [sorted(frames, key=lambda f: f.instance) for frames in series.values()]
+
+
+def split_slices(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """The frames of each slice in order of phase; slices in order of their first InstanceNumber.
+
+    A cine series holds every slice once for each cardiac phase. What lies at one place along the normal is one slice.
+    """
+    slices: list[list[Frame]] = []
+    for frame in sorted(frames, key=lambda f: f.depth):
+        if slices and frame.depth - slices[-1][-1].depth < _SAME_SLICE_MM:
+            slices[-1].append(frame)
+        else:
+            slices.append([frame])
+    for slice_ in slices:
+        slice_.sort(key=lambda f: f.instance)
+    return sorted(slices, key=lambda s: s[0].instance)
+
+
+def stack_affine(frames: Sequence[Frame]) -> NDArray[np.float64]:
+    """The NIfTI affine (RAS, millimetres) of ``numpy.stack([rows x columns], axis=-1)`` of these frames.
+
+    Axis 0 counts rows, axis 1 columns, axis 2 slices in the order given; the step between slices is the mean of the
+    distances from ``ImagePositionPatient``, of one slice alone what the header says.
+    """
+    first, last = frames[0], frames[-1]
+    if len(frames) > 1:
+        step = (np.asarray(last.position) - np.asarray(first.position)) / (len(frames) - 1)
+    else:
+        step = first.normal * first.slice_step
+    affine = np.eye(4)
+    affine[:3, 0] = np.asarray(first.column_direction) * first.spacing[0]
+    affine[:3, 1] = np.asarray(first.row_direction) * first.spacing[1]
+    affine[:3, 2] = step
+    affine[:3, 3] = first.position
+    affine[:3] = _LPS_TO_RAS @ affine[:3]
+    return affine
+
+
+def uneven_steps(frames: Sequence[Frame]) -> bool:
+    """Whether neighbouring slices lie at distances that differ by more than a tenth: the affine then is a mean."""
+    steps = np.abs(np.diff([frame.depth for frame in frames]))
+    return len(steps) > 1 and bool(steps.max() > 1.1 * steps.min())
+
+
+def read_stack(folder: Path | str, phase: int | None = None) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """Read one short-axis stack of one cardiac phase from a folder of DICOM files.
+
+    Args:
+        folder: holds one series, either one image a slice or a cine with every phase of every slice.
+        phase: the phase to read, 1 is the first. Needed for a cine, where the series does not say which one is meant.
+
+    Returns:
+        The stack ``(rows, columns, slices)`` and its NIfTI affine, see :func:`stack_affine`.
+
+    Raises:
+        UserError: if there is no or more than one series, slices, phases or files are missing, the phase is not given
+            or out of range, or a file is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder. Give the folder that holds the DICOM files of one stack.")
+    series = find_series(folder)
+    if len(series) != 1:
+        found = ", ".join(f"{len(frames)} files in {frames[0].path.parent}" for frames in series) or "no .dcm file"
+        raise UserError(
+            f"{folder}: {found}. A stack is one series: give the folder that holds the short-axis files alone."
+        )
+    slices = split_slices(series[0])
+    counts = sorted({len(slice_) for slice_ in slices})
+    if len(counts) > 1 or len({frame.instance for frame in series[0]}) < len(series[0]):
+        raise UserError(
+            f"{folder}: {counts[0]} to {counts[-1]} files for each of {len(slices)} slices, or numbers twice. Every "
+            "slice must be there in every phase, once, or phases would mix: add what is missing, remove copies."
+        )
+    if len({(frame.shape, frame.spacing) for frame in series[0]}) > 1 or min(series[0][0].spacing) <= 0:
+        raise UserError(
+            f"{folder}: frames of different size or pixel spacing, or a spacing of 0. A stack has one of each: remove "
+            "what belongs to another series."
+        )
+    phases = counts[0]
+    if phase is None and phases > 1:
+        raise UserError(
+            f"{folder}: a cine with {phases} phases of {len(slices)} slices. One phase is segmented at a time: choose "
+            f"it with phase (1 to {phases})."
+        )
+    phase = 1 if phase is None else phase
+    if not 1 <= phase <= phases:
+        raise UserError(f"{folder}: phase {phase} of {phases}. Phases count from 1 to {phases}: choose one of them.")
+    frames = [slice_[phase - 1] for slice_ in slices]
+    if uneven_steps(frames):
+        raise UserError(
+            f"{folder}: the slices are not evenly spaced, as if one were missing. A stack needs one step between "
+            "slices: add what is missing, or segment the parts one by one."
+        )
+    return np.stack([read_pixels(frame) for frame in frames], axis=-1), stack_affine(frames)

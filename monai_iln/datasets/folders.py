@@ -1,0 +1,42 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from monai_iln.errors import UserError
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Fill a folder beside ``output`` and give it that name at the end, so that nothing half-written has it.
+
+    Args:
+        output: must not exist, or be an empty folder.
+
+    Yields:
+        The folder to fill. It is removed if filling it fails.
+
+    Raises:
+        UserError: if ``output`` holds something already, or writing fails.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: is not an empty folder. Nothing is overwritten: choose another, or empty it.")
+    partial = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+        yield partial
+        partial.chmod(0o755)  # mkdtemp makes it private
+        if output.exists():
+            output.rmdir()
+        partial.replace(output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error}). Free the disk, or choose another folder.") from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)

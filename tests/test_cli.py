@@ -1,0 +1,56 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from monai_iln.cli import main
+
+
+def test_prepare(official, tmp_path, capsys):
+    assert main(["prepare", "sunnybrook", "--source", str(official), "--output", str(tmp_path / "a b é")]) == 0
+    document = json.loads((tmp_path / "a b é" / "datalist.json").read_text())
+    slices = sum(len(item["slices"]) for item in document["training"])
+    assert f"{slices} slices of 6 subjects, folds of 2/2/2 subjects" in capsys.readouterr().out
+
+
+def test_folds_and_seed(mirror, tmp_path):
+    def folds(*options):
+        output = tmp_path / "-".join(("out", *options))
+        assert main(["prepare", "sunnybrook", "--source", str(mirror), "--output", str(output), *options]) == 0
+        return {
+            item["subject"]: item["fold"] for item in json.loads((output / "datalist.json").read_text())["training"]
+        }
+
+    assert set(folds("--folds", "2").values()) == {0, 1}
+    assert folds() != folds("--seed", "1")
+
+
+def test_mistakes_are_one_message(tmp_path, official, capsys):
+    assert main(["prepare", "sunnybrook", "--source", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 1
+    assert (
+        main(["prepare", "sunnybrook", "--source", str(official), "--output", str(tmp_path / "out"), "--folds", "9"])
+        == 1
+    )
+    errors = capsys.readouterr().err.splitlines()
+    messages = [line for line in errors if line.startswith("error: ")]
+    assert "no such folder" in messages[0]
+    assert "6 subjects cannot fill 9 folds" in messages[1]
+    assert len(messages) == 2
+
+
+def test_left_out_subjects_are_warned_of(official, tmp_path, capsys):
+    import shutil
+
+    source = shutil.copytree(official, tmp_path / "copy")
+    shutil.rmtree(sorted(source.glob("SCD_ManualContours/*"))[0])
+    assert main(["prepare", "sunnybrook", "--source", str(source), "--output", str(tmp_path / "out")]) == 0
+    assert "left out: a DICOM series without contours." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "monai_iln", "--version"], ["-m", "monai_iln", "prepare", "sunnybrook", "--help"]]
+)
+def test_as_a_module(command):
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    assert "monai-iln" in done.stdout
