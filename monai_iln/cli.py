@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from monai_iln import __version__
+from monai_iln.benchmark.command import add_options
 from monai_iln.datasets import DataWarning, prepare_sunnybrook, read_datalist
 from monai_iln.datasets.sunnybrook import LAYOUTS
 from monai_iln.errors import UserError
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", DataWarning)
         warnings.showwarning = _show_warning
         try:
-            _prepare(options)
+            options.run(options)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -61,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         "--folds", type=int, default=3, help="number of folds, balanced over the pathologies (default: 3)"
     )
     sunnybrook.add_argument("--seed", type=int, default=0, help="seed of the folds (default: 0)")
+    sunnybrook.set_defaults(run=_prepare)
+    add_options(commands.add_parser("benchmark", help="time norms and networks against one another"))
     return parser
 
 

@@ -1,0 +1,5 @@
+"""What normalization costs: time, memory and bytes, every contestant measured in one interleaved run.
+
+``python -m monai_iln.benchmark layer`` times one layer, ``network`` a whole training step, and ``profile`` prints where
+the time of a layer goes. It is the same program as ``monai-iln benchmark``.
+"""

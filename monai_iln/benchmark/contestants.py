@@ -1,0 +1,135 @@
+"""Who is compared: norm specifications by name, and the two norms that only a benchmark needs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from monai.networks.layers.factories import Norm
+from torch import Tensor, nn
+
+from monai_iln.errors import UserError
+
+REFERENCE = "instance"
+COMPILED = " compiled"
+
+
+class ComposedILN(nn.Module):
+    """What the fused layer is compared with: ILN as its formula reads, one torch call per norm. Not for use.
+
+    The sigmoid gate, one per layer, and the groups are those of :class:`monai_iln.InstanceLayerNorm`.
+
+    Args:
+        num_features: channels ``C`` of the input.
+        num_groups: as in ILN, the largest divisor of ``C`` not above it is taken.
+        eps: added to every variance.
+    """
+
+    def __init__(self, num_features: int, num_groups: int = 16, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_groups = fitting_groups(num_features, num_groups)
+        self.eps = eps
+        self.rho = nn.Parameter(torch.full((1,), 0.5))
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        instance = F.instance_norm(x, eps=self.eps)
+        layer = F.group_norm(x, 1, eps=self.eps)
+        gate = self.rho.sigmoid()
+        return F.group_norm(gate * instance + (1 - gate) * layer, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class FittingGroupNorm(nn.GroupNorm):
+    """Group norm with the largest divisor of ``num_features`` not above ``num_groups``, for any network."""
+
+    def __init__(self, num_features: int, num_groups: int = 16) -> None:
+        super().__init__(fitting_groups(num_features, num_groups), num_features)
+
+
+def fitting_groups(num_features: int, num_groups: int) -> int:
+    """The largest divisor of ``num_features`` not above ``num_groups``.
+
+    Example:
+        >>> fitting_groups(32, 16), fitting_groups(24, 16), fitting_groups(2, 16)
+        (16, 12, 2)
+    """
+    return next(g for g in range(min(num_groups, num_features), 0, -1) if num_features % g == 0)
+
+
+_OWN = {"BENCHMARK_COMPOSED_ILN": ComposedILN, "BENCHMARK_GROUP": FittingGroupNorm}
+NORMS: dict[str, Any] = {
+    "none": None,
+    "instance": ("INSTANCE", {"affine": True}),
+    "group16": "BENCHMARK_GROUP",
+    "batch": "BATCH",
+    "composed": "BENCHMARK_COMPOSED_ILN",
+    "ILN": "ILN",
+}
+NAMES = (*NORMS, *(name + COMPILED for name in NORMS if name != "none"))
+DEFAULTS = (*NORMS, "instance" + COMPILED, "ILN" + COMPILED)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One norm, run as it is or through ``torch.compile``.
+
+    Attributes:
+        name: as on the command line.
+        norm: norm specification as everywhere in MONAI; valid within :func:`benchmark_norms`.
+        compiled: whether the layer, or the whole network, goes through ``torch.compile``.
+    """
+
+    name: str
+    norm: Any
+    compiled: bool
+
+    def compile(self, module: nn.Module) -> nn.Module:
+        """The module as this contestant runs it."""
+        # Shapes are fixed: a compiler that generalizes over them would be at a disadvantage.
+        return cast(nn.Module, torch.compile(module, dynamic=False)) if self.compiled else module
+
+
+def find_contestants(names: Sequence[str]) -> list[Contestant]:
+    """Contestants by name, each once.
+
+    Raises:
+        UserError: for a name that is not among :data:`NAMES`.
+
+    Example:
+        >>> find_contestants(["ILN compiled"])
+        [Contestant(name='ILN compiled', norm='ILN', compiled=True)]
+        >>> find_contestants(["INL"])
+        Traceback (most recent call last):
+            ...
+        monai_iln.errors.UserError: contestant 'INL' is unknown. Did you mean 'ILN'? ...
+    """
+    for name in names:
+        if name not in NAMES:
+            lower = {known.lower(): known for known in NAMES}
+            near = difflib.get_close_matches(name.lower(), lower, n=1)
+            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
+            known = ", ".join(repr(known) for known in NAMES)
+            raise UserError(f"contestant {name!r} is unknown.{hint} Choose from {known}; quote names with a blank.")
+    return [
+        Contestant(name, NORMS[name.removesuffix(COMPILED)], name.endswith(COMPILED)) for name in dict.fromkeys(names)
+    ]
+
+
+@contextmanager
+def benchmark_norms() -> Iterator[None]:
+    """Make the benchmark's own norms known to MONAI's factory, and forget them afterwards."""
+    documentation = Norm.__doc__  # the factory appends every name to it
+    for name, norm in _OWN.items():
+        Norm.add_factory_class(name, norm)
+    try:
+        yield
+    finally:
+        for name in _OWN:
+            del Norm.components[name]
+        Norm.__doc__ = documentation

@@ -1,0 +1,69 @@
+"""Where a benchmark ran: without this its numbers mean nothing later."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import monai_iln
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Processor, cores, threads, and the GPU if it is the device."""
+    description: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+    if device.type == "cuda":
+        description["gpu"] = torch.cuda.get_device_name(device)
+        description["cuda"] = torch.version.cuda
+    return description
+
+
+def describe_versions() -> dict[str, str | None]:
+    """Versions of everything that decides the speed; ``None`` for what is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version(), "monai_iln": monai_iln.__version__}
+    for package in ("torch", "monai", "triton"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def describe_commit() -> dict[str, Any] | None:
+    """Commit of the clone that this package runs from, and whether it was changed since; ``None`` outside a clone."""
+    try:
+        # An installed package may lie in a virtual environment within somebody else's repository.
+        _git("ls-files", "--error-unmatch", "__init__.py")
+        return {"hash": _git("rev-parse", "HEAD"), "dirty": _git("status", "--porcelain") != ""}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def load_average() -> list[float] | None:
+    """Of the last 1, 5 and 15 minutes, where the system tells."""
+    return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(monai_iln.__file__).parent
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
