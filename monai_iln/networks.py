@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.networks.layers.factories import Conv, Norm, Pool, split_args
-from monai.networks.layers.utils import get_act_layer, get_norm_layer
+from monai.networks.layers.factories import Conv, Pool
+from monai.networks.layers.utils import get_act_layer
 from torch import Tensor, nn
 
 from monai_iln.errors import UserError
-from monai_iln.norms import check_norm
+from monai_iln.norms import make_norm
 
 
 class PaperUNet(nn.Module):
@@ -62,20 +61,13 @@ class PaperUNet(nn.Module):
         act: Any = "RELU",
     ) -> None:
         super().__init__()
-        check_norm(norm)
         if len(features) < 2:
             raise UserError(f"PaperUNet: features is {tuple(features)!r}; a U-Net needs at least two levels.")
 
         def normalized(convolution: nn.Module, channels: int) -> list[nn.Module]:
             layers = [convolution]
             if norm is not None:
-                try:
-                    layers.append(get_norm_layer(norm, spatial_dims=spatial_dims, channels=channels))
-                except (TypeError, ValueError) as error:
-                    if isinstance(error, UserError):
-                        raise
-                    known = ", ".join(inspect.signature(Norm[split_args(norm)[0], spatial_dims]).parameters)
-                    raise UserError(f"norm {norm!r}: {error}. Its arguments are {known}.") from error
+                layers.append(make_norm(norm, spatial_dims, channels))
             return [*layers, get_act_layer(act)]
 
         def two_convolutions(channels_in: int, channels: int) -> nn.Sequential:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from typing import Any
 
-from monai.networks.layers.factories import Norm
+from monai.networks.layers.factories import Norm, split_args
+from monai.networks.layers.utils import get_norm_layer
+from torch import nn
 
 from monai_iln.errors import UserError
-from monai_iln.norms.modules import InstanceLayerNorm
+from monai_iln.norms.family import BatchInstanceNorm, SpatialLayerNorm, SwitchableNorm, UGATITInstanceLayerNorm
+from monai_iln.norms.modules import InstanceLayerNorm, MixtureNorm
 
-REGISTERED = {"ILN": InstanceLayerNorm}
+REGISTERED = {
+    "ILN": InstanceLayerNorm,
+    "MIXTURE": MixtureNorm,
+    "SPATIAL_LAYER": SpatialLayerNorm,
+    "BIN": BatchInstanceNorm,
+    "SWITCHABLE": SwitchableNorm,
+    "UGATIT_ILN": UGATITInstanceLayerNorm,
+}
 
 
 def register() -> None:
@@ -60,3 +71,51 @@ def check_norm(norm: Any) -> None:
         near = difflib.get_close_matches(name.strip().upper(), names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UserError(f"norm {name!r} is unknown.{hint} MONAI's norms are: {', '.join(names)}.")
+
+
+def norm_class(norm: Any, spatial_dims: int) -> type[nn.Module]:
+    """The class that a norm specification names, for inputs with ``spatial_dims`` spatial axes.
+
+    Raises:
+        UserError: if MONAI does not know the norm, or the norm is ``None``.
+
+    Example:
+        >>> norm_class("BATCH", 2)
+        <class 'torch.nn.modules.batchnorm.BatchNorm2d'>
+    """
+    check_norm(norm)
+    if norm is None:
+        raise UserError("norm None names no layer. Give a norm, for example 'ILN'.")
+    name, _ = split_args(norm)
+    kind: type[nn.Module] = Norm[name, spatial_dims]
+    return kind
+
+
+def make_norm(norm: Any, spatial_dims: int, num_features: int) -> nn.Module:
+    """The layer that a norm specification describes.
+
+    Args:
+        norm: norm specification as everywhere in MONAI, a name or ``(name, {arguments})``.
+        spatial_dims: spatial axes of the layer's input: 1, 2 or 3.
+        num_features: channels of the layer's input.
+
+    Raises:
+        UserError: if MONAI does not know the norm, the norm is ``None``, or its arguments do not fit it.
+
+    Example:
+        >>> make_norm(("ILN", {"num_groups": 8}), spatial_dims=2, num_features=32)
+        InstanceLayerNorm(32, num_groups=8, gate=sigmoid)
+        >>> make_norm(("ILN", {"num_group": 8}), spatial_dims=2, num_features=32)
+        Traceback (most recent call last):
+            ...
+        monai_iln.errors.UserError: norm ('ILN', {'num_group': 8}): ... Its arguments are num_features, num_groups, ...
+    """
+    kind = norm_class(norm, spatial_dims)
+    try:
+        layer: nn.Module = get_norm_layer(norm, spatial_dims=spatial_dims, channels=num_features)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        known = ", ".join(inspect.signature(kind).parameters)
+        raise UserError(f"norm {norm!r}: {error}. Its arguments are {known}.") from error
+    return layer

@@ -163,7 +163,7 @@ def test_initial_values():
         assert (layer.rho == 0.5).all()
         assert (layer.weight == 1).all()
         assert (layer.bias == 0).all()
-        assert torch.stack(layer.gate_weights()).sum(0).allclose(torch.ones(1))
+        assert layer.gate_weights().sum(0).allclose(torch.ones(1))
 
 
 def test_device_dtype_and_repr():
@@ -232,7 +232,7 @@ def test_groups_fit_or_strictly_refuse(channels, groups, fitting):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"gate": "tanh"}, "'tanh' is unknown; choose one of sigmoid, clip, softmax"),
+        ({"gate": "tanh"}, "'tanh' is unknown; choose one of sigmoid, clip, projected, softmax"),
         ({"gate_scope": "pixel"}, "'pixel' is unknown; choose one of layer, channel"),
         ({"num_groups": 0}, "num_groups is 0; it must be a whole number from 1"),
         ({"num_groups": 2.5}, "num_groups is 2.5; it must be a whole number"),

@@ -1,0 +1,224 @@
+import copy
+
+import pytest
+import torch
+from monai.networks.nets import AHNet, AttentionUnet, ResNet, SEResNet50, VNet
+from torch import nn
+
+from monai_iln import ILN
+from monai_iln.errors import UserError
+from monai_iln.norms import replace_norm
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+# What has its norms hard-coded, with a small input.
+NETWORKS = {
+    "AttentionUnet": (lambda: AttentionUnet(2, 1, 2, channels=(8, 16, 32), strides=(2, 2)), (2, 1, 16, 16)),
+    "VNet": (lambda: VNet(spatial_dims=2), (2, 1, 32, 32)),
+    "ResNet": (
+        lambda: ResNet("basic", [1, 1, 1, 1], [8, 16, 16, 16], spatial_dims=3, n_input_channels=1, num_classes=2),
+        (2, 1, 16, 16, 16),
+    ),
+    "SENet": (lambda: SEResNet50(layers=(1, 1, 1, 1), spatial_dims=2, in_channels=1, num_classes=2), (2, 1, 64, 64)),
+    "AHNet": (lambda: AHNet(layers=(1, 1, 1, 1), spatial_dims=2, psp_block_num=0), (1, 1, 64, 64)),
+}
+
+
+class Block(nn.Module):
+    """Like a block of torchvision's ResNet."""
+
+    def __init__(self, channels, norm_layer=nn.BatchNorm2d):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = norm_layer(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = norm_layer(channels)
+
+    def forward(self, x):
+        return self.relu(x + self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+
+
+def network(norm_layer=nn.BatchNorm2d):
+    """Norms with weights that tell them apart."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), norm_layer(8), nn.Sequential(Block(8, norm_layer), Block(8, norm_layer)))
+    for name, parameter in model.named_parameters():
+        nn.init.normal_(parameter, 1.0, generator=torch.Generator().manual_seed(len(name)))
+    return model
+
+
+def norms(model, kinds=ILN):
+    return [module for module in model.modules() if isinstance(module, kinds)]
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS.values(), ids=NETWORKS)
+def test_networks_with_hard_coded_norms(make, shape):
+    torch.manual_seed(0)
+    model = make()
+    old = norms(model, (*BATCH_NORMS, nn.InstanceNorm2d))
+    trained = {id(norm.weight) for norm in old if norm.weight is not None}
+    report = replace_norm(model, ("ILN", {"num_groups": 4}))
+    assert not norms(model, (*BATCH_NORMS, nn.InstanceNorm2d))
+    assert len(norms(model)) == len(old)
+    assert {entry.name for entry in report} == {n for n, m in model.named_modules() if isinstance(m, ILN)}
+    assert trained <= {id(norm.weight) for norm in norms(model)}
+    y = model(torch.randn(shape))
+    y = y[0] if isinstance(y, tuple) else y
+    y.backward(torch.randn_like(y))
+    assert all(norm.rho.grad.isfinite() for norm in norms(model))
+    state = copy.deepcopy(model.state_dict())
+    again = replace_norm(model, ("ILN", {"num_groups": 4}))
+    assert [(entry.new, entry.note) for entry in again] == [(None, "already as asked for")] * len(old)
+    torch.testing.assert_close(model.state_dict(), state)
+
+
+def test_report():
+    model = network()
+    old = repr(model[1])
+    report = replace_norm(model, "ILN")
+    assert [entry.name for entry in report] == ["1", "2.0.bn1", "2.0.bn2", "2.1.bn1", "2.1.bn2"]
+    first = report[0]
+    assert (first.old, first.new, first.affine_kept) == (old, repr(model[1]), True)
+    assert first.note == "lost: running_mean, running_var, num_batches_tracked"
+
+
+@pytest.mark.parametrize("norm", ["BATCH", ("INSTANCE", {"affine": True}), ("GROUP", {"num_groups": 2}), "SYNCBATCH"])
+def test_there_and_back(norm):
+    """Parameters move, whatever the norms are."""
+    model = network()
+    model[1].running_mean.fill_(3.0)
+    parameters = dict(model.named_parameters())
+    replace_norm(model, "ILN")
+    replace_norm(model, norm, spatial_dims=2)
+    assert not norms(model)
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+    if norm != "SYNCBATCH":  # runs on a GPU only
+        model(torch.randn(2, 1, 9, 9)).mean().backward()
+
+
+def test_running_statistics_move_where_both_have_them():
+    model = network()
+    model[1].running_mean.fill_(3.0)
+    entry = replace_norm(model, "SYNCBATCH")[0]
+    assert (model[1].running_mean == 3).all()
+    assert entry.note == ""
+
+
+def test_equal_norms_give_equal_outputs():
+    x = torch.randn(2, 1, 12, 12)
+    model = network(lambda channels: nn.InstanceNorm2d(channels, affine=True))
+    expected = model(x)
+    assert all(entry.new is None for entry in replace_norm(model, ("INSTANCE", {"affine": True})))
+    torch.testing.assert_close(model(x), expected)
+    # One group a channel is instance norm, and back again.
+    assert all(entry.affine_kept for entry in replace_norm(model, ("GROUP", {"num_groups": 8})))
+    torch.testing.assert_close(model(x), expected)
+    assert all(entry.affine_kept for entry in replace_norm(model, ("INSTANCE", {"affine": True})))
+    torch.testing.assert_close(model(x), expected)
+    replace_norm(model, ("ILN", {"num_groups": 8}))  # a dead gate: instance norm but for eps
+    torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_other_arguments_of_the_same_norm():
+    model = network()
+    replace_norm(model, ("ILN", {"num_groups": 8}))
+    nn.init.constant_(model[1].rho, 0.7)
+    replace_norm(model, ("ILN", {"num_groups": 4, "eps": 1e-3}))
+    assert {(norm.num_groups, norm.eps) for norm in norms(model)} == {(4, 1e-3)}
+    assert model[1].rho.item() == pytest.approx(0.7)
+    assert replace_norm(model, ("ILN", {"num_groups": 4, "eps": 1e-5}))[0].new is not None
+
+
+def test_affine_that_cannot_be_kept():
+    entry = replace_norm(network(), "INSTANCE")[0]  # affine=False is torch's default
+    assert not entry.affine_kept
+    assert "lost: weight, bias" in entry.note
+    entry = replace_norm(network(nn.InstanceNorm2d), "ILN")[0]
+    assert not entry.affine_kept
+    assert entry.note == "the old norm had no weight and bias"
+
+
+def test_training_mode_dtype_device_and_freezing_are_kept():
+    model = network().double().eval()
+    model[2][0].train().requires_grad_(False)
+    replace_norm(model, "ILN")
+    frozen = norms(model[2][0])
+    for norm in norms(model):
+        assert norm.training == (norm in frozen)
+        assert {p.requires_grad for p in norm.parameters()} == {norm not in frozen}
+        assert {p.dtype for p in norm.parameters()} == {torch.float64}
+    assert model(torch.randn(2, 1, 9, 9, dtype=torch.float64)).dtype == torch.float64
+    bare = network(nn.InstanceNorm2d).to("meta", torch.bfloat16)  # these norms have no tensor of their own
+    replace_norm(bare, "ILN")
+    assert {(p.device.type, p.dtype) for p in bare.parameters()} == {("meta", torch.bfloat16)}
+
+
+def test_a_shared_norm_stays_shared():
+    shared = nn.BatchNorm2d(8)
+    model = nn.ModuleDict({"a": nn.Sequential(nn.Conv2d(1, 8, 3), shared), "b": nn.Sequential(shared), "c": shared})
+    report = replace_norm(model, "ILN")
+    assert [entry.name for entry in report] == ["a.1", "b.0", "c"]
+    assert model["a"][1] is model["b"][0] is model["c"]
+    assert len(norms(model)) == 1
+
+
+def test_norms_that_are_left():
+    class BatchNormAct(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    class BatchNormOfNoNumber(nn.Module):
+        pass
+
+    model = nn.ModuleList(
+        [nn.BatchNorm2d(8), nn.LayerNorm(8), nn.LazyBatchNorm2d(), BatchNormAct(8), nn.InstanceNorm2d(8)]
+    )
+    model.append(BatchNormOfNoNumber())
+    report = replace_norm(model, "ILN", from_=(nn.BatchNorm2d, nn.LayerNorm, BatchNormOfNoNumber))
+    left = {entry.name: entry.note for entry in report if entry.new is None}
+    assert left == {
+        "1": "normalizes the last axes of its input, not channels at axis 1",
+        "2": "lazily initialized: send one batch through the network first",
+        "3": "its class is not in from_",
+        "4": "its class is not in from_",
+        "5": "has neither num_features nor num_channels",
+    }
+    assert len(norms(model)) == 1
+    assert replace_norm(model, "ILN", from_=(nn.BatchNorm2d,))[0].note == "already of the class asked for"
+    assert replace_norm(model, "ILN", from_=(BatchNormAct,))[3].new is not None
+
+
+@pytest.mark.parametrize(("dims", "kind"), [(1, nn.BatchNorm1d), (2, nn.BatchNorm2d), (3, nn.BatchNorm3d)])
+def test_spatial_dimensions_come_from_the_convolutions_or_the_caller(dims, kind):
+    convolution = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose3d)[dims - 1]
+    nested = nn.Sequential(nn.Sequential(convolution(1, 8, 1), nn.Sequential(nn.GroupNorm(2, 8))), nn.Conv2d(8, 8, 1))
+    replace_norm(nested, "BATCH")
+    assert type(nested[0][1][0]) is kind
+    alone = nn.Sequential(nn.GroupNorm(2, 8))
+    replace_norm(alone, "BATCH", spatial_dims=dims)
+    assert type(alone[0]) is kind
+
+
+def test_errors():
+    with pytest.raises(UserError, match=r"the model itself is a BatchNorm2d.*make_norm"):
+        replace_norm(nn.BatchNorm2d(8), "ILN")
+    with pytest.raises(UserError, match="Sequential has no norm to replace. Looked for were BatchNorm1d, .*in from_"):
+        replace_norm(nn.Sequential(nn.Conv2d(1, 8, 3)), "ILN")
+    with pytest.raises(UserError, match=r"0 is a LayerNorm\(.*normalizes the last axes"):
+        replace_norm(nn.Sequential(nn.LayerNorm(8)), "ILN")
+    with pytest.raises(UserError, match="must be a tuple of classes"):
+        replace_norm(network(), "ILN", from_=nn.BatchNorm2d)
+    with pytest.raises(UserError, match="Did you mean 'ILN'"):
+        replace_norm(network(), "INL")
+    with pytest.raises(UserError, match="names no layer"):
+        replace_norm(network(), None)
+    for around in ([], [nn.Conv2d(1, 1, 1), nn.Conv3d(1, 1, 1)]):
+        with pytest.raises(UserError, match=r"^1\.0, GroupNorm.*give spatial_dims"):
+            replace_norm(nn.Sequential(nn.Identity(), nn.Sequential(nn.GroupNorm(2, 8)), *around), "BATCH")
+
+
+def test_an_error_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(7))
+    with pytest.raises(UserError, match=r"^1, BatchNorm2d.*must be divisible by num_groups"):
+        replace_norm(model, ("GROUP", {"num_groups": 4}))
+    assert len(norms(model, nn.BatchNorm2d)) == 2
