@@ -114,7 +114,7 @@ def _only_reference(x: Tensor) -> bool:
         not (x.device.type == "cpu" or (x.device.type == "cuda" and _kernels_take(x)))
         or torch._C._are_functorch_transforms_active()
         or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-        or torch.compiler.is_exporting()
+        or torch.compiler.is_compiling()  # or exporting: the compiler fuses plain operators with their neighbours
         or torch.onnx.is_in_onnx_export()
     )
 
@@ -135,7 +135,7 @@ def _kernels_take(x: Tensor) -> bool:
 
 def _is_plain(x: Tensor) -> bool:
     """Whether nobody watches: torch's dispatcher, through which all else goes, takes 100 microseconds a layer."""
-    return type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return type(x) is Tensor and x.device.type == "cpu"
 
 
 def _forward(x: Tensor, rho: Tensor | None, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
