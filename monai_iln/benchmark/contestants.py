@@ -14,6 +14,7 @@ from monai.networks.layers.factories import Norm
 from torch import Tensor, nn
 
 from monai_iln.errors import UserError
+from monai_iln.norms.groups import fit_groups
 
 REFERENCE = "instance"
 COMPILED = " compiled"
@@ -32,7 +33,7 @@ class ComposedILN(nn.Module):
 
     def __init__(self, num_features: int, num_groups: int = 16, eps: float = 1e-5) -> None:
         super().__init__()
-        self.num_groups = fitting_groups(num_features, num_groups)
+        self.num_groups = fit_groups(num_features, num_groups)
         self.eps = eps
         self.rho = nn.Parameter(torch.full((1,), 0.5))
         self.weight = nn.Parameter(torch.ones(num_features))
@@ -49,17 +50,7 @@ class FittingGroupNorm(nn.GroupNorm):
     """Group norm with the largest divisor of ``num_features`` not above ``num_groups``, for any network."""
 
     def __init__(self, num_features: int, num_groups: int = 16) -> None:
-        super().__init__(fitting_groups(num_features, num_groups), num_features)
-
-
-def fitting_groups(num_features: int, num_groups: int) -> int:
-    """The largest divisor of ``num_features`` not above ``num_groups``.
-
-    Example:
-        >>> fitting_groups(32, 16), fitting_groups(24, 16), fitting_groups(2, 16)
-        (16, 12, 2)
-    """
-    return next(g for g in range(min(num_groups, num_features), 0, -1) if num_features % g == 0)
+        super().__init__(fit_groups(num_features, num_groups), num_features)
 
 
 _OWN = {"BENCHMARK_COMPOSED_ILN": ComposedILN, "BENCHMARK_GROUP": FittingGroupNorm}
