@@ -138,21 +138,22 @@ def _is_plain(x: Tensor) -> bool:
     return type(x) is Tensor and x.device.type == "cpu"
 
 
+@np.errstate(all="ignore")  # what is not finite shows in the result, as everywhere in torch
 def _forward(x: Tensor, rho: Tensor | None, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The operator on CPU."""
     x = x.as_subclass(Tensor)  # MONAI's MetaTensor would take part in every line; torch makes the result one
     mix, _, weight, bias, running_mean, running_var, mixture = _unpack(rho, *parameters)
     z, residual, scale, mean, variance = _standardize(x.to(working_dtype(x)))
-    with np.errstate(all="ignore"):  # what is not finite shows in the result, as everywhere in torch
-        slope, offset = mixture_coefficients(
-            mean, variance, mix, weight, bias, running_mean, running_var, mixture, math.prod(x.shape[2:])
-        )
-        slope = slope * scale
-        offset = offset - slope * residual
+    slope, offset = mixture_coefficients(
+        mean, variance, mix, weight, bias, running_mean, running_var, mixture, math.prod(x.shape[2:])
+    )
+    slope = slope * scale
+    offset = offset - slope * residual
     _scale_and_shift(z, slope, offset, out=z)
     return z.to(x.dtype), torch.from_numpy(mean), torch.from_numpy(variance)
 
 
+@np.errstate(all="ignore")
 def _backward(
     grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, rho: Tensor | None, *parameters: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -160,36 +161,34 @@ def _backward(
     work, x, grad = working_dtype(x), x.as_subclass(Tensor), grad.as_subclass(Tensor)
     mix, gate, weight, _, running_mean, running_var, mixture = _unpack(rho, *parameters)
     size = math.prod(x.shape[2:])
-    grad = grad.to(work)
-    if x.is_contiguous():
-        grad = grad.contiguous()
     means: Any = mean.numpy()
     variances: Any = variance.numpy()
     source = x.to(work)
-    if _is_fast(x) and not _needs_centring(means, variances**0.5):
+    if _is_fast(source) and not _needs_centring(means, variances**0.5):
         residual, grad_x = means, torch.empty_like(source)
     else:
         rounded_mean = mean.to(work).numpy()
         residual, grad_x = means - rounded_mean, source - _broadcast(rounded_mean, source)
         source = grad_x
+    fast = _is_fast(source)
+    grad = grad.to(work).contiguous() if fast else grad.to(work)
     grad_offset, grad_slope = _sums(grad, source)
-    with np.errstate(all="ignore"):
-        slope, grad_mean, grad_variance, grad_mix, grad_weight = mixture_coefficients_backward(
-            grad_slope - grad_offset * residual, grad_offset, means, variances, mix, weight, running_mean, running_var,
-            mixture, size,
-        )  # fmt: skip
-        per_deviation = 2.0 * grad_variance / size
-        shift = grad_mean / size - per_deviation * residual
-        if _is_fast(x):
-            shift = shift - slope * grad_offset / size
-        else:  # exactly 0 where there is one position only, however large the slope
-            grad = grad - _broadcast(grad_offset / size, grad)
-        if gate is None:
-            grad_rho = x.new_zeros(0)
-        else:
-            rows = [row.sum(0) if mixture.per_channel else row.sum() for row in grad_mix]
-            rows = gate_weights_backward(rows, mix, gate, mixture)
-            grad_rho = torch.from_numpy(np.concatenate(rows, axis=None).reshape(gate.shape))
+    slope, grad_mean, grad_variance, grad_mix, grad_weight = mixture_coefficients_backward(
+        grad_slope - grad_offset * residual, grad_offset, means, variances, mix, weight, running_mean, running_var,
+        mixture, size,
+    )  # fmt: skip
+    per_deviation = 2.0 * grad_variance / size
+    shift = grad_mean / size - per_deviation * residual
+    if fast:
+        shift = shift - slope * grad_offset / size
+    else:  # exactly 0 where there is one position only, however large the slope
+        grad = grad - _broadcast(grad_offset / size, grad)
+    if gate is None:
+        grad_rho = torch.zeros(0)
+    else:
+        rows = [row.sum(0) if mixture.per_channel else row.sum() for row in grad_mix]
+        rows = gate_weights_backward(rows, mix, gate, mixture)
+        grad_rho = torch.from_numpy(np.concatenate(rows, axis=None).reshape(gate.shape))
     _scale_and_shift(source, per_deviation, shift, out=grad_x)
     grad_x.addcmul_(grad, _broadcast(slope, grad_x))
     return grad_x.to(x.dtype), grad_rho, torch.from_numpy(grad_weight.sum(0)), torch.from_numpy(grad_offset.sum(0))
@@ -233,7 +232,8 @@ def _standardize(x: Tensor) -> tuple[Tensor, Any, Any, Any, Any]:
     if not _is_fast(x):
         z, rounded, biased = spatial_moments(x)
         residual = _table(z.mean(tuple(range(2, x.dim())))) if x.dim() > 2 else 0.0 * _table(biased)
-        return z, residual, 1.0 + 0.0 * residual, _table(rounded) + residual, _table(biased) - residual * residual
+        variance = np.maximum(_table(biased) - residual * residual, 0.0)
+        return z, residual, 1.0 + 0.0 * residual, _table(rounded) + residual, variance
     samples, channels = x.shape[:2]
     # torch's fastest moments on CPU by far: vectorized, threaded, by Welford's method.
     z, rounded, rstd = torch.native_group_norm(
@@ -245,7 +245,8 @@ def _standardize(x: Tensor) -> tuple[Tensor, Any, Any, Any, Any]:
     # Even the mean is rounded: what remains of it after its subtraction is a part of it.
     rows = torch.sub(x, _broadcast(mean, x), out=z).flatten(2)
     residual, squares = _table(rows.mean(-1)), _table(torch.linalg.vector_norm(rows, dim=-1)) ** 2
-    return z, residual, 1.0 + 0.0 * mean, mean + residual, squares / rows.shape[-1] - residual * residual
+    variance = np.maximum(squares / rows.shape[-1] - residual * residual, 0.0)
+    return z, residual, 1.0 + 0.0 * mean, mean + residual, variance
 
 
 def _sums(grad: Tensor, x: Tensor) -> tuple[Any, Any]:
@@ -287,7 +288,7 @@ def _fake_backward(
     grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, rho: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     channels = mean.new_empty(x.shape[1])
-    grad_rho = x.new_empty(0) if rho is None else torch.empty_like(rho, dtype=torch.float64)
+    grad_rho = mean.new_empty(0, dtype=torch.float32) if rho is None else torch.empty_like(rho, dtype=torch.float64)
     return torch.empty_like(x), grad_rho, channels, torch.empty_like(channels)
 
 

@@ -75,6 +75,29 @@ def test_channels_last(shape, memory_format):
     assert actual[1].is_contiguous(memory_format=memory_format)
 
 
+def test_every_layout_of_input_and_gradient():
+    wide = torch.randn(2, 8, 6, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layouts = {
+        "sliced": lambda t: t.repeat_interleave(2, 3)[..., ::2],
+        "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+        "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
+        "contiguous": lambda t: t,
+    }
+    x, *others = make((2, 8, 6, 10))
+    expected = results(mixture_norm_reference, (x, *others))
+    for input_layout, grad_layout in itertools.product(layouts.values(), repeat=2):
+        twin = input_layout(x).detach().requires_grad_()
+        y, *_ = mixture_norm(twin, *others)
+        truth = torch.autograd.grad(mixture_norm_reference(x.requires_grad_(), *others)[0], x, wide)
+        assert_same([y, *torch.autograd.grad(y, twin, grad_layout(wide))], [expected[0], *truth])
+
+
+def test_infinity_warns_nobody():
+    x = torch.randn(2, 8, 4, 4)
+    x[0, 0, 0, 0] = torch.inf
+    assert ILN(8, 4)(x.requires_grad_())[1].isfinite().all()
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_large_mean_costs_no_digits(offset, memory_format):
