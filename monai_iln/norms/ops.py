@@ -138,11 +138,24 @@ def _is_plain(x: Tensor) -> bool:
     return type(x) is Tensor and x.device.type == "cpu"
 
 
-@np.errstate(all="ignore")  # what is not finite shows in the result, as everywhere in torch
-def _forward(x: Tensor, rho: Tensor | None, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(x: Tensor, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The operator on CPU."""
+    return _normalize(x, *_unpack(*parameters))
+
+
+def _backward(
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, *parameters: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Its gradient."""
+    return _differentiate(grad, x, mean, variance, *_unpack(*parameters))
+
+
+@np.errstate(all="ignore")  # what is not finite shows in the result, as everywhere in torch
+def _normalize(
+    x: Tensor, mix: Any, _: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, mixture: Mixture
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass for the statistics, one to apply ``y = A (x - m) + B``."""
     x = x.as_subclass(Tensor)  # MONAI's MetaTensor would take part in every line; torch makes the result one
-    mix, _, weight, bias, running_mean, running_var, mixture = _unpack(rho, *parameters)
     z, residual, scale, mean, variance = _standardize(x.to(working_dtype(x)))
     slope, offset = mixture_coefficients(
         mean, variance, mix, weight, bias, running_mean, running_var, mixture, math.prod(x.shape[2:])
@@ -154,12 +167,12 @@ def _forward(x: Tensor, rho: Tensor | None, *parameters: Any) -> tuple[Tensor, T
 
 
 @np.errstate(all="ignore")
-def _backward(
-    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, rho: Tensor | None, *parameters: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _differentiate(
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
+    mix: Any, rho: Any, weight: Any, _: Any, running_mean: Any, running_var: Any, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """``dx = A dy + dm / S + 2 dv (x - m) / S``, with ``dm`` and ``dv`` from the sums of ``dy`` and ``dy (x - m)``."""
     work, x, grad = working_dtype(x), x.as_subclass(Tensor), grad.as_subclass(Tensor)
-    mix, gate, weight, _, running_mean, running_var, mixture = _unpack(rho, *parameters)
     size = math.prod(x.shape[2:])
     means: Any = mean.numpy()
     variances: Any = variance.numpy()
@@ -183,12 +196,12 @@ def _backward(
         shift = shift - slope * grad_offset / size
     else:  # exactly 0 where there is one position only, however large the slope
         grad = grad - _broadcast(grad_offset / size, grad)
-    if gate is None:
+    if rho is None:
         grad_rho = torch.zeros(0)
     else:
         rows = [row.sum(0) if mixture.per_channel else row.sum() for row in grad_mix]
-        rows = gate_weights_backward(rows, mix, gate, mixture)
-        grad_rho = torch.from_numpy(np.concatenate(rows, axis=None).reshape(gate.shape))
+        rows = gate_weights_backward(rows, mix, rho, mixture)
+        grad_rho = torch.from_numpy(np.concatenate(rows, axis=None).reshape(rho.shape))
     _scale_and_shift(source, per_deviation, shift, out=grad_x)
     grad_x.addcmul_(grad, _broadcast(slope, grad_x))
     return grad_x.to(x.dtype), grad_rho, torch.from_numpy(grad_weight.sum(0)), torch.from_numpy(grad_offset.sum(0))
@@ -199,11 +212,12 @@ def working_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
-def _unpack(rho: Tensor | None, *parameters: Any) -> tuple[Any, ...]:
+def _unpack(*parameters: Any) -> tuple[Any, ...]:
     """Of the flat parameters of the schema: the weights of the components, five tables and a mixture."""
-    mixture = Mixture(*parameters[4:])
-    mix = gate_weights(None if rho is None else rho.detach().double(), mixture.gate).numpy()
-    return mix, *(None if tensor is None else _table(tensor) for tensor in (rho, *parameters[:4])), mixture
+    tables = [None if tensor is None else _table(tensor) for tensor in parameters[:5]]
+    mixture = Mixture(*parameters[5:])
+    mix = gate_weights(None if tables[0] is None else torch.from_numpy(tables[0]), mixture.gate).numpy()
+    return mix, *tables, mixture
 
 
 def _table(tensor: Tensor) -> Any:
@@ -298,7 +312,8 @@ class _MixtureNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
         if _is_plain(x):
-            y, mean, variance = _forward(x, *parameters)
+            ctx.unpacked = _unpack(*parameters)
+            y, mean, variance = _normalize(x, *ctx.unpacked)
         else:
             with torch._C._AutoDispatchBelowAutograd():
                 y, mean, variance = torch.ops.monai_iln.mixture_norm.default(x, *parameters)
@@ -321,8 +336,10 @@ class _MixtureNorm(torch.autograd.Function):
             inputs = [tensor for tensor, wanted in zip((x, *tensors), needed, strict=False) if wanted]
             remaining = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
             return (*(next(remaining) if wanted else None for wanted in needed), *nothing)
-        backward = _backward if _is_plain(x) else torch.ops.monai_iln.mixture_norm_backward.default
-        grads = backward(grad, x, mean, variance, *tensors, *ctx.recipe)
+        if _is_plain(x):
+            grads = _differentiate(grad, x, mean, variance, *ctx.unpacked)
+        else:
+            grads = torch.ops.monai_iln.mixture_norm_backward.default(grad, x, mean, variance, *tensors, *ctx.recipe)
         # autograd casts them to the dtype of what they belong to.
         return (*(g if wanted else None for g, wanted in zip(grads, needed, strict=True)), *nothing)
 
