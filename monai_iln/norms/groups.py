@@ -31,7 +31,7 @@ def parse_component(component: Any, num_features: int, strict: bool) -> int:
     if name == "group":
         return fit_groups(num_features, arguments.get("num_groups", GROUPS), strict)
     pooled = {"instance": num_features, "layer": 1, "batch": BATCH}
-    if name not in pooled:
+    if not isinstance(name, str) or name not in pooled:
         raise UserError(f"component {component!r} is unknown; choose of instance, layer, group and batch.")
     return pooled[name]
 

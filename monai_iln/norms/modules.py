@@ -127,7 +127,7 @@ class MixtureNorm(nn.Module):
         if gate != "softmax" and len(components) > 2:
             raise UserError(f"{self.kind}: gate {gate!r} weighs two components, not {len(components)}; take 'softmax'.")
         self.num_features = num_features
-        self.components: list[int] = [parse_component(c, num_features, strict) for c in components]
+        self.components = [parse_component(c, num_features, strict) for c in components]
         self.num_groups = None if then is None else parse_component(then, num_features, strict)
         if self.num_groups == BATCH:
             raise UserError(f"{self.kind}: then is {then!r}; batch norm cannot follow a blend, only a group norm can.")
@@ -213,7 +213,11 @@ class MixtureNorm(nn.Module):
         work = working_dtype(x)
         _, mean, variance = spatial_moments(x.to(work))
         batch_mean, batch_var, count = moments_over_ranks(mean, variance, math.prod(x.shape[2:]))
-        self._move(batch_mean, batch_var * (count / (count - 1).clamp(min=1)))
+        unbiased_var = batch_var * (count / (count - 1).clamp(min=1))
+        if count > 0:
+            self._move(batch_mean, unbiased_var)
+        if self.unbiased:
+            batch_var = unbiased_var
         return mixture_norm_reference(x, self._gate(), self.weight, self.bias, batch_mean, batch_var, mixture)[0]
 
     def extra_repr(self) -> str:

@@ -27,10 +27,11 @@ def moments_over_ranks(mean: Tensor, variance: Tensor, size: int) -> tuple[Tenso
     """
     count = mean.new_full((1,), float(mean.shape[0] * size))
     total = _sum_over_ranks(torch.cat((mean.sum(0) * size, count)))
-    pooled_mean, count = total[:-1] / total[-1], total[-1]
+    count = total[-1].clamp(min=1)  # 0 if no rank has any
+    pooled_mean = total[:-1] / count
     # The mean first and the deviations from it second: two messages, but no digit lost to E[x^2] - mean^2.
     squares = (variance + (mean - pooled_mean).square()).sum(0) * size
-    return pooled_mean, _sum_over_ranks(squares) / count, count.detach()
+    return pooled_mean, _sum_over_ranks(squares) / count, total[-1].detach()
 
 
 class _SumOverRanks(torch.autograd.Function):
