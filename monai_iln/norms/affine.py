@@ -80,6 +80,11 @@ def gate_weights_backward(grads: list[Tensor], mix: Tensor, rho: Tensor, mixture
     return [slope * (grads[0] - grads[1])]
 
 
+def working_dtype(x: Tensor) -> torch.dtype:
+    """What statistics are computed in: half precision holds neither the sums nor eps."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
 def spatial_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Centre ``x`` over its spatial axes.
 

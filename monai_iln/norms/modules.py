@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from monai_iln.errors import UserError
-from monai_iln.norms.affine import BATCH, Mixture, batch_moments, gate_weights, spatial_moments
+from monai_iln.norms.affine import BATCH, Mixture, batch_moments, gate_weights, spatial_moments, working_dtype
 from monai_iln.norms.groups import GROUPS, component_name, parse_component
-from monai_iln.norms.ops import mixture_norm, mixture_norm_reference, working_dtype
+from monai_iln.norms.ops import is_transformed, mixture_norm, mixture_norm_reference
 from monai_iln.norms.sync import is_distributed, moments_over_ranks
 
 GATES = ("sigmoid", "clip", "projected", "softmax")
@@ -108,8 +108,14 @@ class MixtureNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.kind = type(self).__name__  # for messages; TorchScript knows no type()
-        if num_features < 1:
-            raise UserError(f"{self.kind}: num_features is {num_features}; it must be at least 1.")
+        if not isinstance(num_features, int) or num_features < 1:
+            raise UserError(f"{self.kind}: num_features is {num_features!r}; it must be a whole number from 1.")
+        for name, value, rule in (
+            ("initial_gate", initial_gate, "a number"),
+            ("momentum", momentum, "a number in [0, 1]"),
+        ):
+            if not isinstance(value, (int, float)) or (name == "momentum" and not 0 <= value <= 1):
+                raise UserError(f"{self.kind}: {name} is {value!r}; it must be {rule}.")
         if not isinstance(eps, (int, float)) or not eps >= 0:
             raise UserError(
                 f"{self.kind}: eps is {eps!r}; it must be a number, 0 or more. In YAML write 1.0e-5, not 1e-5."
@@ -120,7 +126,7 @@ class MixtureNorm(nn.Module):
             )
         if gate not in GATES:
             raise UserError(f"{self.kind}: gate {gate!r} is unknown; choose one of {', '.join(GATES)}.")
-        if isinstance(components, str) or len(components) == 0:
+        if not isinstance(components, (list, tuple)) or len(components) == 0:
             raise UserError(
                 f'{self.kind}: components is {components!r}; it must be a list such as ["instance", "layer"].'
             )
@@ -180,14 +186,19 @@ class MixtureNorm(nn.Module):
             )
         if not x.is_floating_point():
             raise UserError(f"{self.kind}: the input is of {x.dtype}; it must be floating point: convert it first.")
-        if self.training and self.gate == "projected" and self.rho is not None:
-            self.rho.data.clamp_(0.0, 1.0)  # .data: a layer used twice must not invalidate its own graph
+        if self.training and self.gate == "projected" and self.rho is not None:  # noqa: SIM102 (TorchScript must not see it)
+            if not torch.jit.is_scripting():  # noqa: SIM102
+                if not is_transformed():
+                    self.rho.data.clamp_(0.0, 1.0)  # .data: a layer used twice must not invalidate its own graph
         num_groups = 0 if self.num_groups is None else self.num_groups
         mixture = Mixture(
             self.components, num_groups, self.blend_statistics, self.unbiased, self.eps, self.gate, self.per_channel
         )
         running_mean, running_var = self.running_mean, self.running_var
         if running_mean is None or running_var is None or not self.training:
+            if running_mean is not None and running_var is not None:
+                # Copies: training, which moves them, may come before the backward pass.
+                running_mean, running_var = running_mean.clone(), running_var.clone()
             return mixture_norm(x, self._gate(), self.weight, self.bias, running_mean, running_var, mixture)[0]
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript must not see what is within)
             if self.sync and is_distributed():
@@ -255,7 +266,7 @@ class InstanceLayerNorm(MixtureNorm):
             group, so that no gate is dead. ``None`` leaves the second normalization out.
         gate: how ``rho`` becomes the weights of IN and LN. ``"sigmoid"``: ``sigmoid(rho)`` and its
             complement; ``"clip"``: ``rho`` clipped to [0, 1] and its complement; ``"softmax"``: the softmax over two
-            parameters, the first for IN, the second for LN.
+            parameters, the first for IN, the second for LN. Also ``"projected"``, see :class:`MixtureNorm`.
         gate_scope: ``"layer"``, one gate for all channels, or ``"channel"``, one each.
         eps: added to every variance.
         affine: whether to learn ``weight`` and ``bias``.

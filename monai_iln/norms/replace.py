@@ -42,6 +42,10 @@ class Replacement(NamedTuple):
     note: str
 
 
+# What all norms mean the same by; a gate is worth something only to a norm of the same gate.
+COMMON = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
 def replace_norm(
     model: nn.Module,
     norm: Any,
@@ -162,9 +166,15 @@ def _make_like(old: nn.Module, name: str, model: nn.Module, norm: Any, spatial_d
         (old.named_buffers(recurse=False), dict(new.named_buffers(recurse=False))),
     ):
         for key, tensor in olds:
-            if key in news and news[key].shape == tensor.shape:
+            means_the_same = key in COMMON or _gates(old) == _gates(new)
+            if means_the_same and key in news and news[key].shape == tensor.shape:
                 setattr(new, key, tensor)
     return new.train(old.training)
+
+
+def _gates(module: nn.Module) -> tuple[Any, ...]:
+    """What a gate of that norm means."""
+    return type(module), getattr(module, "components", None), getattr(module, "gate", None)
 
 
 def _what_was_kept(old: nn.Module, new: nn.Module) -> tuple[bool, str]:

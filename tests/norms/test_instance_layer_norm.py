@@ -240,6 +240,7 @@ def test_groups_fit_or_strictly_refuse(channels, groups, fitting):
         ({"eps": -1.0}, "eps is -1.0; it must be a number, 0 or more"),
         ({"eps": "1e-5"}, "In YAML write 1.0e-5"),
         ({"num_features": 0}, "num_features is 0"),
+        ({"num_features": 8.0}, "num_features is 8.0; it must be a whole number from 1"),
     ],
 )
 def test_wrong_arguments(arguments, message):

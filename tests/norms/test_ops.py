@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from monai_iln import ILN
-from monai_iln.norms import ops
+from monai_iln.norms import BatchInstanceNorm, UGATITInstanceLayerNorm, ops
 from monai_iln.norms.affine import BATCH, Mixture
 from monai_iln.norms.ops import mixture_norm, mixture_norm_reference
 
@@ -192,12 +192,6 @@ def test_autocast():
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
-def operators(function, x):
-    with torch.profiler.profile() as profile:
-        function(x)
-    return {event.key for event in profile.key_averages()}
-
-
 def test_what_is_exported_needs_no_package():
     layer, x = ILN(8, 4), torch.randn(2, 8, 4, 4)
     for graph in (torch.jit.trace(layer, x).graph, torch.jit.script(layer).inlined_graph):
@@ -213,3 +207,57 @@ def test_who_takes_the_operator(monkeypatch):
     assert calls == []
     layer.to("meta")(x.to("meta"))
     assert calls == ["reference"]
+
+
+def test_operands_that_depend_on_one_another():
+    # Tied parameters, and a weight computed from the input, as adaptive norms have it.
+    layer = ILN(8, 4, dtype=torch.float64)
+    x = random(2, 8, 4, 4, seed=0).requires_grad_()
+    del layer.weight
+    layer.weight = x.mean((0, 2, 3))
+    del layer.bias
+    layer.bias = layer.weight
+    y = (layer(x) ** 3).sum()
+    (plain,) = torch.autograd.grad(y, x, retain_graph=True)
+    (differentiable,) = torch.autograd.grad(y, x, create_graph=True)
+    torch.testing.assert_close(differentiable, plain)
+
+
+def test_many_cotangents_at_once():
+    layer = ILN(8, 4, dtype=torch.float64)
+    x = random(2, 8, 3, 3, seed=0).requires_grad_()
+    cotangents = random(4, 2, 8, 3, 3, seed=1)
+    (batched,) = torch.autograd.grad(layer(x), x, cotangents, is_grads_batched=True)
+    singly = torch.stack([torch.autograd.grad(layer(x), x, cotangent)[0] for cotangent in cotangents])
+    torch.testing.assert_close(batched, singly)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_tiny_inputs_without_eps(memory_format):
+    x, *others, mixture = make((2, 8, 16, 16))
+    operands = ((1e-15 * x).contiguous(memory_format=memory_format), *others, mixture._replace(eps=0.0))
+    actual, expected = (results(function, operands)[0] for function in (mixture_norm, mixture_norm_reference))
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 4, 4), (2, 8, 0, 4)])
+@pytest.mark.parametrize("norm", [ILN, BatchInstanceNorm])
+def test_nothing_gives_no_gradient(shape, norm):
+    layer = norm(8)
+    layer(torch.empty(shape, requires_grad=True)).sum().backward()
+    assert all((parameter.grad == 0).all() for parameter in layer.parameters())
+
+
+def test_training_may_come_between_evaluation_and_its_gradient():
+    layer = BatchInstanceNorm(8)
+    y = layer.eval()(torch.randn(2, 8, 4, 4, requires_grad=True))
+    layer.train()(torch.randn(2, 8, 4, 4))
+    y.sum().backward()
+
+
+def test_projected_gates_under_transforms():
+    layer, x = UGATITInstanceLayerNorm(8), torch.randn(2, 8, 4, 4)
+    parameters = dict(layer.named_parameters())
+    gradients = torch.func.grad(lambda p: (torch.func.functional_call(layer, p, (x,)) ** 3).sum())(parameters)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))

@@ -7,7 +7,7 @@ from torch import nn
 
 from monai_iln import ILN
 from monai_iln.errors import UserError
-from monai_iln.norms import replace_norm
+from monai_iln.norms import make_norm, replace_norm
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -222,3 +222,16 @@ def test_an_error_leaves_the_model_as_it_was():
     with pytest.raises(UserError, match=r"^1, BatchNorm2d.*must be divisible by num_groups"):
         replace_norm(model, ("GROUP", {"num_groups": 4}))
     assert len(norms(model, nn.BatchNorm2d)) == 2
+
+
+def test_a_gate_moves_only_to_a_gate_that_means_the_same():
+    def trained():
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), make_norm("UGATIT_ILN", 2, 8))
+        nn.init.constant_(model[1].rho, 0.25)
+        return model
+
+    other, same = trained(), trained()
+    assert "rho" in replace_norm(other, "BIN")[0].note
+    assert (other[1].rho == 1).all()
+    replace_norm(same, ("UGATIT_ILN", {"eps": 1e-3}))
+    assert (same[1].rho == 0.25).all()
