@@ -10,8 +10,7 @@ instance norm, 1 is layer norm, anything between is group norm. Batch norm, whic
 :data:`BATCH`.
 
 What takes tables, as ``(N, C)`` numbers are called here, is written in the operators that torch and NumPy share: on CPU
-NumPy computes them, because on so few numbers nothing counts but the overhead of a call, and torch's is three times as
-large.
+NumPy computes them, because on so few numbers only the overhead of a call counts, and torch's is three times as large.
 """
 
 from __future__ import annotations
@@ -85,6 +84,14 @@ def working_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
+def spatial_size(x: Tensor) -> int:
+    """Positions behind each (sample, channel); a loop, because TorchScript and tracing know no ``math.prod``."""
+    size = 1
+    for axis in range(2, x.dim()):
+        size *= x.shape[axis]
+    return size
+
+
 def spatial_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Centre ``x`` over its spatial axes.
 
@@ -99,9 +106,7 @@ def spatial_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if len(axes) == 0:  # torch would reduce over *all* axes
         return torch.zeros_like(x), x, torch.zeros_like(x)
     # Sums divided afterwards: the gradient of ``mean`` writes a tensor as large as x, that of ``sum`` a view.
-    size = 1
-    for axis in axes:
-        size *= x.shape[axis]
+    size = spatial_size(x)
     mean = x.sum(axes, keepdim=True) / size
     # Centred sum of squares: E[x^2] - mean^2 loses every digit where the mean is large against the deviation.
     centred = x - mean
@@ -227,7 +232,7 @@ def mixture_coefficients_backward(
         if _is_batch(component) and running_mean is not None:
             grad_mean = grad_mean + _join(grad_deviation, component)
             continue
-        correction = _correction(component, mean, mixture, size)
+        correction = correction_factor(component, mean, mixture, size)
         if not mixture.blend_statistics:
             grad_pooled = grad_pooled * correction
         grad_part, grad_within = _pool_backward(grad_deviation, grad_pooled, deviation)
@@ -261,7 +266,7 @@ def _blend(
         if _is_batch(component) and running_mean is not None and running_var is not None:
             deviation, pooled_variance = means - running_mean[:, None], running_var[:, None]
         else:
-            correction = _correction(component, mean, mixture, size)
+            correction = correction_factor(component, mean, mixture, size)
             if mixture.blend_statistics:
                 deviation, pooled_variance = _pool(means, variances * correction)
             else:
@@ -286,14 +291,13 @@ def _blend(
 
 def _normalize_groups(slope: Tensor, offset: Tensor, variance: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
     """Deviation of the blend's channel means from their group's, and the group's reciprocal deviation, both split."""
-    deviation, pooled_variance = _pool(
-        _split(offset, mixture.num_groups), _split(slope * slope * variance, mixture.num_groups)
-    )
+    groups = mixture.num_groups
+    deviation, pooled_variance = _pool(_split(offset, groups), _split(slope * slope * variance, groups))
     return deviation, _rstd(pooled_variance, mixture.eps)
 
 
-def _correction(component: int, mean: Tensor, mixture: Mixture, size: int) -> float:
-    """The factor that makes a variance unbiased."""
+def correction_factor(component: int, mean: Tensor, mixture: Mixture, size: int) -> float:
+    """The factor that makes a component's variance unbiased; of ``mean`` only the shape counts."""
     if not mixture.unbiased:
         return 1.0
     count = size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from monai_iln.norms.affine import (
     mixture_coefficients,
     mixture_coefficients_backward,
     spatial_moments,
+    spatial_size,
     working_dtype,
 )
 
@@ -44,7 +44,7 @@ def normalize(
     x = x.as_subclass(Tensor)  # MONAI's MetaTensor would take part in every line; torch makes the result one
     z, residual, scale, mean, variance = _standardize(x.to(working_dtype(x)))
     slope, offset = mixture_coefficients(
-        mean, variance, mix, weight, bias, running_mean, running_var, mixture, math.prod(x.shape[2:])
+        mean, variance, mix, weight, bias, running_mean, running_var, mixture, spatial_size(x)
     )
     slope = slope * scale
     offset = offset - slope * residual
@@ -59,7 +59,7 @@ def differentiate(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """``dx = A dy + dm / S + 2 dv (x - m) / S``, with ``dm`` and ``dv`` from the sums of ``dy`` and ``dy (x - m)``."""
     work, x, grad = working_dtype(x), x.as_subclass(Tensor), grad.as_subclass(Tensor)
-    size = math.prod(x.shape[2:])
+    size = spatial_size(x)
     if x.numel() == 0:
         nothing = torch.zeros(x.shape[1])
         return torch.zeros_like(x), torch.zeros(() if rho is None else rho.shape), nothing, nothing.clone()

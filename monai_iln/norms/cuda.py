@@ -8,7 +8,6 @@ on the device: correct, with more launches.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +18,12 @@ from torch import Tensor
 from monai_iln.norms import kernels
 from monai_iln.norms.affine import (
     Mixture,
+    correction_factor,
     gate_weights,
     gate_weights_backward,
     mixture_coefficients,
     mixture_coefficients_backward,
+    spatial_size,
 )
 
 PROGRAMS = 1024  # enough to fill a large GPU several times over
@@ -54,7 +55,7 @@ def memory_format(x: Tensor) -> torch.memory_format | None:
 
 def _layout(x: Tensor) -> _Layout:
     samples, channels = x.shape[:2]
-    size = math.prod(x.shape[2:])
+    size = spatial_size(x)
     contiguous = x.is_contiguous()
     strides = (channels * size, size, 1) if contiguous else (channels * size, 1, channels)
     wide_c, wide_s = triton.next_power_of_2(channels), triton.next_power_of_2(size)
@@ -73,9 +74,8 @@ def _layout(x: Tensor) -> _Layout:
     return _Layout((samples, channels, size), strides, blocks, chunk, triton.cdiv(size, chunk))
 
 
-def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(x: Tensor, layout: _Layout) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each (sample, channel), ``(N, C)`` in float64."""
-    layout = _layout(x)
     samples, channels, size = layout.shape
     mean, variance = x.new_empty((2, layout.splits, samples, channels), dtype=torch.float64)
     kernels.statistics[layout.grid](x, mean, variance, *layout.shape, *layout.strides, layout.chunk, **layout.blocks)
@@ -91,18 +91,17 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _fused(mixture: Mixture, x: Tensor, mix: Tensor) -> dict[str, Any] | None:
     """The constants of the coefficient kernels, or ``None`` for a mixture that they do not know."""
-    channels, size = x.shape[1], math.prod(x.shape[2:])
+    channels, size = x.shape[1], spatial_size(x)
     if mixture.components != [channels, 1] or mixture.blend_statistics or channels > 2048:
         return None
-    counts = (size, size * channels) if mixture.unbiased else (0, 0)
     groups = max(mixture.num_groups, 1)
     return {
         "mix_row": mix.shape[1],
         "mix_stride": int(mixture.per_channel),
         "K": channels // groups,
         "EPS": mixture.eps,
-        "UNBIASED_IN": counts[0] / max(counts[0] - 1, 1) if mixture.unbiased else 1.0,
-        "UNBIASED_LN": counts[1] / max(counts[1] - 1, 1) if mixture.unbiased else 1.0,
+        "UNBIASED_IN": correction_factor(channels, x, mixture, size),
+        "UNBIASED_LN": correction_factor(1, x, mixture, size),
         "THEN": mixture.num_groups > 0,
         "BLOCK_G": triton.next_power_of_2(groups),
         "BLOCK_K": triton.next_power_of_2(channels // groups),
@@ -119,10 +118,11 @@ def forward(x: Tensor, rho: Tensor | None, *parameters: Any) -> tuple[Tensor, Te
     """The operator; see :func:`monai_iln.norms.ops.mixture_norm`."""
     rho, weight, bias, running_mean, running_var, mixture = _unpack(rho, *parameters)
     mix = gate_weights(rho, mixture.gate).to(x.device, torch.float64)
-    mean, variance = statistics(x)
+    layout = _layout(x)
+    mean, variance = _statistics(x, layout)
     constants = _fused(mixture, x, mix)
     if constants is None:
-        size = math.prod(x.shape[2:])
+        size = spatial_size(x)
         slope, offset = mixture_coefficients(
             mean, variance, mix, weight, bias, running_mean, running_var, mixture, size
         )
@@ -130,7 +130,7 @@ def forward(x: Tensor, rho: Tensor | None, *parameters: Any) -> tuple[Tensor, Te
     else:
         slope, offset = torch.empty_like(mean), torch.empty_like(mean)
         kernels.coefficients[(x.shape[0],)](mean, variance, mix, weight, bias, slope, offset, x.shape[1], **constants)
-    y, layout = torch.empty_like(x), _layout(x)
+    y = torch.empty_like(x)
     kernels.apply[layout.grid](
         x, y, mean, slope, offset, *layout.shape[1:], *layout.strides, layout.chunk, **layout.blocks
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from monai_iln.errors import UserError
-from monai_iln.norms.affine import BATCH, Mixture, batch_moments, gate_weights, spatial_moments, working_dtype
+from monai_iln.norms.affine import (
+    BATCH,
+    Mixture,
+    batch_moments,
+    gate_weights,
+    spatial_moments,
+    spatial_size,
+    working_dtype,
+)
 from monai_iln.norms.groups import GROUPS, component_name, parse_component
 from monai_iln.norms.ops import is_transformed, mixture_norm, mixture_norm_reference
 from monai_iln.norms.sync import is_distributed, moments_over_ranks
@@ -110,12 +117,10 @@ class MixtureNorm(nn.Module):
         self.kind = type(self).__name__  # for messages; TorchScript knows no type()
         if not isinstance(num_features, int) or num_features < 1:
             raise UserError(f"{self.kind}: num_features is {num_features!r}; it must be a whole number from 1.")
-        for name, value, rule in (
-            ("initial_gate", initial_gate, "a number"),
-            ("momentum", momentum, "a number in [0, 1]"),
-        ):
-            if not isinstance(value, (int, float)) or (name == "momentum" and not 0 <= value <= 1):
-                raise UserError(f"{self.kind}: {name} is {value!r}; it must be {rule}.")
+        if not isinstance(initial_gate, (int, float)):
+            raise UserError(f"{self.kind}: initial_gate is {initial_gate!r}; it must be a number.")
+        if not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:
+            raise UserError(f"{self.kind}: momentum is {momentum!r}; it must be a number in [0, 1].")
         if not isinstance(eps, (int, float)) or not eps >= 0:
             raise UserError(
                 f"{self.kind}: eps is {eps!r}; it must be a number, 0 or more. In YAML write 1.0e-5, not 1e-5."
@@ -223,7 +228,7 @@ class MixtureNorm(nn.Module):
         """The definition, with batch norm's statistics pooled over all ranks and differentiated through them."""
         work = working_dtype(x)
         _, mean, variance = spatial_moments(x.to(work))
-        batch_mean, batch_var, count = moments_over_ranks(mean, variance, math.prod(x.shape[2:]))
+        batch_mean, batch_var, count = moments_over_ranks(mean, variance, spatial_size(x))
         unbiased_var = batch_var * (count / (count - 1).clamp(min=1))
         if count > 0:
             self._move(batch_mean, unbiased_var)

@@ -21,6 +21,7 @@ from monai_iln.norms.affine import (
     gate_weights,
     mixture_coefficients,
     spatial_moments,
+    spatial_size,
     working_dtype,
 )
 
@@ -84,19 +85,16 @@ def mixture_norm_reference(
     """The definition of :func:`mixture_norm` in plain torch, differentiated, scripted and exported by torch itself."""
     work = working_dtype(x)
     centred, mean, variance = spatial_moments(x.to(work))
-    size = 1
-    for axis in range(2, x.dim()):
-        size *= x.shape[axis]
     slope, offset = mixture_coefficients(
         mean,
         variance,
-        gate_weights(rho if rho is None else rho.to(work), mixture.gate),
+        mean.new_ones(1, 1) if rho is None else gate_weights(rho.to(work), mixture.gate),  # on the input's device
         weight if weight is None else weight.to(work),
         bias if bias is None else bias.to(work),
         running_mean if running_mean is None else running_mean.to(work),
         running_var if running_var is None else running_var.to(work),
         mixture,
-        size,
+        spatial_size(x),
     )
     broadcast = mean.shape + (1,) * (x.dim() - 2)
     y = torch.addcmul(offset.reshape(broadcast), slope.reshape(broadcast), centred)
@@ -118,9 +116,9 @@ def _only_reference(x: Tensor) -> bool:
     """Whether the result must consist of plain torch operators, or the device has no implementation of ours."""
     return (
         not (x.device.type == "cpu" or (x.device.type == "cuda" and _kernels_take(x)))
-        or torch._C._are_functorch_transforms_active()
+        or is_transformed()
         or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-        or torch.compiler.is_compiling()  # or exporting: the compiler fuses plain operators with their neighbours
+        or torch.compiler.is_compiling()  # the compiler fuses plain operators with their neighbours
         or torch.onnx.is_in_onnx_export()
     )
 

@@ -12,8 +12,6 @@ from torch import nn
 from monai_iln import ILN
 
 pytestmark = [
-    # Tracing runs the checks of the input once: they hold for the traced input, and are not in the exported graph.
-    pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean:torch.jit.TracerWarning"),
     # torch's own: the exporter that goes by TorchScript is deprecated as a whole, and one of its helpers once more.
     pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning:torch.onnx"),

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from monai_iln import ILN
-from monai_iln.norms import BatchInstanceNorm, UGATITInstanceLayerNorm, ops
+from monai_iln.norms import BatchInstanceNorm, SpatialLayerNorm, UGATITInstanceLayerNorm, ops
 from monai_iln.norms.affine import BATCH, Mixture
 from monai_iln.norms.ops import mixture_norm, mixture_norm_reference
 
@@ -115,10 +115,6 @@ def test_nothing_and_nan():
     y = ILN(8, 4)(x)
     assert y[0].isfinite().all()
     assert y[1].isnan().all()  # through the layer part
-
-
-def flat(operands):
-    return (*operands[:6], *operands[6])
 
 
 @pytest.mark.parametrize("statistics", [False, True])
@@ -261,3 +257,8 @@ def test_projected_gates_under_transforms():
     gradients = torch.func.grad(lambda p: (torch.func.functional_call(layer, p, (x,)) ** 3).sum())(parameters)
     assert all(gradient.isfinite().all() for gradient in gradients.values())
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+
+
+def test_a_layer_without_gate_needs_no_tensor_of_another_device():
+    layer = SpatialLayerNorm(8, device="meta")
+    assert layer(torch.empty(2, 8, 4, 4, device="meta")).device.type == "meta"
