@@ -1,20 +1,54 @@
+import csv
 import math
+import pickle
 
+import monai.transforms
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch, set_track_meta
+from monai.data.utils import to_affine_nd
+from monai.transforms import Compose, Flipd, Invertd, ResizeWithPadOrCropd, Rotate
+from PIL import Image, ImageDraw
+from scipy import ndimage
 
+import monai_iln.transforms
+from monai_iln.datasets.contours import read_contour
 from monai_iln.datasets.dicom import read_stack
 from monai_iln.errors import UserError
 from monai_iln.transforms import (
     FixedRotations,
+    LoadStack,
     LoadStackd,
+    RandRotateSet,
+    RandRotateSetd,
+    RandSliceSamples,
+    RandSliceSamplesd,
+    RasterizeContour,
+    RasterizeContourd,
     ScaleIntensitySlicewise,
     ScaleIntensitySlicewised,
+    TakeSlice,
     TakeSliced,
 )
+
+AFFINE = torch.tensor(  # oblique
+    [[1.2, 0.3, -2.0, -40.0], [-0.4, 1.1, 3.0, 15.0], [0.2, -0.5, 7.0, 60.0], [0, 0, 0, 1]], dtype=torch.float64
+)
+
+
+def make_stack(slices=4, rows=12, columns=10):
+    """Every voxel has a value of its own."""
+    count = rows * columns * slices
+    return MetaTensor(torch.arange(1.0, count + 1).reshape(1, rows, columns, slices), affine=AFFINE.clone())
+
+
+def make_blob(size=64):
+    """A smooth image of shape (1, size, size) that no symmetry maps onto itself."""
+    y, x = np.mgrid[:size, :size] / size
+    blob = np.exp(-60 * ((x - 0.6) ** 2 + 2 * (y - 0.4) ** 2)) + 0.5 * np.exp(-90 * ((x - 0.4) ** 2 + (y - 0.6) ** 2))
+    return torch.as_tensor(blob[None], dtype=torch.float32)
 
 
 def test_every_slice_is_scaled_on_its_own():
@@ -24,6 +58,7 @@ def test_every_slice_is_scaled_on_its_own():
     torch.testing.assert_close(scaled.amax(dim=(0, 1, 2)), torch.tensor([1.0, 1.0, 0.0]))
     expected = (stack[..., 0] - stack[..., 0].min()) / (stack[..., 0].max() - stack[..., 0].min())
     torch.testing.assert_close(scaled[..., 0], expected)
+    torch.testing.assert_close(ScaleIntensitySlicewise()(stack.numpy()).as_tensor(), scaled.as_tensor())
 
 
 def test_scaling_keeps_the_affine_and_other_keys():
@@ -34,14 +69,6 @@ def test_scaling_keeps_the_affine_and_other_keys():
     torch.testing.assert_close(scaled["image"].affine, affine)
     assert scaled["subject"] == "a"
     assert data["image"].dtype == torch.int16
-
-
-def test_taken_slices_are_plain_copies():
-    stack = MetaTensor(torch.arange(24.0).reshape(1, 2, 3, 4))
-    taken = TakeSliced(["image"])({"image": stack, "slice": 2})["image"]
-    assert type(taken) is torch.Tensor
-    assert taken.untyped_storage().nbytes() == 6 * 4
-    torch.testing.assert_close(taken, stack.as_tensor()[..., 2])
 
 
 def test_load_stack(official, prepared):
@@ -55,6 +82,7 @@ def test_load_stack(official, prepared):
     loaded = LoadStackd("image", phase=2)({"image": str(folder)})["image"]
     np.testing.assert_array_equal(loaded[0].numpy(), pixels)
     np.testing.assert_allclose(loaded.affine, affine)
+    torch.testing.assert_close(LoadStack(2)(folder).as_tensor(), loaded.as_tensor())
     with pytest.raises(UserError, match="a cine with 4 phases"):
         LoadStackd("image")({"image": str(folder)})
 
@@ -70,22 +98,450 @@ def test_not_a_stack(tmp_path, shape):
         LoadStackd("image")({"image": path})
 
 
+# Rotations
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 9), (1, 8, 8), (1, 9, 9, 3)])
+@pytest.mark.parametrize(("angle", "turns"), [(0, 0), (90, -1), (-90, 1), (180, 2)])
+def test_quarter_turns(shape, angle, turns):
+    img = torch.rand(shape)
+    expected = torch.rot90(img, turns, (1, 2))
+    nearest = RandRotateSet([angle], prob=1.0, mode="nearest")(img)
+    torch.testing.assert_close(nearest.as_tensor(), expected, rtol=0, atol=0)
+    linear = RandRotateSet([angle], prob=1.0)(img)
+    torch.testing.assert_close(linear.as_tensor(), expected, rtol=0, atol=1e-4)
+
+
+def test_any_angle_is_scipy_s():
+    img = make_blob()
+    rotated = RandRotateSet([34], prob=1.0, padding_mode="zeros")(img)
+    expected = ndimage.rotate(img[0].numpy(), -34, order=1, reshape=False)
+    np.testing.assert_allclose(rotated[0].numpy(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep_size": False},
+        {"mode": "nearest"},
+        {"padding_mode": "zeros"},
+        {"padding_mode": "reflection"},
+        {"align_corners": True},
+        {"dtype": torch.float64},
+        {},
+    ],
+    ids=str,
+)
+def test_options_are_monai_s(options):
+    img = torch.rand(1, 12, 9)
+    expected = Rotate(math.radians(34), **options)(img).as_tensor()
+    array = RandRotateSet([34], prob=1.0, **options)(img)
+    mapped = RandRotateSetd("image", [34], prob=1.0, **options)({"image": img})["image"]
+    for rotated in (array, mapped):
+        torch.testing.assert_close(rotated.as_tensor(), expected, rtol=0, atol=0)
+
+
+def test_angles_are_drawn_evenly_from_the_set():
+    rotate = RandRotateSet(range(-60, 61, 2), prob=1.0).set_random_state(1)
+    drawn = []
+    for _ in range(6100):
+        rotate.randomize()
+        drawn.append(round(math.degrees(rotate.angle), 6))
+    angles, counts = np.unique(drawn, return_counts=True)
+    np.testing.assert_array_equal(angles, np.arange(-60, 61, 2))
+    # Chi-squared with 60 degrees of freedom: 0.1 % lie above 99.6.
+    assert ((counts - 100) ** 2 / 100).sum() < 99.6
+
+
+def test_the_drawn_angle_is_applied():
+    rotate = RandRotateSet([-90, 90], prob=1.0, mode="nearest").set_random_state(0)
+    img = torch.rand(1, 5, 5)
+    turned = {tuple(rotate(img).flatten().tolist()) for _ in range(20)}
+    assert turned == {tuple(torch.rot90(img, turns, (1, 2)).flatten().tolist()) for turns in (-1, 1)}
+
+
+@pytest.mark.parametrize("prob", [0.0, 0.3, 1.0])
+def test_probability(prob):
+    data = {"image": torch.rand(1, 5, 5)}
+    array = RandRotateSet([90], prob=prob).set_random_state(3)
+    mapped = RandRotateSetd("image", [90], prob=prob).set_random_state(3)
+    for rotate in (lambda: array(data["image"]), lambda: mapped(data)["image"]):
+        turned = sum(not torch.equal(rotate().as_tensor(), data["image"]) for _ in range(200))
+        assert abs(turned / 200 - prob) <= 4 * math.sqrt(prob * (1 - prob) / 200)
+
+
+def test_seeds():
+    data = {"image": make_blob(16)}
+
+    def draw(rotate, seed):
+        rotate.set_random_state(seed)
+        return torch.stack([rotate(data)["image"].as_tensor() for _ in range(5)])
+
+    rotate = RandRotateSetd("image", range(-30, 31, 10), prob=0.8)
+    torch.testing.assert_close(draw(rotate, 7), draw(rotate, 7), rtol=0, atol=0)
+    assert not torch.equal(draw(rotate, 7), draw(rotate, 8))
+    composed = Compose([rotate])
+    torch.testing.assert_close(draw(composed, 7), draw(composed, 7), rtol=0, atol=0)
+
+
+def test_keys_turn_together_and_labels_stay_labels():
+    image = make_blob()
+    data = {"image": image, "label": (image > 0.4).float(), "subject": "a"}
+    rotate = RandRotateSetd(
+        ["image", "label", "missing"],
+        range(-60, 61, 10),
+        prob=1.0,
+        mode=["bilinear", "nearest", "nearest"],
+        padding_mode="zeros",
+        allow_missing_keys=True,
+    ).set_random_state(2)
+    for _ in range(10):
+        item = rotate(data)
+        assert item["subject"] == "a"
+        assert item["label"].unique().tolist() == [0.0, 1.0]
+        differ = (item["image"] > 0.4) != (item["label"] > 0.5)
+        assert differ.float().mean() < 0.01
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+def test_rotation_is_undone(prob):
+    image = MetaTensor(make_blob(), affine=AFFINE.clone())
+    data = {"image": image, "label": (image > 0.4).float()}
+    mapped = RandRotateSetd(["image", "label"], [-34, 34, 60], prob=prob, mode=["bilinear", "nearest"])
+    array = RandRotateSet([-34, 34, 60], prob=prob)
+    for rotate, value in ((mapped, data), (array, image)):
+        rotate.set_random_state(4)
+        there = rotate(value)
+        back = rotate.inverse(there)
+        there, back = (item if rotate is array else item["image"] for item in (there, back))
+        assert (prob == 1.0) == ((there - image).abs().max() > 0.3)
+        assert (prob == 1.0) == (not torch.allclose(there.affine, AFFINE))
+        torch.testing.assert_close(back.affine, AFFINE)
+        assert back.applied_operations == []
+        inside = slice(16, 48)
+        assert (back - image)[:, inside, inside].abs().max() < (0.03 if prob else 1e-9)
+
+
+def test_lazy_rotation():
+    data = {"image": make_stack(rows=10), "slice": 2}
+    rotate = RandRotateSetd("image", [90], prob=1.0, mode="nearest")
+    transforms = [TakeSliced("image"), Flipd("image", 0), rotate]
+    eager, lazy = (Compose(transforms, lazy=lazy)(data)["image"] for lazy in (False, True))
+    torch.testing.assert_close(lazy.as_tensor(), eager.as_tensor(), rtol=0, atol=0)
+    torch.testing.assert_close(lazy.affine, to_affine_nd(2, eager.affine))
+    expected = torch.rot90(data["image"].as_tensor()[..., 2].flip(1), -1, (1, 2))
+    torch.testing.assert_close(lazy.as_tensor(), expected, rtol=0, atol=0)
+    plane = data["image"][..., 2]
+    assert len(rotate({"image": plane}, lazy=True)["image"].pending_operations) == 1
+    assert len(RandRotateSet([90], prob=1.0, lazy=True)(plane).pending_operations) == 1
+    assert len(RandRotateSetd("image", [90], prob=1.0, lazy=True)({"image": plane})["image"].pending_operations) == 1
+
+
+@pytest.mark.parametrize("angles", [[], [10, float("nan")], ["10"], [None]])
+def test_no_set_of_angles(angles):
+    with pytest.raises(UserError, match=r"angles \[.*finite number of degrees.*range\(-60, 61, 2\)"):
+        RandRotateSetd("image", angles)
+    with pytest.raises(UserError, match=r"at least one angle"):
+        FixedRotations([], angles, ["image"], ["bilinear"])
+
+
 def test_fixed_rotations_visit_every_pair_once():
-    image = torch.zeros(1, 33, 33)
-    image[0, 16, 28] = 1.0  # to the right of the centre
-    items = [{"image": image * value, "label": image} for value in (1, 2)]
+    items = [{"image": torch.rand(1, 9, 9), "label": torch.rand(1, 9, 9)} for _ in range(2)]
     rotated = FixedRotations(items, [-90, 0, 90], ["image", "label"], ["bilinear", "nearest"])
     assert len(rotated) == 6
-    found = [
-        (item["image"].max().round().item(), tuple(np.argwhere(item["label"][0].numpy() > 0.5)[0]))
-        for item in rotated_items(rotated)
-    ]
-    assert {value for value, _ in found} == {1.0, 2.0}
-    assert len(set(found)) == 6
-    up, down = (4, 16), (28, 16)
-    assert {place for _, place in found} == {(16, 28), up, down}
-    assert math.isclose(rotated[1]["image"].sum(), 1.0, rel_tol=1e-4)
+    found = [rotated[index] for index in range(6)]
+    for index, (item, turns) in enumerate((item, turns) for item in items for turns in (1, 0, -1)):
+        for key, tolerance in (("image", 1e-4), ("label", 0)):
+            expected = torch.rot90(item[key], turns, (1, 2))
+            torch.testing.assert_close(found[index][key].as_tensor(), expected, rtol=0, atol=tolerance)
+    corner = FixedRotations([{"image": torch.ones(1, 9, 9)}], [45], ["image"], ["bilinear"])[0]["image"][0, 0, 0]
+    assert corner == 0
 
 
-def rotated_items(dataset):
-    return [dataset[index] for index in range(len(dataset))]
+# Slices
+
+
+def test_taken_slice():
+    stack = make_stack()
+    for taken in (TakeSlice(2)(stack), TakeSliced("image")({"image": stack, "slice": np.int64(2)})["image"]):
+        torch.testing.assert_close(taken.as_tensor(), stack.as_tensor()[..., 2])
+        # A pixel lies where its voxel lies.
+        torch.testing.assert_close(
+            taken.affine @ torch.tensor([3.0, 5, 0, 1]).double(), AFFINE @ torch.tensor([3.0, 5, 2, 1]).double()
+        )
+        assert taken.untyped_storage().nbytes() == 12 * 10 * 4, "a view keeps the stack"
+        assert taken.peek_pending_rank() == 2
+        taken += 1
+        taken.affine[0, 0] = 9
+    torch.testing.assert_close(stack.as_tensor(), make_stack().as_tensor(), rtol=0, atol=0)
+    torch.testing.assert_close(stack.affine, AFFINE)
+    assert stack.applied_operations == []
+
+
+def test_taken_slice_is_put_back():
+    stack = make_stack()
+    take = TakeSliced(["image", "label"], slice_key="k")
+    back = take.inverse(take({"image": stack, "label": stack * 2, "k": 1}))
+    expected = torch.zeros(1, 12, 10, 4)
+    expected[..., 1] = stack.as_tensor()[..., 1]
+    for key, factor in (("image", 1), ("label", 2)):
+        torch.testing.assert_close(back[key].as_tensor(), expected * factor, rtol=0, atol=0)
+        torch.testing.assert_close(back[key].affine, AFFINE)
+        assert back[key].applied_operations == []
+        assert back[key].peek_pending_rank() == 3
+
+
+def test_plain_stacks():
+    stack = make_stack()
+    assert TakeSlice(0)(stack.numpy()).shape == (1, 12, 10)
+    short = MetaTensor(stack.as_tensor(), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0])))
+    torch.testing.assert_close(TakeSlice(2)(short).affine[:3, 3], torch.tensor([0.0, 0.0, 2.0]).double())
+    set_track_meta(False)
+    try:
+        for taken in (TakeSlice(3)(stack), RandSliceSamples(1).set_random_state(0)(stack)[0]):
+            assert type(taken) is torch.Tensor
+    finally:
+        set_track_meta(True)
+
+
+@pytest.mark.parametrize("index", [4, -1, "1", 0.5, None])
+def test_no_such_slice(index):
+    with pytest.raises(UserError, match=r"of a stack of 4. Slices are counted from 0, here to 3: .*slice_items"):
+        TakeSlice(index)(make_stack())
+
+
+def test_no_stack():
+    plane = torch.zeros(1, 4, 4)
+    for take in (TakeSlice(0), RandSliceSamples(2)):
+        with pytest.raises(UserError, match=r"shape \(1, 4, 4\). Slices are taken from a stack"):
+            take(plane)
+    with pytest.raises(UserError, match=r"keys \['image'\]. TakeSliced needs the slice's index, under 'slice'"):
+        TakeSliced("image")({"image": make_stack()})
+    with pytest.raises(UserError, match="num_samples 0: at least one slice"):
+        RandSliceSamplesd("image", 0)
+    with pytest.raises(UserError, match=r"different numbers of slices, {'image': 4, 'label': 5}"):
+        RandSliceSamplesd(["image", "label"], 2)({"image": make_stack(), "label": make_stack(5)})
+
+
+def numbers(samples, stack):
+    """Which slices of a stack the samples are."""
+    planes = [plane.flatten().tolist() for plane in stack.as_tensor().unbind(-1)]
+    return [planes.index(sample.as_tensor().flatten().tolist()) for sample in samples]
+
+
+@pytest.mark.parametrize("num_samples", [1, 3, 5, 7, 13])
+def test_samples_are_drawn_without_replacement(num_samples):
+    stack = make_stack(5)
+    sample = RandSliceSamples(num_samples).set_random_state(0)
+    drawn = [numbers(sample(stack), stack) for _ in range(30)]
+    for indices in drawn:
+        assert len(indices) == num_samples
+        for start in range(0, num_samples, 5):
+            part = indices[start : start + 5]
+            assert len(set(part)) == len(part)
+    assert len({tuple(indices) for indices in drawn}) > 3
+    first = np.bincount([indices[0] for indices in drawn], minlength=5)
+    assert (first > 0).all()
+
+
+def test_samples_are_taken_slices():
+    stack = make_stack(3)
+    sample = RandSliceSamples(3).set_random_state(0)
+    samples = sample(stack)
+    assert [item.meta["patch_index"] for item in samples] == [0, 1, 2]
+    back = sum(sample.inverse(item).as_tensor() for item in samples)
+    torch.testing.assert_close(back, stack.as_tensor(), rtol=0, atol=0)
+    for item, index in zip(sample(stack), sample.indices, strict=True):
+        torch.testing.assert_close(item.affine, TakeSlice(index)(stack).affine)
+
+
+def test_samples_of_all_keys():
+    stack = make_stack()
+    data = {"image": stack, "label": stack + 1000, "notes": ["a"]}
+    sample = RandSliceSamplesd(["image", "label", "missing"], 3, allow_missing_keys=True)
+    drawn = []
+    for seed in (5, 5, 6, 7):
+        items = sample.set_random_state(seed)(data)
+        drawn.append(numbers([item["image"] for item in items], stack))
+        assert drawn[-1] == numbers([item["label"] for item in items], data["label"])
+        items[0]["notes"].append("b")
+        assert [item["notes"] for item in items[1:]] == [["a"], ["a"]]
+    assert data["notes"] == ["a"]
+    assert drawn[0] == drawn[1]
+    assert len({tuple(indices) for indices in drawn}) > 1
+    assert sample({"notes": 1}) == [{"notes": 1}] * 3
+
+
+# Pipelines
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.filterwarnings("ignore:'lazy' is set to True but lazy execution is not supported when inverting")
+def test_a_pipeline_is_undone_from_the_batch(lazy):
+    stacks = [make_stack(slices) for slices in (3, 4)]
+    data = [{"image": stack, "slice": index} for stack in stacks for index in range(3)]
+    transform = Compose(
+        [
+            TakeSliced("image"),
+            ResizeWithPadOrCropd("image", (14, 14)),
+            RandRotateSetd("image", [-90, 90], prob=1.0, mode="nearest"),
+        ],
+        lazy=lazy,
+    ).set_random_state(0)
+    dataset = CacheDataset(data, transform, progress=False)
+    invert = Invertd("pred", transform, orig_keys="image")
+    seen = 0
+    for batch in DataLoader(dataset, batch_size=4):
+        batch["pred"] = batch["image"] * 2
+        for item in decollate_batch(batch):
+            stack, index = stacks[seen // 3], seen % 3
+            expected = torch.zeros(stack.shape)
+            expected[..., index] = stack.as_tensor()[..., index]
+            pred = invert(item)["pred"]  # before the image's own inverse, which uses its trace up
+            image = transform.inverse({"image": item["image"]})["image"]
+            for back, factor in ((image, 1), (pred, 2)):
+                torch.testing.assert_close(back.as_tensor(), factor * expected, rtol=0, atol=0)
+                torch.testing.assert_close(back.affine, AFFINE)
+            seen += 1
+    assert seen == 6
+
+
+def test_samples_in_a_pipeline():
+    stacks = [make_stack(), make_stack(3)]
+    transform = Compose(
+        [Flipd("image", 1), RandSliceSamplesd("image", 3), RandRotateSetd("image", [180], prob=1.0, mode="nearest")]
+    ).set_random_state(1)
+    dataset = CacheDataset([{"image": stack} for stack in stacks], transform, progress=False)
+    (batch,) = DataLoader(dataset, batch_size=2)
+    assert batch["image"].shape == (6, 1, 12, 10)
+    for place, item in enumerate(decollate_batch(batch)):
+        stack = stacks[place // 3].as_tensor()
+        back = transform.inverse(item)["image"]
+        torch.testing.assert_close(back.affine, AFFINE)
+        held = back.as_tensor().flatten(0, 2).any(0)
+        assert held.sum() == 1
+        torch.testing.assert_close(back.as_tensor(), torch.where(held, stack, 0.0), rtol=0, atol=0)
+
+
+def test_workers_draw_differently():
+    data = [{"image": make_blob(16)}] * 8
+    transform = RandRotateSetd("image", range(-60, 61, 2), prob=1.0)
+
+    def epoch():
+        transform.set_random_state(0)
+        torch.manual_seed(0)
+        loader = DataLoader(Dataset(data, transform), num_workers=2)
+        return torch.cat([batch["image"].as_tensor() for batch in loader])
+
+    images = epoch()
+    assert len({tuple(image.flatten().tolist()) for image in images}) > 5
+    torch.testing.assert_close(epoch(), images, rtol=0, atol=0)
+
+
+# Contours
+
+
+def reference_mask(points, shape):
+    """PIL's polygon through the pixels that hold the points."""
+    mask = Image.new("L", shape[::-1])
+    ImageDraw.Draw(mask).polygon([(int(x), int(y)) for x, y in points], outline=1, fill=1)
+    return np.asarray(mask)
+
+
+def test_contours_are_pil_s_polygons():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        angles = np.sort(rng.uniform(0, 2 * np.pi, 30))
+        radii = rng.uniform(3, 12, 30)
+        points = np.stack([20 + radii * np.cos(angles), 15 + radii * np.sin(angles)], 1)
+        mask = RasterizeContour((31, 41))(points)
+        assert mask.shape == (1, 31, 41)
+        assert mask.dtype == torch.uint8
+        np.testing.assert_array_equal(mask[0], reference_mask(points, (31, 41)))
+        np.testing.assert_array_equal(RasterizeContour((31, 41))(torch.as_tensor(points))[0], mask[0])
+
+
+def test_contours_are_closed_cut_off_and_x_first():
+    points = [[2.5, 1.0], [9.0, 1.5], [9.9, 3.0], [2.0, 3.9]]
+    expected = torch.zeros(1, 6, 8, dtype=torch.uint8)
+    expected[0, 1:4, 2:] = 1
+    for contour in (points, [*points, points[0]], points[::-1]):
+        torch.testing.assert_close(RasterizeContour((6, 8))(contour).as_tensor(), expected)
+
+
+def test_contour_of_an_image():
+    image = MetaTensor(torch.rand(1, 31, 41), affine=AFFINE.clone())
+    data = {"image": image, "label": np.array([[5, 5], [20, 6], [12, 25]]), "other": [[1, 1], [2, 1], [2, 2]]}
+    item = RasterizeContourd(["label", "other"], ref_image_key="image")(data)
+    np.testing.assert_array_equal(item["label"][0], reference_mask(data["label"], (31, 41)))
+    assert item["other"].sum() == 3
+    for key in ("label", "other"):
+        torch.testing.assert_close(item[key].affine, AFFINE)
+        item[key].affine[0, 0] = 9
+    torch.testing.assert_close(image.affine, AFFINE)
+    assert data["label"].shape == (3, 2)
+    with pytest.raises(UserError, match=r"spatial_size \(31, 41, 3\): .*take a slice of the stack first"):
+        RasterizeContourd("label", "image")(data | {"image": torch.zeros(1, 31, 41, 3)})
+
+
+@pytest.mark.parametrize(
+    "points",
+    ["contour.txt", [[1, 2], [3, 4]], [[1, 2, 3]] * 3, [[1, 1], [2, float("nan")], [3, 3]], [[1, 1], [1e9, 2], [3, 3]]],
+)
+def test_no_contour(points):
+    with pytest.raises(UserError, match=r"at least three points of two numbers, x and y in pixels.*read_contour"):
+        RasterizeContour((9, 9))(points)
+
+
+def test_contour_of_another_image():
+    with pytest.raises(UserError, match=r"x from 20 to 30 and y from 1 to 2 misses an image of 31 rows and 15 columns"):
+        RasterizeContour((31, 15))([[20, 1], [30, 1], [30, 2]])
+    for size in (9, (9, 0)):
+        with pytest.raises(UserError, match="drawn into one image"):
+            RasterizeContour(size)
+
+
+def test_real_contours_give_the_published_masks(real):
+    compared = 0
+    with (real / "manifest.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["icontour"]]
+    for row in rows[::5]:
+        truth = np.asarray(Image.open(real / row["label_png"]).convert("L")) > 0
+        mask = RasterizeContour(truth.shape)(read_contour(real / row["icontour"]))
+        np.testing.assert_array_equal(mask[0], truth)
+        compared += 1
+    assert compared == 28
+
+
+# All
+
+
+TRANSFORMS = {
+    "LoadStack": {},
+    "RandRotateSet": {"angles": [10, 20]},
+    "RandSliceSamples": {"num_samples": 2},
+    "RasterizeContour": {"spatial_size": [5, 6]},
+    "ScaleIntensitySlicewise": {},
+    "TakeSlice": {"index": 1},
+}
+
+
+def test_names_are_monai_s_kind_and_free():
+    names = {name for name in monai_iln.transforms.__all__ if name != "FixedRotations"}
+    assert names == {name + ending for name in TRANSFORMS for ending in ("", "d", "D", "Dict")}
+    assert not names & set(dir(monai.transforms))
+    for name in TRANSFORMS:
+        mapped = getattr(monai_iln.transforms, name + "d")
+        assert issubclass(mapped, monai.transforms.MapTransform)
+        assert getattr(monai_iln.transforms, name + "D") is getattr(monai_iln.transforms, name + "Dict") is mapped
+        assert mapped.backend == getattr(monai_iln.transforms, name).backend
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_pickle(name):
+    arguments = TRANSFORMS[name]
+    special = {"RasterizeContour": {"ref_image_key": "image"}, "TakeSlice": {}}
+    array = getattr(monai_iln.transforms, name)(**arguments)
+    mapped = getattr(monai_iln.transforms, name + "d")("label", **special.get(name, arguments))
+    for transform in (array, mapped):
+        assert type(pickle.loads(pickle.dumps(transform))) is type(transform)

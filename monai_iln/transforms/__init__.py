@@ -1,0 +1,64 @@
+"""MONAI transforms that MONAI lacks: stacks of slices, the ILN paper's rotations, contours.
+
+As in MONAI every transform has an array and a dictionary version (``TakeSlice`` and ``TakeSliced``, which is also
+``TakeSliceD`` and ``TakeSliceDict``), takes channels first, and keeps a ``MetaTensor``'s affine and trace.
+"""
+
+from monai_iln.transforms.contours import (
+    RasterizeContour,
+    RasterizeContourD,
+    RasterizeContourd,
+    RasterizeContourDict,
+)
+from monai_iln.transforms.intensity import (
+    ScaleIntensitySlicewise,
+    ScaleIntensitySlicewiseD,
+    ScaleIntensitySlicewised,
+    ScaleIntensitySlicewiseDict,
+)
+from monai_iln.transforms.io import LoadStack, LoadStackD, LoadStackd, LoadStackDict
+from monai_iln.transforms.rotations import (
+    FixedRotations,
+    RandRotateSet,
+    RandRotateSetD,
+    RandRotateSetd,
+    RandRotateSetDict,
+)
+from monai_iln.transforms.slices import (
+    RandSliceSamples,
+    RandSliceSamplesD,
+    RandSliceSamplesd,
+    RandSliceSamplesDict,
+    TakeSlice,
+    TakeSliceD,
+    TakeSliced,
+    TakeSliceDict,
+)
+
+__all__ = [
+    "FixedRotations",
+    "LoadStack",
+    "LoadStackD",
+    "LoadStackDict",
+    "LoadStackd",
+    "RandRotateSet",
+    "RandRotateSetD",
+    "RandRotateSetDict",
+    "RandRotateSetd",
+    "RandSliceSamples",
+    "RandSliceSamplesD",
+    "RandSliceSamplesDict",
+    "RandSliceSamplesd",
+    "RasterizeContour",
+    "RasterizeContourD",
+    "RasterizeContourDict",
+    "RasterizeContourd",
+    "ScaleIntensitySlicewise",
+    "ScaleIntensitySlicewiseD",
+    "ScaleIntensitySlicewiseDict",
+    "ScaleIntensitySlicewised",
+    "TakeSlice",
+    "TakeSliceD",
+    "TakeSliceDict",
+    "TakeSliced",
+]
