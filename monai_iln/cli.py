@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from monai_iln import __version__
 from monai_iln.benchmark.command import add_options
-from monai_iln.datasets import DataWarning, prepare_sunnybrook, read_datalist
-from monai_iln.datasets.sunnybrook import LAYOUTS
+from monai_iln.datasets import DataWarning
+from monai_iln.datasets.command import add_commands
 from monai_iln.errors import UserError
 
 
@@ -26,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; ``None`` takes those of the process.
 
     Returns:
-        The exit status: 0, or 1 after a user's mistake, which is told in one message.
+        The exit status: 0, 1 after a user's mistake, which is told in one message, or 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
     with warnings.catch_warnings():
@@ -37,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("interrupted; what is half done has no final name", file=sys.stderr)
+            return 130
     return 0
 
 
@@ -44,43 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="monai-iln", description="Instance-layer normalization for MONAI.")
     parser.add_argument("--version", action="version", version=f"monai-iln {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    prepare = commands.add_parser("prepare", help="turn raw data into NIfTI stacks and a datalist")
-    datasets = prepare.add_subparsers(required=True, metavar="DATASET")
-    sunnybrook = datasets.add_parser(
-        "sunnybrook",
-        help="Sunnybrook Cardiac Data, left ventricle",
-        description="Turn Sunnybrook data, as downloaded or from the PNG mirror, into NIfTI stacks and datalist.json.",
-    )
-    sunnybrook.add_argument("--source", type=Path, required=True, metavar="DIR", help="the data as downloaded")
-    sunnybrook.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
-    sunnybrook.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        help="official (DICOM and contours) or png (SegNetCMR); only needed where the source holds both",
-    )
-    sunnybrook.add_argument(
-        "--folds", type=int, default=3, help="number of folds, balanced over the pathologies (default: 3)"
-    )
-    sunnybrook.add_argument("--seed", type=int, default=0, help="seed of the folds (default: 0)")
-    sunnybrook.set_defaults(run=_prepare)
+    add_commands(commands)
     add_options(commands.add_parser("benchmark", help="time norms and networks against one another"))
     return parser
-
-
-def _prepare(options: argparse.Namespace) -> None:
-    datalist = prepare_sunnybrook(
-        options.source,
-        options.output,
-        layout=options.layout,
-        num_folds=options.folds,
-        seed=options.seed,
-        progress=True,
-    )
-    items = read_datalist(datalist)
-    slices = sum(len(item["slices"]) for item in items)
-    folds = Counter({item["subject"]: item["fold"] for item in items}.values())
-    sizes = "/".join(str(folds[fold]) for fold in sorted(folds))
-    print(f"{datalist}: {slices} slices of {folds.total()} subjects, folds of {sizes} subjects")
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

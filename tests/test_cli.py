@@ -34,7 +34,7 @@ def test_mistakes_are_one_message(tmp_path, official, capsys):
     )
     errors = capsys.readouterr().err.splitlines()
     messages = [line for line in errors if line.startswith("error: ")]
-    assert "no such folder" in messages[0]
+    assert "No such file or directory" in messages[0]
     assert "6 subjects cannot fill 9 folds" in messages[1]
     assert len(messages) == 2
 
@@ -45,7 +45,7 @@ def test_left_out_subjects_are_warned_of(official, tmp_path, capsys):
     source = shutil.copytree(official, tmp_path / "copy")
     shutil.rmtree(sorted(source.glob("SCD_ManualContours/*"))[0])
     assert main(["prepare", "sunnybrook", "--source", str(source), "--output", str(tmp_path / "out")]) == 0
-    assert "left out: a DICOM series without contours." in capsys.readouterr().err
+    assert "no-label: 1 (left out) in SC-HF-I-901. There is an image, but no label." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,27 @@
 """Data sets: files in, a datalist out."""
 
-from monai_iln.datasets.datalist import (
-    DataWarning,
-    Stack,
-    find_stacks,
-    read_datalist,
-    slice_items,
-    split_datalist,
-    write_datalist,
-)
-from monai_iln.datasets.prepare import phantom_datalist, prepare_sunnybrook
+from monai_iln.datasets.datalist import check_datalist, find_stacks, read_datalist, slice_items, split_datalist
+from monai_iln.datasets.inspection import REASONS, inspect_stacks
+from monai_iln.datasets.prepare import phantom_datalist, prepare_right_ventricle, prepare_sunnybrook
+from monai_iln.datasets.right_ventricle import read_right_ventricle
+from monai_iln.datasets.stacks import DataWarning, Finding, Reading, Stack
 from monai_iln.datasets.sunnybrook import read_sunnybrook
 
 __all__ = [
+    "REASONS",
     "DataWarning",
+    "Finding",
+    "Reading",
     "Stack",
+    "check_datalist",
     "find_stacks",
+    "inspect_stacks",
     "phantom_datalist",
+    "prepare_right_ventricle",
     "prepare_sunnybrook",
     "read_datalist",
+    "read_right_ventricle",
     "read_sunnybrook",
     "slice_items",
     "split_datalist",
-    "write_datalist",
 ]

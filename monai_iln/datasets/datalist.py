@@ -2,105 +2,86 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_iln.datasets.folders import new_folder
-from monai_iln.datasets.folds import assign_folds
+from monai_iln.datasets.stacks import Stack
+from monai_iln.datasets.volumes import read_header, read_volume, same_place
 from monai_iln.errors import UserError
 
 FILE_NAME = "datalist.json"
-_KEYS = ("image", "label", "subject", "phase", "fold")
-
-
-class DataWarning(UserWarning):
-    """Something in the data was left out or is doubtful."""
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The labelled slices of one subject in one phase.
-
-    Attributes:
-        subject: identifier, also the start of the file names.
-        phase: ``"ED"`` or ``"ES"``.
-        stratum: what folds are balanced over, for example the pathology.
-        image: ``(H, W, Z)``, as stored by the scanner.
-        label: ``(H, W, Z)`` of ``uint8``, 0 is background.
-        affine: from ``(row, column, slice)`` to RAS millimetres.
-        slices: numbers of the slices in the series they come from, from 1.
-    """
-
-    subject: str
-    phase: str
-    stratum: str
-    image: NDArray[Any]
-    label: NDArray[np.uint8]
-    affine: NDArray[np.float64]
-    slices: tuple[int, ...]
+_KINDS = {"image": str, "label": str, "subject": str, "phase": str, "fold": int}
+_NAMES = {str: "text", int: "a whole number"}
 
 
 def write_datalist(
     stacks: Sequence[Stack],
-    output: Path | str,
+    folder: Path,
     *,
     name: str,
     labels: Sequence[str],
-    num_folds: int = 3,
-    seed: int = 0,
+    folds: Mapping[str, int],
     progress: bool = False,
-) -> Path:
+) -> None:
     """Write stacks as NIfTI files and the datalist over them.
+
+    The datalist is ``folder/datalist.json``. Its items under ``"training"`` have ``image``, ``label`` (paths relative
+    to the file), ``sha256`` of both, ``subject``, ``phase``, ``fold`` and ``slices``.
 
     Args:
         stacks: the data.
-        output: folder to make; it must not exist, or be empty. It appears whole or not at all.
+        folder: to write into, see :func:`~monai_iln.datasets.folders.new_folder`.
         name: of the data set.
         labels: names of the label values 0, 1, ...
-        num_folds: folds to deal the subjects into, see :func:`~monai_iln.datasets.folds.assign_folds`.
-        seed: of the folds.
+        folds: of every subject.
         progress: whether to show a bar.
 
-    Returns:
-        The path of the datalist, ``output/datalist.json``. Its items under ``"training"`` have ``image``, ``label``
-        (paths relative to the file), ``subject``, ``phase``, ``fold`` and ``slices``.
-
     Raises:
-        UserError: if ``output`` holds something already or cannot be written, or the subjects cannot fill the folds.
+        UserError: if a subject's name cannot be part of a file's name.
     """
-    output = Path(output)
-    folds = assign_folds({stack.subject: stack.stratum for stack in stacks}, num_folds, seed)
-    with new_folder(output) as folder:
-        items = []
-        for stack in tqdm(stacks, desc="Writing", unit="stack", disable=not progress):
-            item: dict[str, Any] = {}
-            for key, array in (("image", stack.image), ("label", stack.label)):
-                file = Path(f"{key}s") / f"{stack.subject}_{stack.phase}.nii.gz"
-                (folder / file.parent).mkdir(exist_ok=True)
-                nifti = nib.Nifti1Image(array, stack.affine)
-                nifti.header.set_xyzt_units("mm")
-                nib.save(nifti, folder / file)
-                item[key] = file.as_posix()
-            item |= {"subject": stack.subject, "phase": stack.phase, "fold": folds[stack.subject]}
-            items.append(item | {"slices": list(stack.slices)})
-        document = {
-            "name": name,
-            "labels": {str(value): label for value, label in enumerate(labels)},
-            "modality": {"0": "MRI"},
-            "numTraining": len(items),
-            "training": items,
-        }
-        (folder / FILE_NAME).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return output / FILE_NAME
+    items = []
+    for stack in tqdm(stacks, desc="Writing", unit="stack", disable=not progress):
+        item: dict[str, Any] = {}
+        for key, array in (("image", _storable(stack.image)), ("label", stack.label)):
+            file = Path(f"{key}s") / f"{stack.subject}_{stack.phase}.nii.gz"
+            if len(file.parts) != 2:
+                raise UserError(f"subject {stack.subject!r}: cannot name a file. Rename it without slashes.")
+            (folder / file.parent).mkdir(exist_ok=True)
+            nifti = nib.Nifti1Image(array, stack.affine)
+            nifti.header.set_xyzt_units("mm")
+            nib.save(nifti, folder / file)
+            item[key] = file.as_posix()
+        item["sha256"] = {key: _sha256(folder / item[key]) for key in ("image", "label")}
+        item |= {"subject": stack.subject, "phase": stack.phase, "fold": folds[stack.subject]}
+        items.append(item | {"slices": list(stack.slices)})
+    document = {
+        "name": name,
+        "labels": {str(value): label for value, label in enumerate(labels)},
+        "modality": {"0": "MRI"},
+        "numTraining": len(items),
+        "training": items,
+    }
+    (folder / FILE_NAME).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _storable(image: NDArray[Any]) -> NDArray[Any]:
+    """NIfTI knows 64-bit integers, many of its readers do not."""
+    if image.dtype.kind in "iu" and image.dtype.itemsize == 8:
+        fits = np.abs(image).max(initial=0) <= np.iinfo(np.int32).max
+        return image.astype(np.int32 if fits else np.float64)
+    return image
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_datalist(path: Path | str) -> list[dict[str, Any]]:
@@ -116,27 +97,59 @@ def read_datalist(path: Path | str) -> list[dict[str, Any]]:
         UserError: if the file is missing or no datalist, an item lacks a key or a file, or a subject has two folds.
     """
     path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
+    return _items(path / FILE_NAME if path.is_dir() else path)[0]
+
+
+def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, Any]]:
+    """Read a datalist and look into every file that it names.
+
+    Args:
+        path: as for :func:`read_datalist`.
+        progress: whether to show a bar.
+
+    Returns:
+        The items, as :func:`read_datalist`.
+
+    Raises:
+        UserError: as :func:`read_datalist`, and if a file cannot be read or is not the one whose SHA-256 the item has,
+            image and label differ in shape or affine, or a label holds values that are not under ``"labels"``.
+    """
+    path = Path(path)
+    items, values = _items(path / FILE_NAME if path.is_dir() else path)
+    for item in tqdm(items, desc="Checking", unit="stack", disable=not progress):
+        _check_files(item, values)
+    return items
+
+
+def _items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The items of a datalist and the label values that it names, none if it names none."""
     try:
-        items = json.loads(path.read_text(encoding="utf-8"))["training"]
-        items = [dict(item) for item in items]
+        document = json.loads(path.read_text(encoding="utf-8"))
+        items = [dict(item) for item in document["training"]]
+        values = [int(value) for value in document.get("labels", ())]
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: no such datalist. Give the folder that 'monai-iln prepare' wrote, or make it first: "
             "monai-iln prepare sunnybrook --source DIR --output DIR."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: not a datalist ({type(error).__name__}: {error}). It must be JSON with a list of items under "
             "'training': write it again with 'monai-iln prepare'."
         ) from error
     folds: dict[Any, Any] = {}
     for number, item in enumerate(items):
-        missing = [key for key in _KEYS if key not in item]
+        missing = [key for key in _KINDS if key not in item]
         if missing:
             raise UserError(
-                f"{path}: item {number} has no {', '.join(missing)}. Every item needs {', '.join(_KEYS)}: add it."
+                f"{path}: item {number} has no {', '.join(missing)}. Every item needs {', '.join(_KINDS)}: add it."
             )
+        for key, kind in _KINDS.items():
+            # JSON's true is an int to Python, but no fold.
+            if not isinstance(item[key], kind) or isinstance(item[key], bool) or "\0" in str(item[key]):
+                raise UserError(
+                    f"{path}: {key} of item {number} is {item[key]!r}. It must be {_NAMES[kind]}: correct it."
+                )
         for key in ("image", "label"):
             item[key] = str(path.parent / item[key])
             if not Path(item[key]).is_file():
@@ -148,7 +161,33 @@ def read_datalist(path: Path | str) -> list[dict[str, Any]]:
             )
     if not items:
         raise UserError(f"{path}: no items under 'training'. A datalist needs at least one: prepare the data again.")
-    return items
+    return items, values
+
+
+def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> None:
+    """Refuse files that are not those that were written, or do not belong together."""
+    recorded = item.get("sha256")
+    for key, expected in recorded.items() if isinstance(recorded, dict) else ():
+        if key in ("image", "label") and _sha256(Path(item[key])) != expected:
+            raise UserError(
+                f"{item[key]}: not the file that was prepared, its SHA-256 differs. Restore it; if you changed it on "
+                f"purpose, remove its sha256 from {FILE_NAME}."
+            )
+    image = read_header(item["image"])
+    label, affine = read_volume(item["label"])
+    aligned = same_place(image.affine, affine)
+    if len(image.shape) != 3 or image.shape != label.shape or not aligned:
+        affines = "alike" if aligned else "different"
+        raise UserError(
+            f"{item['image']}: shape {image.shape}, its label {label.shape}, affines {affines}. Both must be stacks "
+            "(H, W, Z) of one shape and affine: resample or export the label again."
+        )
+    found = np.unique(label)
+    if values and not np.isin(found, values).all():
+        raise UserError(
+            f"{item['label']}: holds the values {found[:8]}. The datalist names {values} under 'labels': correct the "
+            "file, or add what its values mean."
+        )
 
 
 def split_datalist(path: Path | str, fold: int, validation_every: int | None = 10) -> dict[str, list[dict[str, Any]]]:
@@ -166,10 +205,9 @@ def split_datalist(path: Path | str, fold: int, validation_every: int | None = 1
         ``{"training": [...], "validation": [...], "test": [...]}``, items of the datalist.
 
     Raises:
-        UserError: as :func:`read_datalist`, and if the fold does not exist or leaves too few subjects to train on, or
-            an image and its label differ in shape or affine.
+        UserError: as :func:`check_datalist`, and if the fold does not exist or leaves too few subjects to train on.
     """
-    items = read_datalist(path)
+    items = check_datalist(path)
     folds = sorted({item["fold"] for item in items})
     if fold not in folds:
         raise UserError(f"{path}: fold {fold!r} does not exist. It has the folds {folds}: choose one of them.")
@@ -184,25 +222,9 @@ def split_datalist(path: Path | str, fold: int, validation_every: int | None = 1
         )
     parts: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "test": []}
     for item in items:
-        _check_geometry(item)
         part = "test" if item["fold"] == fold else "validation" if item["subject"] in held_out else "training"
         parts[part].append(item)
     return parts
-
-
-def _check_geometry(item: dict[str, Any]) -> None:
-    """Refuse an image and a label that do not lie on one another, or cannot be read."""
-    try:
-        image, label = nib.load(item["image"]), nib.load(item["label"])
-    except (OSError, ValueError, ImageFileError) as error:
-        raise UserError(f"{item['image']} or its label: cannot be read as NIfTI ({error}). Write it again.") from error
-    aligned = np.allclose(image.affine, label.affine, atol=1e-3)
-    if len(image.shape) != 3 or image.shape != label.shape or not aligned:
-        affines = "alike" if aligned else "different"
-        raise UserError(
-            f"{item['image']}: shape {image.shape}, its label {label.shape}, affines {affines}. Both must be stacks "
-            "(H, W, Z) of one shape and affine: resample or export the label again."
-        )
 
 
 def slice_items(stacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -210,7 +232,7 @@ def slice_items(stacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"image": item["image"], "label": item["label"], "slice": index}
         for item in stacks
-        for index in range(nib.load(item["image"]).shape[-1])
+        for index in range(read_header(item["image"]).shape[-1])
     ]
 
 

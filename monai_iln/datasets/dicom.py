@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,19 @@ from pydicom.pixels import apply_rescale
 
 from monai_iln.errors import UserError
 
+MAX_PIXELS = 4096**2  # a short-axis image has 512 x 512 at most; a damaged header may claim anything
+
+_TAGS = [
+    "InstanceNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SeriesInstanceUID",
+    "Rows",
+    "Columns",
+    "SpacingBetweenSlices",
+    "SliceThickness",
+]
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _SAME_SLICE_MM = 0.5  # frames closer along the normal than this are one slice; real slices lie 5 mm apart and more
 
@@ -50,16 +66,21 @@ def read_frame(path: Path) -> Frame:
         UserError: if it is no DICOM image, or says not where it lies.
     """
     try:
-        with disable_value_validation():  # real Sunnybrook headers hold invalid UIDs, of which nothing is used
-            header = pydicom.dcmread(path, stop_before_pixels=True)
+        with _quiet():
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
             orientation = [float(v) for v in header.ImageOrientationPatient]
             x, y, z = (float(v) for v in header.ImagePositionPatient)
             rows, columns = (float(v) for v in header.PixelSpacing)
-            return Frame(
+            frame = Frame(
                 path=path,
                 instance=int(header.InstanceNumber),
-                # Some series share one UID with their localizers: folder and geometry tell them apart.
-                series=(str(path.parent), str(header.SeriesInstanceUID), *(f"{v:.3f}" for v in orientation)),
+                # Some series share one UID with others: folder, start of the name and geometry tell them apart.
+                series=(
+                    str(path.parent),
+                    re.sub(r"-?\d+$", "", path.stem),
+                    str(header.SeriesInstanceUID),
+                    *(f"{v:.3f}" for v in orientation),
+                ),
                 shape=(int(header.Rows), int(header.Columns)),
                 position=(x, y, z),
                 row_direction=(orientation[0], orientation[1], orientation[2]),
@@ -67,12 +88,18 @@ def read_frame(path: Path) -> Frame:
                 spacing=(rows, columns),
                 slice_step=float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0),
             )
+        # Written so that a value that is no number fails, too.
+        if not 0.99 < np.linalg.norm(frame.normal) < 1.01 or not abs(frame.depth) < 1e5 or not 0 < rows * columns < 1e4:
+            raise ValueError(f"orientation {orientation}, position {(x, y, z)}, spacing {(rows, columns)}")
+        if not 0 < frame.shape[0] * frame.shape[1] <= MAX_PIXELS:
+            raise ValueError(f"claims {frame.shape[0]} x {frame.shape[1]} pixels")
     except Exception as error:  # pydicom raises many kinds on damaged headers
         raise UserError(
             f"{path}: cannot be read as a DICOM image ({type(error).__name__}: {error}). A frame needs InstanceNumber, "
             "ImagePositionPatient, ImageOrientationPatient, PixelSpacing and its size. Download the file again, or "
             "remove it."
         ) from error
+    return frame
 
 
 def read_pixels(frame: Frame) -> NDArray[np.generic]:
@@ -82,29 +109,45 @@ def read_pixels(frame: Frame) -> NDArray[np.generic]:
         UserError: if the pixel data are missing, truncated, or not one grey image of the size that the header says.
     """
     try:
-        with disable_value_validation():  # as in read_frame
+        with _quiet():
             dataset = pydicom.dcmread(frame.path)
+            claimed = (dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1), dataset.SamplesPerPixel)
+            if claimed != (*frame.shape, 1, 1):  # before anything of that size is unpacked
+                raise ValueError(f"rows, columns, frames and samples of {claimed}, where one grey image is expected")
             pixels: NDArray[np.generic] = apply_rescale(dataset.pixel_array, dataset)
+        if pixels.shape != frame.shape or not np.isfinite(pixels).all():
+            raise ValueError(f"pixels of shape {pixels.shape}, where {frame.shape} finite numbers are expected")
     except Exception as error:  # pydicom raises many kinds on damaged pixel data
         raise UserError(
             f"{frame.path}: the header can be read, the pixel data cannot ({error}). The file is truncated or "
             "damaged. Download it again, or remove it together with its contours."
         ) from error
-    if pixels.shape != frame.shape:
-        raise UserError(
-            f"{frame.path}: pixel data of shape {pixels.shape}. A short-axis frame is one grey image of "
-            f"{frame.shape[0]} x {frame.shape[1]} pixels. Convert or remove the file."
-        )
     return pixels
 
 
-def find_series(folder: Path) -> list[list[Frame]]:
-    """All series of ``.dcm`` files under a folder: frames of one folder, UID and orientation, by InstanceNumber."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Real Sunnybrook headers hold invalid UIDs, of which nothing is used: pydicom shall not warn of them."""
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[Path, UserError]]]:
+    """All series of ``.dcm`` files in and below folders, and the files that cannot be read.
+
+    A series is what shares folder, start of the file name, UID and orientation, by InstanceNumber.
+    """
     series: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
-    for path in sorted(folder.rglob("*.dcm")):
-        frame = read_frame(path)
-        series[frame.series].append(frame)
-    return [sorted(frames, key=lambda f: f.instance) for frames in series.values()]
+    damaged = []
+    for path in sorted({path for folder in folders for path in folder.rglob("*") if path.suffix.lower() == ".dcm"}):
+        try:
+            frame = read_frame(path)
+        except UserError as error:
+            damaged.append((path, error))
+        else:
+            series[frame.series].append(frame)
+    return [sorted(frames, key=lambda f: f.instance) for frames in series.values()], damaged
 
 
 def split_slices(frames: Sequence[Frame]) -> list[list[Frame]]:
@@ -121,6 +164,21 @@ def split_slices(frames: Sequence[Frame]) -> list[list[Frame]]:
     for slice_ in slices:
         slice_.sort(key=lambda f: f.instance)
     return sorted(slices, key=lambda s: s[0].instance)
+
+
+def number_frames(frames: Sequence[Frame]) -> dict[int, tuple[int, int, Frame]]:
+    """Slice and phase, from 0, of every frame, by InstanceNumber.
+
+    Where numbers run through the phases of one slice after the other, they tell, also with files missing; otherwise the
+    order of the frames in their slices does.
+    """
+    slices = split_slices(frames)
+    phases = max(map(len, slices), default=1)
+    for first in (1, 0):  # InstanceNumbers count from 1, some file names from 0
+        runs = [{(frame.instance - first) // phases for frame in slice_} for slice_ in slices]
+        if all(len(run) == 1 for run in runs) and len(set.union(*runs, set())) == len(runs):
+            return {frame.instance: (*divmod(frame.instance - first, phases), frame) for frame in frames}
+    return {frame.instance: (s, p, frame) for s, slice_ in enumerate(slices) for p, frame in enumerate(slice_)}
 
 
 def stack_affine(frames: Sequence[Frame]) -> NDArray[np.float64]:
@@ -166,7 +224,9 @@ def read_stack(folder: Path | str, phase: int | None = None) -> tuple[NDArray[np
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Give the folder that holds the DICOM files of one stack.")
-    series = find_series(folder)
+    series, damaged = find_series([folder])
+    if damaged:
+        raise damaged[0][1]
     if len(series) != 1:
         found = ", ".join(f"{len(frames)} files in {frames[0].path.parent}" for frames in series) or "no .dcm file"
         raise UserError(

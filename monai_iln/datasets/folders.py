@@ -11,6 +11,19 @@ from pathlib import Path
 from monai_iln.errors import UserError
 
 
+def require_new(output: Path) -> None:
+    """Refuse a folder that holds something, before long work is done for it.
+
+    Raises:
+        UserError: if ``output`` is anything but absent or an empty folder, or cannot be looked into.
+    """
+    try:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"{output}: is not an empty folder. Nothing is overwritten: choose another, or empty it.")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be looked into ({error}). Choose another folder.") from error
+
+
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
     """Fill a folder beside ``output`` and give it that name at the end, so that nothing half-written has it.
@@ -24,8 +37,7 @@ def new_folder(output: Path) -> Iterator[Path]:
     Raises:
         UserError: if ``output`` holds something already, or writing fails.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: is not an empty folder. Nothing is overwritten: choose another, or empty it.")
+    require_new(output)
     partial = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,104 +1,266 @@
 """Sunnybrook Cardiac Data: short-axis cine MRI of 45 subjects with contours of the left ventricle at ED and ES.
 
-Two layouts are read. *official*: DICOM folders, text contours and the patient table as the Cardiac Atlas Project
-distributes them. *png*: the SegNetCMR mirror, 8-bit images and masks of the labelled frames alone.
+The same data are about in several layouts, all of them read here, whole or in part:
+
+========== ========================================================= ===============================================
+copy       images                                                    labels
+========== ========================================================= ===============================================
+official   ``SCD_IMAGES_01/SCD0000101/CINESAX_300/IM-0003-0048.dcm`` ``SCD_ManualContours/SC-HF-I-01/contours-manual/``
+                                                                     ``IRCCI-expert/IM-0001-0048-icontour-manual.txt``
+challenge  ``challenge_training/SC-HF-I-1/IM-0004-0048.dcm``         as above, elsewhere
+arterys    ``dicoms/SCD0000101/48.dcm``                              ``contourfiles/SC-HF-I-1/i-contours/IM-0001-...``
+png        ``Images/Sunnybrook_Part1/SC-HF-I-01-IM-0001-0048.dcm.png``, masks under the same names in ``Labels``
+========== ========================================================= ===============================================
+
+The first three are one layout, *dicom*: DICOM files and text contours anywhere below the source, joined by folders that
+are named after subjects, or after patients that a CSV table (``scd_patientdata.csv``, ``link.csv``) joins to subjects.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from monai_iln.datasets.contours import rasterize, read_contour
-from monai_iln.datasets.datalist import DataWarning, Stack
-from monai_iln.datasets.dicom import Frame, find_series, read_pixels, split_slices, stack_affine, uneven_steps
+from monai_iln.datasets.contoured import LabelledFrame, copied_contours, make_stacks, name_phases, read_cine
+from monai_iln.datasets.contours import FILE_NAME, STRUCTURES
+from monai_iln.datasets.dicom import MAX_PIXELS, find_series
+from monai_iln.datasets.stacks import Finding, Reading
 from monai_iln.errors import UserError
 
-LAYOUTS = ("official", "png")
-_PNG_NAME = re.compile(r"(?P<subject>.+)-IM-\d+-(?P<instance>\d+)\.dcm\.png")
-_CONTOUR_NAME = re.compile(r"IM-\d+-(?P<instance>\d+)-icontour-manual\.txt")
+LAYOUTS = ("dicom", "png")
+_PNG_NAME = re.compile(r"(?P<subject>.+)-IM-\d+-(?P<number>\d{1,9})\.dcm\.png")
+_SUBJECT = re.compile(r".*[A-Za-z].*-\d+")
 _PNG_PHASES = 20  # the mirror keeps the numbering of the cine series, 20 phases a slice, without their headers
 
+Contoured = dict[str, dict[int, dict[str, Path]]]
+Files = Mapping[Path, tuple[str, ...]]
 
-def read_sunnybrook(source: Path | str, layout: str | None = None, progress: bool = False) -> list[Stack]:
+
+def read_sunnybrook(
+    sources: Path | str | Sequence[Path | str],
+    *,
+    label: str = "endocardium",
+    layout: str | None = None,
+    progress: bool = False,
+) -> Reading:
     """Read every labelled frame, one stack for each subject and phase.
 
     Args:
-        source: the folder with ``SCD_IMAGES_*``, ``SCD_ManualContours`` and ``scd_patientdata.csv`` (official), or with
-            the mirror's ``Images`` and ``Labels`` folders somewhere below (png).
-        layout: ``"official"`` or ``"png"``; ``None`` finds out.
+        sources: folders that hold the data somewhere below; images and contours may lie in different ones.
+        label: ``"endocardium"`` (what it encloses), ``"epicardium"``, ``"myocardium"`` (between the two) or
+            ``"papillary-muscles"``. The last three were outlined on some frames only, mostly at ED; the mirror has the
+            first alone.
+        layout: ``"dicom"`` or ``"png"``; ``None`` finds out.
         progress: whether to show a bar.
 
     Returns:
-        Stacks by subject, ED before ES, slices in the order of the series (base to apex). Of the two labelled phases
-        ED is the one with the larger cavity. The mirror does not know sizes: its affine is the identity.
+        Stacks by subject, ED before ES, slices in the order of the series (base to apex), and what was found wrong. The
+        mirror does not know sizes: its affine is the identity.
 
     Raises:
-        UserError: if the folder is missing or has neither layout or both, or a file is damaged or inconsistent.
-
-    Warns:
-        DataWarning: for every subject left out because it has images or contours only.
+        UserError: if a source is missing, the sources hold none of the layouts or both, no subject has image and label,
+            or tables or contours contradict one another.
     """
-    source = Path(source)
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder. Give the folder that holds the Sunnybrook data.")
-    found = [name for name in LAYOUTS if _MARKS[name](source)]
+    paths = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder. Give the folder that holds the Sunnybrook data.")
+    if label not in STRUCTURES:
+        raise UserError(f"label {label!r}: Sunnybrook has {', '.join(STRUCTURES)}. Choose one of them.")
+    files = {file: names for path in paths for file, names in _walk(path)}
+    images, contours = _png_images(files), [file for file in files if FILE_NAME.fullmatch(file.name)]
+    found = [name for name, marks in zip(LAYOUTS, (contours, images), strict=True) if marks]
+    shown = ", ".join(map(str, paths))
     if layout is None and len(found) > 1:
-        raise UserError(f"{source}: holds the layouts {' and '.join(found)}. Choose one with --layout.")
+        raise UserError(f"{shown}: holds the layouts {' and '.join(found)}. Choose one with --layout.")
     if not found or layout not in (None, *found):
-        entries = ", ".join(sorted(entry.name for entry in source.iterdir())[:5]) or "nothing"
+        entries = ", ".join(sorted(entry.name for path in paths if path.is_dir() for entry in path.iterdir())[:5])
         wanted = (
             "one of the layouts" if layout is None else f"the layout {layout}, only {' and '.join(found) or 'none'}"
         )
         raise UserError(
-            f"{source}: not {wanted}; it holds {entries}. Sunnybrook data are either SCD_IMAGES_*, SCD_ManualContours "
-            "and scd_patientdata.csv (official) or Images and Labels with names like SC-N-02-IM-0001-0020.dcm.png "
-            "(png). Give the folder above those."
+            f"{shown}: not {wanted}; it holds {entries or 'nothing'}. Sunnybrook data are DICOM files with text "
+            "contours like IM-0001-0048-icontour-manual.txt (dicom), or Images and Labels with names like "
+            "SC-N-02-IM-0001-0020.dcm.png (png). Give the folder above those."
         )
-    return _READERS[layout or found[0]](source, progress)
+    if (layout or found[0]) == "dicom":
+        return _read_dicom(shown, files, label, progress)
+    if label != "endocardium":
+        raise UserError(f"label {label!r}: the PNG mirror has the endocardium only. Choose that, or the DICOM data.")
+    return _read_png(images, progress)
 
 
-def _read_png(source: Path, progress: bool) -> list[Stack]:
-    frames: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in sorted(source.rglob("*.dcm.png")):
-        match = _PNG_NAME.fullmatch(path.name)
-        if match is None or not _is_image(path):
+def _walk(source: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """All files, with the names of the folders that they lie in, the source's own first."""
+    if source.is_file():
+        yield source, ()
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            yield file, (source.name, *file.relative_to(source).parts[:-1])
+
+
+def _name(subject: str) -> str:
+    """One spelling of a subject: SC-HF-I-1 and SC-HF-I-01 are the same."""
+    return re.sub(r"-0*(\d+)$", lambda match: f"-{int(match[1]):02d}", subject)
+
+
+def _stratum(subject: str) -> str:
+    """The group of pathology, which the names tell."""
+    return re.sub(r"-\d+$", "", subject)
+
+
+def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Reading:
+    contours, patients = _find_contours(files), _read_tables(files)
+    folders: dict[str, set[Path]] = defaultdict(set)
+    for folder, names in {(file.parent, names) for file, names in files.items() if file.suffix.lower() == ".dcm"}:
+        for part in reversed(names):
+            subject = patients.get(part, _name(part))
+            if part in patients or subject in contours or subject in patients.values():
+                folders[subject].add(folder)
+                break
+    doubts = defaultdict(list)
+    for number, finding in copied_contours(contours):
+        doubts[finding.subject].append((number, finding))
+    reading = Reading([], [])
+    for subject in tqdm(sorted(contours), desc="Sunnybrook", unit="subject", disable=not progress):
+        series, damaged = find_series(folders[subject]) if subject in folders else ([], [])
+        stacks, findings = read_cine(subject, _stratum(subject), series, contours[subject], label, doubts[subject])
+        reading.stacks.extend(stacks)
+        reading.findings.extend(Finding("unreadable", subject, "", None, str(p), str(e)) for p, e in damaged)
+        reading.findings.extend(findings)
+    for subject in sorted(folders.keys() - contours.keys()):
+        file = str(min(folders[subject]))
+        reading.findings.append(Finding("no-label", subject, "", None, file, "DICOM files without contours"))
+    if not reading.stacks:
+        first = next((f for f in reading.findings if f.reason == "unreadable"), None)
+        why = f" The first of {len(reading.findings)} findings: {first.detail}" if first else ""
+        raise UserError(
+            f"{source}: no subject has an image with a contour of the {label}. {len(contours)} subjects have contours, "
+            f"{len(folders)} have DICOM files. Those lie in folders named after the subject, or after a patient that "
+            f"scd_patientdata.csv or link.csv joins to one: add what is missing.{why}"
+        )
+    return reading
+
+
+def _find_contours(files: Files) -> Contoured:
+    """The contour files of every subject and frame; copies that are alike count once."""
+    contours: Contoured = defaultdict(lambda: defaultdict(dict))
+    for path, names in files.items():
+        match = FILE_NAME.fullmatch(path.name)
+        if match is None:
             continue
-        subject, instance = match["subject"], int(match["instance"])
-        if instance in frames[subject]:
+        folder = next((part for part in reversed(names) if _SUBJECT.fullmatch(part)), None)
+        if folder is None:
             raise UserError(
-                f"{path}: the same frame as {frames[subject][instance]}. A frame must be there once: remove one copy."
+                f"{path}: whose contour is it? Contours lie below a folder that is named after their subject, such as "
+                "SC-HF-I-01: move it there, or remove it."
             )
-        frames[subject][instance] = path
-    stacks = []
-    for subject, images in tqdm(sorted(frames.items()), desc="Sunnybrook", unit="subject", disable=not progress):
-        places = {instance: divmod(instance - 1, _PNG_PHASES) for instance in images}
-        pixels = {instance: _read_grey(path) for instance, path in images.items()}
-        masks = {instance: _read_mask(path) for instance, path in images.items()}
-        stacks += _make_stacks(subject, places, pixels, masks, lambda _: np.eye(4))
-    return stacks
+        kinds = contours[_name(folder)][int(match["number"])]
+        twin = kinds.setdefault(match["kind"].lower(), path)
+        if twin != path and not _same_bytes(twin, path):
+            raise UserError(
+                f"{path}: the same frame as {twin}, but another contour. A frame has one contour of a kind: keep those "
+                "of one reader, or give the folders of one copy with --source."
+            )
+    return contours
 
 
-def _is_image(path: Path) -> bool:
-    """Whether a file of the mirror is an image, not a mask: the nearest of the two folder names tells."""
-    return next((part for part in reversed(path.parts) if part in ("Images", "Labels")), None) == "Images"
+def _same_bytes(one: Path, other: Path) -> bool:
+    try:
+        return one.read_bytes() == other.read_bytes()
+    except OSError as error:
+        raise UserError(f"{one} or {other}: cannot be read ({error}). Copy or download it again.") from error
+
+
+def _read_tables(files: Files) -> dict[str, str]:
+    """The subject of every patient, from all CSV tables with a column for each."""
+    subjects: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for path in files:
+        if path.suffix.lower() != ".csv":
+            continue
+        for patient, subject in _read_table(path):
+            if subjects.setdefault(patient, subject) != subject or owners.setdefault(subject, patient) != patient:
+                raise UserError(
+                    f"{path}: {patient} and {subject} are joined, but to others elsewhere in the tables. Subjects and "
+                    "image folders belong together one to one, or images of one person end up in two folds: correct "
+                    "the table."
+                )
+    return subjects
+
+
+def _read_table(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            columns = {re.sub(r"\W|_", "", name or "").lower(): name for name in rows.fieldnames or ()}
+            if {"patientid", "originalid"} <= columns.keys():
+                for row in rows:
+                    patient, subject = row[columns["patientid"]], row[columns["originalid"]]
+                    if patient and subject:
+                        yield patient.strip(), _name(subject.strip())
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path}: cannot be read as a table ({error}). Download it from the same place as the images, or remove it."
+        ) from error
+
+
+def _png_images(files: Files) -> list[Path]:
+    """The images of the mirror; the nearest of two folder names tells them from masks."""
+    return [
+        path
+        for path, names in files.items()
+        if _PNG_NAME.fullmatch(path.name)
+        and next((part for part in reversed(names) if part in ("Images", "Labels")), None) == "Images"
+    ]
+
+
+def _read_png(images: Sequence[Path], progress: bool) -> Reading:
+    frames: dict[str, dict[int, Path]] = defaultdict(dict)
+    reading = Reading([], [])
+    for path in images:
+        match = _PNG_NAME.fullmatch(path.name)
+        assert match is not None
+        twin = frames[_name(match["subject"])].setdefault(int(match["number"]), path)
+        if twin != path and not _same_bytes(twin, path):
+            raise UserError(
+                f"{path}: the same frame as {twin}, but another image. A frame must be there once: keep one."
+            )
+    for subject, numbers in tqdm(sorted(frames.items()), desc="Sunnybrook", unit="subject", disable=not progress):
+        labelled = []
+        for number, path in sorted(numbers.items()):
+            slice_, phase = divmod(number - 1, _PNG_PHASES)
+            try:
+                image, mask = _read_grey(path), _read_mask(path)
+            except UserError as error:
+                reading.findings.append(Finding("unreadable", subject, "", slice_ + 1, str(path), str(error)))
+                continue
+            labelled.append(LabelledFrame(slice_, phase, image, mask, mask, path))
+        names = name_phases(labelled, _PNG_PHASES)
+        stacks, findings = make_stacks(subject, _stratum(subject), labelled, names, lambda _: np.eye(4))
+        reading.stacks.extend(stacks)
+        reading.findings.extend(findings)
+    if not reading.stacks:
+        raise UserError(f"{images[0].parent}: no image with a mask. {reading.findings[0].detail}")
+    return reading
 
 
 def _read_grey(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels")
             return np.asarray(image.convert("L"), dtype=np.uint8)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:  # PIL calls a broken PNG a SyntaxError
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        # PIL calls a broken PNG a SyntaxError
         raise UserError(f"{path}: cannot be read as an image ({error}). Copy or download it again.") from error
 
 
@@ -110,174 +272,3 @@ def _read_mask(image: Path) -> NDArray[np.uint8]:
     if not np.isin(values, (0, 255)).all():
         raise UserError(f"{Path(*parts)}: holds the values {values[:5]}. A mask holds 0 and 255 only: export it again.")
     return (mask > 0).astype(np.uint8)
-
-
-def _read_official(source: Path, progress: bool) -> list[Stack]:
-    folders = {path.name: path for path in sorted(source.glob("SCD_IMAGES_*/*")) if path.is_dir()}
-    contours = _find_contours(source)
-    patients = _read_patient_table(source)
-    left_out = sorted(_padded(original) for original, patient in patients.items() if patient in folders)
-    stacks = []
-    for subject in tqdm(sorted(contours), desc="Sunnybrook", unit="subject", disable=not progress):
-        patient = patients.get(_unpadded(subject))
-        if patient is None:
-            raise UserError(
-                f"{source / 'scd_patientdata.csv'}: {subject} is missing. The table must name the image folder of "
-                "every subject with contours: add the row, or remove the contours."
-            )
-        if patient not in folders:
-            warnings.warn(DataWarning(f"{subject} left out: contours without images ({patient})."), stacklevel=3)
-            continue
-        left_out.remove(_padded(_unpadded(subject)))
-        frames = _short_axis(folders[patient], subject, set(contours[subject]))
-        numbered = {frame.instance: (s, p) for s, row in enumerate(split_slices(frames)) for p, frame in enumerate(row)}
-        by_instance = {frame.instance: frame for frame in frames}
-        pixels = {instance: read_pixels(by_instance[instance]) for instance in contours[subject]}
-        masks = {i: rasterize(read_contour(path), by_instance[i].shape) for i, path in contours[subject].items()}
-        places = {instance: numbered[instance] for instance in contours[subject]}
-        stacks += _make_stacks(subject, places, pixels, masks, _affine_of(subject, by_instance))
-    for subject in left_out:
-        warnings.warn(DataWarning(f"{subject} left out: a DICOM series without contours."), stacklevel=3)
-    if not stacks:
-        raise UserError(
-            f"{source}: no subject has both images and contours. SCD_ManualContours/<subject>/contours-manual must "
-            "hold contours of the subjects in SCD_IMAGES_*: download the missing part."
-        )
-    return stacks
-
-
-def _find_contours(source: Path) -> dict[str, dict[int, Path]]:
-    contours: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in sorted(source.glob("SCD_ManualContours/*/contours-manual/*/*icontour*.txt")):
-        match = _CONTOUR_NAME.fullmatch(path.name)
-        if match is None:
-            continue
-        subject, instance = path.parents[2].name, int(match["instance"])
-        twin = next((name for name in contours if name != subject and _unpadded(name) == _unpadded(subject)), None)
-        if twin is not None:
-            raise UserError(f"{path.parents[2]}: the same subject as {twin}. A subject has one folder: keep one.")
-        if instance in contours[subject]:
-            raise UserError(
-                f"{path}: the same frame as {contours[subject][instance]}. A frame has one endocardial contour: "
-                "keep the contours of one reader."
-            )
-        contours[subject][instance] = path
-    return contours
-
-
-def _read_patient_table(source: Path) -> dict[str, str]:
-    """The image folder of every unpadded subject id."""
-    path = source / "scd_patientdata.csv"
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(_unpadded(row["OriginalID"]), row["PatientID"]) for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error!r}). It must hold the columns PatientID and OriginalID, which join images "
-            "and contours: download it from the same place as the images."
-        ) from error
-    for column in map(list[str], zip(*rows, strict=True)):
-        doubled = [value for value, count in Counter(column).items() if count > 1]
-        if doubled:
-            raise UserError(
-                f"{path}: {doubled[0]} occurs more than once. Subjects and image folders belong together one to one, "
-                "or images of one person end up in two folds: correct the table."
-            )
-    return dict(rows)
-
-
-def _unpadded(subject: str) -> str:
-    return re.sub(r"-0*(\d+)$", r"-\1", subject)
-
-
-def _padded(subject: str) -> str:
-    return re.sub(r"-0*(\d+)$", lambda match: f"-{int(match[1]):02d}", subject)
-
-
-def _short_axis(folder: Path, subject: str, contoured: set[int]) -> list[Frame]:
-    """The one series that holds every contoured number once and is a stack; names prove nothing."""
-    series = find_series(folder)
-    candidates = [
-        frames
-        for frames in series
-        if contoured <= {frame.instance for frame in frames}
-        and len({frame.instance for frame in frames}) == len(frames)
-        and len(split_slices(frames)) > 1
-    ]
-    if len(candidates) != 1:
-        found = "; ".join(f"{frames[0].path.parent.name} with {len(frames)} files" for frames in series) or "no series"
-        raise UserError(
-            f"{folder}: {len(candidates)} series hold all the frames {min(contoured)} to {max(contoured)} that the "
-            f"contours of {subject} name; exactly one must. Found {found}. Add the missing files, or remove the wrong "
-            "series or contours."
-        )
-    return candidates[0]
-
-
-def _affine_of(subject: str, frames: Mapping[int, Frame]) -> Callable[[list[int]], NDArray[np.float64]]:
-    def affine(instances: list[int]) -> NDArray[np.float64]:
-        members = [frames[instance] for instance in instances]
-        if uneven_steps(members):
-            warnings.warn(
-                DataWarning(f"{subject}: its labelled slices are not evenly spaced; the affine holds the mean step."),
-                stacklevel=2,
-            )
-        return stack_affine(members)
-
-    return affine
-
-
-def _make_stacks(
-    subject: str,
-    places: Mapping[int, tuple[int, int]],
-    pixels: Mapping[int, NDArray[Any]],
-    masks: Mapping[int, NDArray[np.uint8]],
-    affine: Callable[[list[int]], NDArray[np.float64]],
-) -> list[Stack]:
-    """Sort labelled frames into an ED and an ES stack; ``places`` are their (slice, phase), from 0."""
-    sizes = {array.shape for array in (*pixels.values(), *masks.values())}
-    if len(sizes) > 1:
-        raise UserError(f"{subject}: images and masks of sizes {sorted(sizes)}. A subject has one: remove the others.")
-    phases: dict[int, list[int]] = defaultdict(list)
-    for instance in sorted(places, key=lambda i: places[i]):
-        phases[places[instance][1]].append(instance)
-    if len(phases) != 2:
-        counts = ", ".join(f"phase {phase + 1}: {len(members)}" for phase, members in sorted(phases.items()))
-        raise UserError(
-            f"{subject}: labelled frames in {len(phases)} phases ({counts}). Sunnybrook labels exactly two, ED and ES: "
-            "correct the frame numbers, or remove the subject."
-        )
-
-    empty = [instance for instance, mask in masks.items() if not mask.any()]
-    if empty:
-        raise UserError(
-            f"{subject}: the contour or mask of frame {empty[0]} covers no pixel of the image. A labelled frame shows "
-            "the ventricle: check that contour and image belong together, or remove the contour."
-        )
-    first, second = phases.values()
-    # Base and apex may be labelled in one phase only: compare what both have.
-    common = {places[instance][0] for instance in first} & {places[instance][0] for instance in second}
-
-    def cavity(instances: Iterable[int]) -> int:
-        return int(sum(masks[i].sum() for i in instances if places[i][0] in common or not common))
-
-    ordered = sorted(phases.values(), key=cavity, reverse=True)
-    return [
-        Stack(
-            subject=subject,
-            phase=name,
-            stratum=re.sub(r"-\d+$", "", subject),
-            image=np.stack([pixels[instance] for instance in instances], axis=-1),
-            label=np.stack([masks[instance] for instance in instances], axis=-1),
-            affine=affine(instances),
-            slices=tuple(places[instance][0] + 1 for instance in instances),
-        )
-        for name, instances in zip(("ED", "ES"), ordered, strict=True)
-    ]
-
-
-_MARKS: dict[str, Callable[[Path], bool]] = {
-    "official": lambda source: any(source.glob("SCD_IMAGES_*")) or (source / "SCD_ManualContours").is_dir(),
-    "png": lambda source: any(map(_is_image, source.rglob("*.dcm.png"))),
-}
-_READERS = {"official": _read_official, "png": _read_png}

@@ -23,7 +23,17 @@ def test_rasterize_fills_rows_by_y_and_includes_the_outline():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1 2\n3 4\n", "1 2\n3 4\n5\n", "1 2\n3 nan\n5 6\n", "a b\nc d\ne f\n", "é\n", "1 2 3\n" * 3]
+    "text",
+    [
+        "",
+        "1 2\n3 4\n",
+        "1 2\n3 4\n5\n",
+        "1 2\n3 nan\n5 6\n",
+        "a b\nc d\ne f\n",
+        "é\n",
+        "1 2 3\n" * 3,
+        "1 2\n3 4\n5 1e300\n",
+    ],
 )
 def test_damaged_contours(tmp_path, text):
     path = write(tmp_path / "contour.txt", text)
@@ -34,3 +44,11 @@ def test_damaged_contours(tmp_path, text):
 def test_missing_contour(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         read_contour(tmp_path / "none.txt")
+
+
+def test_a_file_that_is_no_contour_by_its_size(tmp_path):
+    path = tmp_path / "contour.txt"
+    with path.open("wb") as file:
+        file.truncate(1 << 32)
+    with pytest.raises(UserError, match="4294967296 bytes"):
+        read_contour(path)

@@ -1,11 +1,15 @@
+import hashlib
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_iln.datasets import find_stacks, read_datalist, slice_items, split_datalist, write_datalist
+from monai_iln.datasets import check_datalist, find_stacks, read_datalist, slice_items, split_datalist
+from monai_iln.datasets.datalist import write_datalist
 from monai_iln.errors import UserError
 
 
@@ -29,6 +33,8 @@ def test_written_stacks_are_the_stacks(prepared, stacks):
         np.testing.assert_array_equal(np.asanyarray(label.dataobj), stack.label)
         np.testing.assert_allclose(image.affine, stack.affine, atol=1e-4)
         np.testing.assert_array_equal(image.affine, label.affine)
+        for key in ("image", "label"):
+            assert item["sha256"][key] == hashlib.sha256(Path(item[key]).read_bytes()).hexdigest()
 
 
 def test_splits_never_share_a_subject(prepared):
@@ -92,20 +98,84 @@ def test_missing_and_unreadable(tmp_path):
         read_datalist(tmp_path)
 
 
-def test_output_is_whole_or_not_there(stacks, tmp_path, monkeypatch):
-    full = tmp_path / "full"
-    full.mkdir()
-    (full / "mine").touch()
-    with pytest.raises(UserError, match="is not an empty folder"):
-        write_datalist(stacks, full, name="", labels=())
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fold", "0"),
+        ("fold", True),
+        ("fold", 1.0),
+        ("subject", 3),
+        ("image", ["a"]),
+        ("label", "a\0b"),
+        ("phase", None),
+    ],
+)
+def test_values_of_the_wrong_kind(prepared, tmp_path, key, value):
+    folder = change(prepared, tmp_path, lambda document: document["training"][1].update({key: value}))
+    with pytest.raises(UserError, match=f"{key} of item 1 is .* It must be (text|a whole number): correct it"):
+        read_datalist(folder)
 
-    def disk_full(*_):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nib, "save", disk_full)
-    with pytest.raises(UserError, match="No space left"):
-        write_datalist(stacks, tmp_path / "new", name="", labels=())
-    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+def test_nesting_without_end(tmp_path):
+    (tmp_path / "datalist.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not a datalist"):
+        read_datalist(tmp_path)
+
+
+def relabel(folder, function, forget_hash=True):
+    """Change the first label of a copy."""
+    path = sorted((folder / "labels").iterdir())[0]
+    label = nib.load(path)
+    array, affine = function(np.asanyarray(label.dataobj).copy(), label.affine)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    if forget_hash:
+        document = json.loads((folder / "datalist.json").read_text())
+        for item in document["training"]:
+            item.pop("sha256")
+        (folder / "datalist.json").write_text(json.dumps(document))
+
+
+def with_twos(array, affine):
+    array[0, 0, 0] = 2
+    return array, affine
+
+
+def test_what_was_changed_behind_its_back(prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "copy")
+    assert len(check_datalist(folder)) == 12
+    relabel(folder, lambda array, affine: (array[:, ::-1], affine), forget_hash=False)
+    assert len(read_datalist(folder)) == 12
+    with pytest.raises(UserError, match="not the file that was prepared, its SHA-256 differs"):
+        check_datalist(folder)
+    with pytest.raises(UserError, match="not the file that was prepared"):
+        split_datalist(folder, 0)
+
+
+def test_label_values(prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "copy")
+    relabel(folder, with_twos)
+    with pytest.raises(UserError, match=r"holds the values \[0 1 2\]. The datalist names \[0, 1\] under 'labels'"):
+        check_datalist(folder)
+    document = json.loads((folder / "datalist.json").read_text())
+    del document["labels"]
+    (folder / "datalist.json").write_text(json.dumps(document))
+    assert len(check_datalist(folder)) == 12, "a list of one's own need not name its labels"
+
+
+def test_integers_of_64_bits_are_stored_smaller(stacks, tmp_path):
+    for number, (value, dtype) in enumerate([(1000, np.int32), (2**40, np.float64)]):
+        stack = replace(stacks[0], image=stacks[0].image.astype(np.int64) + value)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_datalist([stack], folder, name="", labels=("background", "x"), folds={stack.subject: 0})
+        image = nib.load(read_datalist(folder)[0]["image"])
+        assert image.get_data_dtype() == dtype
+        np.testing.assert_array_equal(np.asanyarray(image.dataobj), stack.image)
+
+
+def test_a_subject_that_cannot_name_a_file(stacks, tmp_path):
+    with pytest.raises(UserError, match="cannot name a file"):
+        write_datalist([replace(stacks[0], subject="../up")], tmp_path, name="", labels=(), folds={"../up": 0})
 
 
 def test_find_stacks(prepared, official, tmp_path):
@@ -126,14 +196,17 @@ def test_find_stacks(prepared, official, tmp_path):
 @pytest.mark.parametrize("fault", ["shape", "affine", "damage"])
 def test_labels_that_do_not_lie_on_their_images(prepared, tmp_path, fault):
     folder = shutil.copytree(prepared, tmp_path / "copy")
-    path = sorted((folder / "labels").iterdir())[0]
-    label = nib.load(path)
-    array = np.asanyarray(label.dataobj)
+    relabel(
+        folder,
+        {
+            "shape": lambda array, affine: (array[:-1], affine),
+            "affine": lambda array, affine: (array, affine @ np.diag([1, 1, 1.1, 1])),
+            "damage": lambda array, affine: (array, affine),
+        }[fault],
+    )
     if fault == "damage":
-        path.write_bytes(b"no NIfTI")
-    elif fault == "shape":
-        nib.save(nib.Nifti1Image(array[:-1], label.affine), path)
-    else:
-        nib.save(nib.Nifti1Image(array, np.eye(4)), path)
-    with pytest.raises(UserError, match="cannot be read as NIfTI" if fault == "damage" else "of one shape and affine"):
+        sorted((folder / "labels").iterdir())[0].write_bytes(b"no NIfTI")
+    with pytest.raises(
+        UserError, match="cannot be read as a NIfTI" if fault == "damage" else "of one shape and affine"
+    ):
         split_datalist(folder, 0)

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from monai_iln.datasets.folds import assign_folds
+from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
 from monai_iln.errors import UserError
 
 SUBJECTS = {
@@ -34,7 +34,45 @@ def test_seed_out_of_range(seed):
         assign_folds(SUBJECTS, seed=seed)
 
 
-@pytest.mark.parametrize(("count", "num_folds"), [(2, 3), (0, 3), (5, 1)])
+@pytest.mark.parametrize(("count", "num_folds"), [(2, 3), (0, 3), (0, 1), (5, 0)])
 def test_impossible_folds(count, num_folds):
     with pytest.raises(UserError, match=f"{count} subjects cannot fill {num_folds} folds.*choose fewer folds"):
         assign_folds({str(i): "" for i in range(count)}, num_folds)
+
+
+def test_larger_folds_come_last():
+    assert Counter(assign_folds({str(i): "" for i in range(37)}).values()) == {0: 12, 1: 12, 2: 13}
+    groups = {str(i): "abc"[i % 3] for i in range(38)}
+    assert Counter(assign_folds(groups, seed=3).values()) == {0: 12, 1: 13, 2: 13}
+
+
+def test_lists(tmp_path):
+    path = tmp_path / "folds.json"
+    path.write_text('[["a", "gone"], ["c", "b"]]')
+    assert listed_folds({"a": "", "b": "", "c": ""}, read_fold_lists(path)) == {"a": 0, "b": 1, "c": 1}
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ([["a"], ["a", "b"]], "a is listed in the folds 0 and 1"),
+        ([["a"], ["x"]], "1 of 2 subjects are in no fold, such as b"),
+    ],
+)
+def test_lists_that_are_no_folds(lists, message):
+    with pytest.raises(UserError, match=message):
+        listed_folds({"a": "", "b": ""}, lists)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[["a"], [1]]', "[" * 100_000])
+def test_files_that_are_no_lists(tmp_path, text):
+    path = tmp_path / "folds.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="cannot be read as folds"):
+        read_fold_lists(path)
+    with pytest.raises(UserError, match="cannot be read as folds"):
+        read_fold_lists(tmp_path / "none")
+
+
+def test_one_fold():
+    assert assign_folds({"a": "", "b": ""}, num_folds=1) == {"a": 0, "b": 0}

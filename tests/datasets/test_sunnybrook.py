@@ -9,10 +9,15 @@ import pydicom
 import pytest
 from PIL import Image
 
-from monai_iln.datasets import DataWarning, read_sunnybrook
-from monai_iln.datasets.contours import rasterize, read_contour
-from monai_iln.datasets.dicom import Frame, read_stack, split_slices, stack_affine, uneven_steps
+from monai_iln.datasets import read_sunnybrook
+from monai_iln.datasets.contours import FILE_NAME, rasterize, read_contour, structure_mask
+from monai_iln.datasets.dicom import Frame, number_frames, read_stack, split_slices, stack_affine, uneven_steps
+from monai_iln.datasets.inspection import contrast
+from monai_iln.datasets.phantom import phantom_truth, write_phantom
 from monai_iln.errors import UserError
+
+SMALL = {"slices": 6, "phases": 4, "size": 96}
+KINDS = {"endocardium": ["i"], "epicardium": ["o"], "myocardium": ["i", "o"], "papillary-muscles": ["p1", "p2"]}
 
 
 @pytest.fixture
@@ -24,22 +29,69 @@ def first(folder, pattern):
     return sorted(folder.glob(pattern))[0]
 
 
+def reasons(reading, subject=None):
+    return Counter(finding.reason for finding in reading.findings if subject in (None, finding.subject))
+
+
+def dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+@pytest.mark.parametrize("layout", ["official", "challenge", "arterys", "png"])
+def test_every_layout_gives_the_truth(layout, tmp_path):
+    source = write_phantom(tmp_path / "data", layout=layout, **SMALL)
+    reading = read_sunnybrook(source)
+    truths = {(truth.subject, truth.phase): truth for truth in phantom_truth(layout=layout, **SMALL)}
+    assert reading.findings == []
+    assert len(reading.stacks) == len(truths) == 12
+    for stack in reading.stacks:
+        truth = truths.pop((stack.subject.replace("-0", "-") if layout == "arterys" else stack.subject, stack.phase))
+        assert stack.slices == truth.slices
+        assert stack.image.shape == stack.label.shape == (96, 96, len(stack.slices))
+        for index in range(len(stack.slices)):
+            # The experts' contours lie on a grid of half pixels, and masks hold their outlines.
+            assert dice(stack.label[..., index] > 0, truth.masks["endocardium"][..., index]) > 0.85
+        assert [Path(file).exists() for file in stack.files] == [True] * len(stack.slices)
+    assert not truths
+
+
+@pytest.mark.parametrize("label", KINDS)
+def test_every_structure(label, official):
+    reading = read_sunnybrook(official, label=label)
+    assert [stack.phase for stack in reading.stacks].count("ES") == (6 if label == "endocardium" else 0)
+    contours = {
+        (FILE_NAME.fullmatch(path.name)["kind"], path.parents[2].name): path for path in official.rglob("*contour*txt")
+    }
+    assert {stack.subject for stack in reading.stacks} == {
+        subject for kind, subject in contours if kind in KINDS[label]
+    }
+    for stack in reading.stacks:
+        assert stack.label.max() == 1
+        assert (stack.cavity > 0).any(axis=(0, 1)).all()
+        if label == "myocardium":
+            assert not (stack.label & stack.cavity).any()
+    assert set(reasons(reading)) == (set() if label == "endocardium" else {"not-drawn"})
+
+
+def test_structures_from_contours():
+    inner, outer = np.zeros((2, 4, 4), np.uint8)
+    inner[1:3, 1:3], outer[:3, :3] = 1, 1
+    both = {"i": inner, "o": outer}
+    assert structure_mask("myocardium", both).sum() == 9 - 4
+    assert structure_mask("myocardium", {"i": inner}) is None
+    np.testing.assert_array_equal(structure_mask("papillary-muscles", {"p1": inner, "p2": outer}), outer)
+    np.testing.assert_array_equal(structure_mask("papillary-muscles", {"p2": inner}), inner)
+    assert structure_mask("papillary-muscles", both) is None
+
+
 def test_official_layout(official, stacks):
-    assert len({stack.subject for stack in stacks}) == 6
     for ed, es in zip(stacks[::2], stacks[1::2], strict=True):
         assert (ed.subject, ed.phase, es.phase) == (es.subject, "ED", "ES")
         assert ed.label.mean() > es.label.mean()
         for stack in (ed, es):
-            assert stack.image.shape == stack.label.shape == (96, 96, len(stack.slices))
             assert list(stack.slices) == sorted(stack.slices)
-            area = stack.label.sum(axis=(0, 1))
-            assert area[-1] < area.max()  # the apex comes last
-            blood, around = (stack.image[stack.label == value].mean() for value in (1, 0))
-            assert blood > 1.5 * around  # image and mask belong together
-    contours = Counter(path.parents[2].name for path in official.glob("SCD_Man*/*/*/*/*icontour*"))
-    assert contours == {
-        ed.subject: len(ed.slices) + len(es.slices) for ed, es in zip(stacks[::2], stacks[1::2], strict=True)
-    }
+            for index in range(len(stack.slices)):  # image and mask belong together
+                assert contrast(stack.image[..., index], stack.label[..., index]) > 0.5
 
 
 def test_affine_is_that_of_the_dicom_headers(official, stacks):
@@ -84,16 +136,42 @@ def test_slices_and_phases_come_from_geometry():
     assert [[frame.instance for frame in slice_] for slice_ in slices] == [[1, 2], [3, 4], [5, 6]]
 
 
+def test_numbers_tell_slice_and_phase_also_with_files_missing():
+    axes = {"row_direction": (1.0, 0.0, 0.0), "column_direction": (0.0, 1.0, 0.0), "spacing": (1.0, 1.0)}
+
+    def series(number, step=8.0, first=1):
+        return [
+            Frame(Path("x"), number(s, p) + first, ("s",), (4, 4), (0.0, 0.0, step * s), **axes, slice_step=8.0)
+            for s in range(3)
+            for p in range(4)
+        ]
+
+    slice_by_slice = series(lambda s, p: 4 * s + p)
+    places = {number: place[:2] for number, place in number_frames(slice_by_slice).items()}
+    assert places == {4 * s + p + 1: (s, p) for s in range(3) for p in range(4)}
+    del slice_by_slice[4]
+    del slice_by_slice[0]
+    assert {n: place[:2] for n, place in number_frames(slice_by_slice).items()} == {
+        number: place for number, place in places.items() if number not in (1, 5)
+    }
+    from_zero = number_frames(series(lambda s, p: 4 * s + p, first=0))
+    assert {n: place[:2] for n, place in from_zero.items()} == {4 * s + p: (s, p) for s in range(3) for p in range(4)}
+    phase_by_phase = number_frames(series(lambda s, p: 3 * p + s))
+    assert {n: place[:2] for n, place in phase_by_phase.items()} == {
+        3 * p + s + 1: (s, p) for s in range(3) for p in range(4)
+    }
+
+
 def test_values_are_rescaled_where_the_header_asks_for_it(copied, stacks):
     for path in first(copied, "SCD_IMAGES_01/*").glob("CINESAX_300/*.dcm"):
         header = pydicom.dcmread(path)
         header.RescaleSlope, header.RescaleIntercept = 2, -5
         header.save_as(path)
-    np.testing.assert_array_equal(read_sunnybrook(copied)[0].image, 2.0 * stacks[0].image - 5)
+    np.testing.assert_array_equal(read_sunnybrook(copied).stacks[0].image, 2.0 * stacks[0].image - 5)
 
 
 def test_mirror_holds_the_same_frames(mirror, stacks):
-    copies = read_sunnybrook(mirror)
+    copies = read_sunnybrook(mirror).stacks
     assert len(copies) == len(stacks)
     for copy, stack in zip(copies, stacks, strict=True):
         assert (copy.subject, copy.phase, copy.slices) == (stack.subject, stack.phase, stack.slices)
@@ -108,96 +186,190 @@ def test_short_axis_series_is_found_by_evidence(copied, stacks):
     decoy.mkdir()
     for path in sorted((folder.with_name("anything")).glob("*.dcm"))[:4]:
         shutil.copy(path, decoy)
-    np.testing.assert_array_equal(read_sunnybrook(copied)[0].image, stacks[0].image)
+    np.testing.assert_array_equal(read_sunnybrook(copied).stacks[0].image, stacks[0].image)
 
 
-def test_two_whole_series_are_ambiguous(copied):
+def shift(path, rows):
+    header = pydicom.dcmread(path)
+    header.PixelData = np.roll(header.pixel_array, rows, axis=0).tobytes()
+    header.save_as(path)
+
+
+def test_of_two_whole_series_the_one_whose_blood_is_enclosed(copied, stacks):
     folder = first(copied, "SCD_IMAGES_01/*/CINESAX_300")
-    shutil.copytree(folder, folder.with_name("copy"))
-    with pytest.raises(UserError, match="2 series hold all the frames .* exactly one must"):
-        read_sunnybrook(copied)
+    copy = shutil.copytree(folder, folder.with_name("AAA"))
+    assert read_sunnybrook(copied).findings == [], "copies alike are one series"
+    for path in copy.iterdir():
+        shift(path, 20)
+    reading = read_sunnybrook(copied)
+    assert reading.findings == []
+    np.testing.assert_array_equal(reading.stacks[0].image, stacks[0].image)
+
+
+def test_two_series_that_fit_alike_are_ambiguous(copied):
+    folder = first(copied, "SCD_IMAGES_01/*/CINESAX_300")
+    for path in shutil.copytree(folder, folder.with_name("copy")).iterdir():
+        header = pydicom.dcmread(path)
+        header.PixelData = (header.pixel_array + 1).astype(np.int16).tobytes()
+        header.save_as(path)
+    reading = read_sunnybrook(copied)
+    finding = next(f for f in reading.findings if f.reason == "no-image")
+    assert "2 series hold the contoured frames and fit them alike" in finding.detail
+    assert finding.subject not in {stack.subject for stack in reading.stacks}
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         read_sunnybrook(tmp_path / "none")
+
+
+def test_wrong_label(official, mirror):
+    with pytest.raises(UserError, match="label 'aorta': Sunnybrook has endocardium"):
+        read_sunnybrook(official, label="aorta")
+    with pytest.raises(UserError, match="the PNG mirror has the endocardium only"):
+        read_sunnybrook(mirror, label="epicardium")
 
 
 def test_wrong_layout(tmp_path):
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(UserError, match=r"not one of the layouts; it holds holiday\.jpg\. .*official.*png"):
+    with pytest.raises(UserError, match=r"not one of the layouts; it holds holiday\.jpg\. .*dicom.*png"):
         read_sunnybrook(tmp_path)
 
 
 def test_layout_not_there(official):
-    with pytest.raises(UserError, match="not the layout png, only official"):
-        read_sunnybrook(official, "png")
+    with pytest.raises(UserError, match="not the layout png, only dicom"):
+        read_sunnybrook(official, layout="png")
 
 
 def test_two_layouts_need_a_choice(copied, mirror, stacks):
     shutil.move(mirror, copied / "SegNetCMR")
-    with pytest.raises(UserError, match="holds the layouts official and png. Choose one with --layout"):
+    with pytest.raises(UserError, match="holds the layouts dicom and png. Choose one with --layout"):
         read_sunnybrook(copied)
-    assert len(read_sunnybrook(copied, "png")) == len(read_sunnybrook(copied, "official")) == len(stacks)
+    for layout in ("png", "dicom"):
+        assert len(read_sunnybrook(copied, layout=layout).stacks) == len(stacks)
+
+
+def test_images_and_contours_may_lie_apart(copied, stacks):
+    parts = [copied / name for name in ("SCD_IMAGES_01", "SCD_ManualContours", "scd_patientdata.csv")]
+    assert len(read_sunnybrook(parts).stacks) == len(stacks)
 
 
 def test_images_without_contours_and_the_reverse_are_reported(copied, stacks):
-    shutil.rmtree(first(copied, "SCD_ManualContours/*"))
+    unlabelled = first(copied, "SCD_ManualContours/*")
+    shutil.rmtree(unlabelled)
     shutil.rmtree(sorted(copied.glob("SCD_IMAGES_01/*"))[-1])
-    with pytest.warns(DataWarning) as caught:
-        left = read_sunnybrook(copied)
-    assert len(left) == len(stacks) - 4
-    messages = sorted(str(warning.message) for warning in caught)
-    assert [message.split(" left out: ")[1].split(" (")[0] for message in messages] == [
-        "a DICOM series without contours.",
-        "contours without images",
-    ] or len(messages) == 2
-    shutil.rmtree(copied / "SCD_ManualContours")
-    with pytest.warns(DataWarning), pytest.raises(UserError, match="no subject has both images and contours"):
+    reading = read_sunnybrook(copied)
+    assert len(reading.stacks) == len(stacks) - 4
+    assert reasons(reading) == {"no-label": 1, "no-image": 1}
+    assert reasons(reading, unlabelled.name) == {"no-label": 1}
+    shutil.rmtree(copied / "SCD_IMAGES_01")
+    with pytest.raises(UserError, match="no subject has an image with a contour of the endocardium. 5 subjects have"):
         read_sunnybrook(copied)
+
+
+def frame_of(copied, contour):
+    """The DICOM file of a contour, found as a reader of the documentation would."""
+    with (copied / "scd_patientdata.csv").open(encoding="utf-8-sig") as file:
+        number = str(int(contour.parents[2].name.split("-")[-1]))
+        patient = next(row["PatientID"] for row in csv.DictReader(file) if row["OriginalID"].endswith(f"-{number}"))
+    return first(copied, f"SCD_IMAGES_01/{patient}/CINESAX_300/*{contour.name[8:12]}.dcm")
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.01, 0.0])
-def test_truncated_dicom(copied, keep):
+def test_a_truncated_dicom_file_costs_its_frame_alone(copied, stacks, keep):
     contour = first(copied, "SCD_ManualContours/*/contours-manual/*/*icontour*")
-    subject = contour.parents[2].name
-    with (copied / "scd_patientdata.csv").open(encoding="utf-8-sig") as file:
-        patient = next(row["PatientID"] for row in csv.DictReader(file) if row["OriginalID"].split("-")[-1] in subject)
-    path = first(copied, f"SCD_IMAGES_01/{patient}/CINESAX_300/*{contour.name[8:12]}.dcm")
+    path = frame_of(copied, contour)
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data))])
-    with pytest.raises(UserError, match=rf"{path.name}: .*(truncated|cannot be read as a DICOM image).*Download"):
-        read_sunnybrook(copied)
+    reading = read_sunnybrook(copied)
+    finding = next(f for f in reading.findings if f.reason == "unreadable")
+    assert finding.file == str(path)
+    assert "Download" in finding.detail
+    read = sum(len(stack.slices) for stack in reading.stacks)
+    assert read == sum(len(stack.slices) for stack in stacks) - 1
+    subject = contour.parents[2].name
+    for stack in reading.stacks:
+        twin = next(s for s in stacks if (s.subject, s.phase) == (stack.subject, stack.phase))
+        kept = [twin.slices.index(number) for number in stack.slices]
+        np.testing.assert_array_equal(stack.image, twin.image[..., kept])
+        np.testing.assert_array_equal(stack.label, twin.label[..., kept])
+        assert len(kept) == len(twin.slices) or stack.subject == subject
 
 
-def test_empty_contour(copied):
-    first(copied, "SCD_ManualContours/*/contours-manual/*/*icontour*").write_text("")
-    with pytest.raises(UserError, match="0 points. A contour needs at least three"):
-        read_sunnybrook(copied)
+@pytest.mark.parametrize("text", ["", "500 500\n510 500\n510 510\n"])
+def test_a_bad_contour_costs_its_frame_alone(copied, stacks, text):
+    path = first(copied, "SCD_ManualContours/*/contours-manual/*/*icontour*")
+    path.write_text(text)
+    reading = read_sunnybrook(copied)
+    found = set(reasons(reading)) - {"epicardium"}  # there may be one around the frame, and now nothing in it
+    assert found == ({"outside-image"} if text else {"unreadable"})
+    assert sum(len(stack.slices) for stack in reading.stacks) == sum(len(stack.slices) for stack in stacks) - 1
 
 
 def test_two_readers(copied):
     folder = first(copied, "SCD_ManualContours/*/contours-manual/IRCCI-expert")
-    shutil.copytree(folder, folder.with_name("second-reader"))
-    with pytest.raises(UserError, match="the same frame as .* keep the contours of one reader"):
+    other = shutil.copytree(folder, folder.with_name("second-reader"))
+    assert read_sunnybrook(copied).findings == [], "copies alike are one contour"
+    path = first(other, "*icontour*")
+    path.write_text(path.read_text() + "5 5\n")
+    with pytest.raises(UserError, match="the same frame as .* keep those of one reader"):
         read_sunnybrook(copied)
 
 
-def test_contour_of_a_missing_frame(copied):
+def test_contour_of_a_missing_frame(copied, stacks):
     contour = first(copied, "SCD_ManualContours/*/contours-manual/*/*icontour*")
     shutil.copy(contour, contour.with_name("IM-0001-9999-icontour-manual.txt"))
-    with pytest.raises(UserError, match="0 series hold all the frames .* to 9999"):
-        read_sunnybrook(copied)
+    reading = read_sunnybrook(copied)
+    assert [(f.reason, f.detail) for f in reading.findings] == [("no-image", "CINESAX_300 has no frame 9999")]
+    assert len(reading.stacks) == len(stacks)
 
 
-def test_third_phase(copied):
+def test_third_phase(copied, stacks):
     contours = sorted(first(copied, "SCD_ManualContours/*").glob("*/*/*icontour*"))
     number = int(contours[0].name[8:12])
     taken = {int(path.name[8:12]) % 4 for path in contours}
     free = next(n for n in range(number, number + 4) if n % 4 not in taken)
     shutil.copy(contours[0], contours[0].with_name(f"IM-0001-{free:04d}-icontour-manual.txt"))
-    with pytest.raises(UserError, match="labelled frames in 3 phases"):
-        read_sunnybrook(copied)
+    reading = read_sunnybrook(copied)
+    assert reasons(reading) == {"third-phase": 1}
+    assert [s.slices for s in reading.stacks] == [s.slices for s in stacks]
+
+
+@pytest.mark.parametrize("phase", ["ED", "ES"])
+def test_a_lone_phase_is_told_by_its_place_in_the_cycle(copied, stacks, phase):
+    folder = first(copied, "SCD_ManualContours/*/contours-manual/IRCCI-expert")
+    for path in folder.glob("*contour*"):
+        if (int(path.name[8:12]) % 4 == 0) == (phase == "ES"):
+            path.unlink()
+    lone, *_ = read_sunnybrook(copied).stacks
+    assert (lone.subject, lone.phase, lone.slices) == (stacks[0].subject, phase, stacks[phase == "ES"].slices)
+
+
+def test_copied_contours_are_the_thief_s(copied):
+    """The owner's pair fits; the other subject's endocardium sticks out of the copy."""
+    names = ["SC-HF-I-901", "SC-N-904"]
+    owner, thief = (copied / "SCD_ManualContours" / name / "contours-manual" / "IRCCI-expert" for name in names)
+    for path in thief.glob("*ocontour*"):
+        moved = read_contour(path.with_name(path.name.replace("ocontour", "icontour"))) + 30
+        np.savetxt(path.with_name(path.name.replace("ocontour", "icontour")), moved, fmt="%.2f")
+        if (owner / path.name).exists():
+            shutil.copy(owner / path.name, path)
+    reading = read_sunnybrook(copied)
+    copies = [finding for finding in reading.findings if finding.reason == "copied-contour"]
+    assert {finding.subject for finding in copies} == {"SC-N-904"}
+    assert all(finding.phase == "ED" and finding.slice for finding in copies)
+    assert reasons(reading, "SC-N-904")["epicardium"] >= len(copies) > 1
+    assert reasons(reading, "SC-HF-I-901") == {}
+
+
+def test_a_whole_copied_subject_is_both_subjects_fault(copied):
+    owner, thief = (copied / "SCD_ManualContours" / name for name in ("SC-HF-I-901", "SC-HF-I-905"))
+    shutil.rmtree(thief)
+    shutil.copytree(owner, thief)
+    assert {f.subject for f in read_sunnybrook(copied).findings if f.reason == "copied-contour"} == {
+        "SC-HF-I-901",
+        "SC-HF-I-905",
+    }
 
 
 def test_one_image_folder_for_two_subjects(copied):
@@ -205,15 +377,17 @@ def test_one_image_folder_for_two_subjects(copied):
     text = table.read_text(encoding="utf-8-sig")
     second, third = (line.split(",")[0] for line in text.splitlines()[1:3])
     table.write_text(text.replace(third, second))
-    with pytest.raises(UserError, match=f"{second} occurs more than once"):
+    with pytest.raises(UserError, match=f"{second} and .* are joined, but to others elsewhere"):
         read_sunnybrook(copied)
 
 
-def test_one_subject_in_two_folders(copied):
-    folder = first(copied, "SCD_ManualContours/*")
-    shutil.copytree(folder, folder.with_name(folder.name.replace("-9", "-09")))
-    with pytest.raises(UserError, match="A subject has one folder"):
-        read_sunnybrook(copied)
+def test_one_subject_under_two_spellings(tmp_path):
+    source = write_phantom(tmp_path / "data", layout="challenge", subjects=1, **SMALL)
+    assert first(source, "challenge_training/*").name == "SC-HF-I-1"
+    padded = first(source, "Sunnybrook*/*/*")
+    assert padded.name == "SC-HF-I-01"
+    shutil.copytree(padded, padded.with_name("SC-HF-I-1"))
+    assert [stack.subject for stack in read_sunnybrook(source).stacks] == ["SC-HF-I-01"] * 2
 
 
 def test_end_diastole_is_told_on_common_slices(copied, stacks):
@@ -222,61 +396,73 @@ def test_end_diastole_is_told_on_common_slices(copied, stacks):
     systole = [path for path in sorted(folder.glob("*icontour*")) if int(path.name[8:12]) % 4]
     for path in systole[2:]:
         path.unlink()
-    ed, es = read_sunnybrook(copied)[:2]
+    ed, es = read_sunnybrook(copied).stacks[:2]
     assert (ed.slices, es.slices) == (stacks[0].slices, stacks[1].slices[:2])
-
-
-def test_contour_outside_the_image(copied):
-    path = first(copied, "SCD_ManualContours/*/contours-manual/*/*icontour*")
-    path.write_text("500 500\n510 500\n510 510\n")
-    with pytest.raises(UserError, match=rf"frame {int(path.name[8:12])} covers no pixel"):
-        read_sunnybrook(copied)
 
 
 def test_patient_table(copied):
     table = copied / "scd_patientdata.csv"
     text = table.read_text(encoding="utf-8-sig")
     table.write_text("\n".join(text.splitlines()[:2]))
-    with pytest.raises(UserError, match=r"scd_patientdata\.csv: .* is missing"):
-        read_sunnybrook(copied)
+    reading = read_sunnybrook(copied)
+    assert len({stack.subject for stack in reading.stacks}) == 1
+    assert reasons(reading) == {"no-image": 5}
     table.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="must hold the columns PatientID and OriginalID"):
+    with pytest.raises(UserError, match="a patient that scd_patientdata.csv or link.csv joins to one"):
         read_sunnybrook(copied)
-    table.unlink()
-    with pytest.raises(UserError, match="cannot be read"):
+    table.write_bytes(b"PatientID,OriginalID\n\xff\xfe")
+    with pytest.raises(UserError, match="cannot be read as a table"):
         read_sunnybrook(copied)
 
 
-def test_damaged_mirror(mirror):
+def test_damaged_mirror(mirror, stacks):
     label = first(mirror, "Data/*/Labels/*/*.png")
+    total = sum(len(stack.slices) for stack in stacks)
+
+    def check(reason, detail):
+        reading = read_sunnybrook(mirror)
+        assert [finding.reason for finding in reading.findings] == [reason]
+        assert detail in reading.findings[0].detail
+        assert sum(len(stack.slices) for stack in reading.stacks) == total - 1
+
     Image.new("L", (96, 96), 100).save(label)
-    with pytest.raises(UserError, match=r"holds the values \[100\]. A mask holds 0 and 255 only"):
-        read_sunnybrook(mirror)
+    check("unreadable", "holds the values [100]. A mask holds 0 and 255 only")
     Image.new("L", (64, 96)).save(label)
-    with pytest.raises(UserError, match=r"sizes \[\(96, 64\), \(96, 96\)\]"):
-        read_sunnybrook(mirror)
+    check("mismatch", "image (96, 96) and mask (96, 64)")
+    Image.new("L", (96, 96)).save(label)
+    check("outside-image", "covers no pixel")
     label.write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(UserError, match="cannot be read as an image"):
-        read_sunnybrook(mirror)
+    check("unreadable", "cannot be read as an image")
     label.unlink()
-    with pytest.raises(UserError, match="cannot be read as an image"):
-        read_sunnybrook(mirror)
+    check("unreadable", "cannot be read as an image")
 
 
 def test_a_folder_above_may_be_called_images(mirror, stacks):
     moved = mirror.parent / "Images" / "of mine"
     moved.parent.mkdir()
     mirror.rename(moved)
-    assert len(read_sunnybrook(moved)) == len(stacks)
+    assert len(read_sunnybrook(moved).stacks) == len(stacks)
 
 
-def test_duplicate_frame_in_the_mirror(mirror):
+def test_duplicate_frame_in_the_mirror(mirror, stacks):
     image = first(mirror, "Data/*/Images/*/*.png")
-    other = mirror / "Data" / "Test" / "Images" / image.name
+    other = mirror / "Data" / "Another" / "Images" / image.name
     other.parent.mkdir(parents=True)
     shutil.copy(image, other)
+    assert len(read_sunnybrook(mirror).stacks) == len(stacks)
+    Image.new("L", (96, 96)).save(other)
     with pytest.raises(UserError, match="the same frame as"):
         read_sunnybrook(mirror)
+
+
+def test_a_frame_that_claims_to_be_enormous(copied, stacks):
+    path = frame_of(copied, first(copied, "SCD_ManualContours/*/contours-manual/*/*icontour*"))
+    header = pydicom.dcmread(path)
+    header.Rows = header.Columns = 65535
+    header.save_as(path)
+    reading = read_sunnybrook(copied)
+    assert "claims 65535 x 65535 pixels" in next(f for f in reading.findings if f.reason == "unreadable").detail
+    assert len(reading.stacks) == len(stacks)
 
 
 def test_read_stack(official, stacks, tmp_path):
@@ -310,7 +496,9 @@ def test_read_stack(official, stacks, tmp_path):
 
 
 def test_real_mirror(real):
-    stacks = read_sunnybrook(real, "png")
+    reading = read_sunnybrook(real, layout="png")
+    stacks = reading.stacks
+    assert reading.findings == []
     assert sum(stack.image.shape[-1] for stack in stacks) == 805
     assert len({stack.subject for stack in stacks}) == 45
     with (real / "manifest.csv").open() as file:
@@ -319,11 +507,9 @@ def test_real_mirror(real):
 
 
 def test_real_layouts_agree(real):
-    mirror = {(stack.subject, stack.phase): stack for stack in read_sunnybrook(real, "png")}
-    with pytest.warns(DataWarning):
-        official = read_sunnybrook(real, "official")
+    mirror = {(stack.subject, stack.phase): stack for stack in read_sunnybrook(real, layout="png").stacks}
     compared = 0
-    for stack in official:
+    for stack in read_sunnybrook(real, layout="dicom").stacks:
         twin = mirror[stack.subject, stack.phase]
         assert stack.slices == twin.slices
         np.testing.assert_array_equal(stack.label, twin.label)
@@ -331,14 +517,24 @@ def test_real_layouts_agree(real):
         grey = 255 * (stack.image.astype(float) - low) / (high - low)
         assert np.abs(grey - twin.image).max() <= 1
         compared += len(stack.slices)
-    assert compared == 36
+    assert compared == 54  # of SC-HF-I-01 and -02, and of -05, whose contours only the arterys copy has
+
+
+def test_real_copied_contours_are_found(real):
+    found = Counter((f.subject, f.reason) for f in read_sunnybrook(real, layout="dicom").findings)
+    assert found == {
+        ("SC-HF-I-06", "copied-contour"): 9,
+        ("SC-HF-I-06", "epicardium"): 9,
+        **{(name, "no-image"): 1 for name in ("SC-HF-I-04", "SC-HF-I-06", "SC-HF-I-09")},
+        **{(name, "no-image"): 1 for name in ("SC-HF-NI-11", "SC-HYP-08", "SC-N-03")},
+    }
 
 
 def test_real_contours_give_the_mirror_s_masks(real):
     """Also of the subjects whose DICOM files are not here."""
     mirror = {
         (stack.subject, number, stack.phase): stack.label[..., index]
-        for stack in read_sunnybrook(real, "png")
+        for stack in read_sunnybrook(real, layout="png").stacks
         for index, number in enumerate(stack.slices)
     }
     compared = 0

@@ -1,0 +1,170 @@
+"""Layouts whose labels are volumes: right-ventricle sets in NIfTI and Analyze."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_iln.datasets.phantom.heart import Heart
+from monai_iln.datasets.phantom.image import render
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_ACDC = {"right": 1, "myocardium": 2, "left": 3}
+_MNMS = {"left": 1, "myocardium": 2, "right": 3}
+_MNMS_TABLE = "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv"
+
+
+def chla_name(heart: Heart) -> str:
+    """A subject of the children's set."""
+    return f"subject{1 + heart.index:02d}"
+
+
+def acdc_name(heart: Heart) -> str:
+    """A subject of ACDC."""
+    return f"patient{1 + heart.index:03d}"
+
+
+def mnms_name(heart: Heart) -> str:
+    """A code as random as the real ones, without any of theirs: those never end on P and a digit."""
+    letters = heart.dice(5).integers(0, [26, 10, 26, 10])
+    code = "".join(str(n) if k % 2 else chr(ord("A") + n) for k, n in enumerate(letters))
+    return f"{code}P{heart.index % 10}"
+
+
+def chla_slices(heart: Heart, phase: int) -> list[int]:
+    """What the children's set stores of a phase: the slices with a right ventricle, apex first.
+
+    Of every fifth subject, the stack at end diastole begins one slice too far, with an empty mask.
+    """
+    slices = heart.labelled("right", phase)[::-1]
+    return [slices[0] + 1, *slices] if heart.index % 5 == 3 and phase == heart.phases else slices
+
+
+def write_chla(folder: Path, hearts: Iterable[Heart]) -> None:
+    """As the converted set of children with congenital heart disease: 8 bit, an affine that is nominal."""
+    rows: list[tuple[object, ...]] = []
+    for heart in hearts:
+        spacing = (heart.pixel, heart.pixel, heart.step)
+        home = _new(folder / chla_name(heart))
+        for name, image, mask in _children(heart):
+            for suffix, array in (("", image), ("_rv", mask)):
+                volume = nib.Nifti1Image(_columns_first(array), np.diag([-spacing[0], -spacing[1], spacing[2], 1.0]))
+                volume.header.set_xyzt_units("mm")
+                nib.save(volume, home / f"{chla_name(heart)}_{name}{suffix}.nii.gz")
+            disease, split = heart.group.pathology, "test" if heart.index % 2 else "train"
+            used = int(mask.any(axis=(0, 1)).sum())
+            rows.append((1 + heart.index, name, disease, split, mask.shape[2], used, *spacing, int(mask.sum())))
+    header = ("subject", "phase", "disease", "split", "slices", "rv_slices", "dx", "dy", "dz", "rv_px")
+    _write_table(folder / "index.csv", [header, *rows])
+
+
+def write_analyze(folder: Path, hearts: Iterable[Heart]) -> None:
+    """The same arrays as Analyze 7.5 pairs, which hold sizes and no orientation."""
+    for heart in hearts:
+        home = _new(folder / chla_name(heart))
+        for name, image, mask in _children(heart):
+            for suffix, array in (("", image), ("_rv", mask)):
+                volume = nib.AnalyzeImage(_columns_first(array), None)
+                volume.header.set_zooms((heart.pixel, heart.pixel, heart.step))
+                nib.save(volume, home / f"{chla_name(heart)}_{name}{suffix}.img")
+
+
+def write_acdc(folder: Path, hearts: Iterable[Heart]) -> None:
+    """As ACDC: a cine that begins at end diastole, the two labelled frames beside, Info.cfg says which."""
+    for heart in hearts:
+        subject = acdc_name(heart)
+        home = _new(folder / subject)
+        cine = _cine(heart)
+        _save(home / f"{subject}_4d.nii.gz", cine, heart)
+        frames = _frame_indices(heart)
+        for name, index in frames.items():
+            stem = f"{subject}_frame{1 + index:02d}"
+            _save(home / f"{stem}.nii.gz", cine[..., index], heart)
+            _save(home / f"{stem}_gt.nii.gz", _labels(heart, name, _ACDC), heart)
+        info = {"ED": 1 + frames["ED"], "ES": 1 + frames["ES"], "Group": heart.group.short}
+        info |= {"Height": 170.0, "NbFrame": heart.phases, "Weight": 70.0}
+        (home / "Info.cfg").write_text("".join(f"{key}: {value}\n" for key, value in info.items()), encoding="ascii")
+
+
+def write_mnms(folder: Path, hearts: Iterable[Heart]) -> None:
+    """As M&Ms: cine and labels of equal shape, labels empty but at the two frames that the table names, from 0."""
+    rows: list[tuple[object, ...]] = []
+    for heart in hearts:
+        subject = mnms_name(heart)
+        home = _new(folder / "Training" / "Labeled" / subject)
+        cine, frames = _cine(heart), _frame_indices(heart)
+        labels = np.zeros(cine.shape, np.uint8)
+        for name, index in frames.items():
+            labels[..., index] = _labels(heart, name, _MNMS)
+        _save(home / f"{subject}_sa.nii.gz", cine, heart)
+        _save(home / f"{subject}_sa_gt.nii.gz", labels, heart)
+        vendor = (("Siemens", "A"), ("Philips", "B"), ("GE", "C"), ("Canon", "D"))[heart.index % 4]
+        row = (heart.index, subject, *vendor, 1 + heart.index % 5, frames["ED"], frames["ES"], 60, heart.group.short)
+        rows.append((*row, "M", 170.0, 70.0))
+    header = ("", "External code", "VendorName", "Vendor", "Centre", "ED", "ES", "Age", "Pathology", "Sex")
+    _write_table(folder / _MNMS_TABLE, [(*header, "Height", "Weight"), *rows])
+
+
+def _children(heart: Heart) -> Iterable[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """The 8-bit stack and the right ventricle's mask of each phase."""
+    for name, phase in heart.labelled_phases.items():
+        slices = chla_slices(heart, phase)
+        frames = np.stack([render(heart, slice_, [phase])[phase] for slice_ in slices], axis=-1)
+        image = np.round(255.0 * frames / frames.max()).astype(np.uint8)
+        yield name, image, heart.masks(slices, phase)["right"].astype(np.uint8)
+
+
+def _frame_indices(heart: Heart) -> dict[str, int]:
+    """Places, from 0, of the labelled phases in a cine that begins at end diastole."""
+    return {name: phase % heart.phases for name, phase in heart.labelled_phases.items()}
+
+
+def _cine(heart: Heart) -> NDArray[np.int16]:
+    """Rows x columns x slices x phases, from end diastole on."""
+    phases = [phase or heart.phases for phase in range(heart.phases)]
+    stacks = []
+    for slice_ in range(heart.slices):
+        frames = render(heart, slice_, phases)
+        stacks.append(np.stack([frames[phase] for phase in phases], axis=-1))
+    return np.stack(stacks, axis=2)
+
+
+def _labels(heart: Heart, name: str, values: Mapping[str, int]) -> NDArray[np.uint8]:
+    """One phase's label volume, rows x columns x slices. Papillary muscles count as cavity."""
+    masks = heart.masks(list(range(heart.slices)), heart.labelled_phases[name])
+    labels = np.zeros(masks["right"].shape, np.uint8)
+    labels[masks["right"]] = values["right"]
+    labels[masks["epicardium"]] = values["myocardium"]
+    labels[masks["endocardium"]] = values["left"]
+    return labels
+
+
+def _save(path: Path, array: NDArray[np.generic], heart: Heart) -> None:
+    """Write rows x columns x slices (x phases) as NIfTI, columns first, where it lies in the patient."""
+    affine = np.eye(4)
+    affine[:3, :3] = heart.axes.T * [heart.pixel, heart.pixel, heart.step]
+    affine[:3, 3] = heart.origin
+    volume = nib.Nifti1Image(_columns_first(array), _LPS_TO_RAS @ affine)
+    volume.header.set_xyzt_units("mm", "sec")
+    if array.ndim == 4:
+        volume.header["pixdim"][4] = 0.8 / heart.phases
+    nib.save(volume, path)
+
+
+def _columns_first(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    return np.ascontiguousarray(np.swapaxes(array, 0, 1))
+
+
+def _write_table(path: Path, rows: Iterable[tuple[object, ...]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,96 @@
+"""Right Ventricle Segmentation Challenge (RVSC) 2012: DICOM cine and text contours at ED and ES.
+
+``P01dicom/P01-0080.dcm``, ``P01contours-manual/P01-0080-icontour-manual.txt`` (i endocardium, o epicardium) and
+``P01list.txt``, which names the contours by Windows paths. Numbers in names count all frames of a study, from 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
+
+from tqdm import tqdm
+
+from monai_iln.datasets.contoured import copied_contours, read_cine
+from monai_iln.datasets.contours import FILE_NAME
+from monai_iln.datasets.dicom import Frame, find_series
+from monai_iln.datasets.stacks import Finding, Reading
+from monai_iln.errors import UserError
+
+#: The structures, as contours call them.
+LABELS = {"right-ventricle": "endocardium", "epicardium": "epicardium", "myocardium": "myocardium"}
+_FRAME = re.compile(r"(?P<prefix>P\d+)-(?P<number>\d{1,9})\.dcm", re.IGNORECASE)
+_LIST = re.compile(r"(?P<prefix>P\d+)list\.txt", re.IGNORECASE)
+
+
+def is_rvsc(files: Iterable[Path]) -> bool:
+    """Whether there are contours named as this challenge names them."""
+    return any((match := FILE_NAME.fullmatch(path.name)) and re.fullmatch(r"P\d+", match["prefix"]) for path in files)
+
+
+def read_rvsc(files: Iterable[Path], label: str | int, progress: bool = False) -> Reading:
+    """Read every labelled frame, one stack for each subject and phase; subjects are called as in the names, P01.
+
+    Args:
+        files: all there are.
+        label: a key of :data:`LABELS`.
+        progress: whether to show a bar.
+
+    Raises:
+        UserError: for another label, or if two files are of one frame.
+    """
+    if label not in LABELS:
+        raise UserError(f"label {label!r}: RVSC has {', '.join(LABELS)}. Choose one of them.")
+    contours: dict[str, dict[int, dict[str, Path]]] = defaultdict(lambda: defaultdict(dict))
+    folders: dict[str, set[Path]] = defaultdict(set)
+    listed: dict[str, Path] = {}
+    for path in files:
+        if match := FILE_NAME.fullmatch(path.name):
+            twin = contours[match["prefix"].upper()][int(match["number"])].setdefault(match["kind"].lower(), path)
+            if twin != path:
+                raise UserError(f"{path}: the same frame as {twin}. A frame has one contour of a kind: keep one.")
+        elif match := _FRAME.fullmatch(path.name):
+            folders[match["prefix"].upper()].add(path.parent)
+        elif match := _LIST.fullmatch(path.name):
+            listed[match["prefix"].upper()] = path
+    reading = Reading([], [])
+    doubts = defaultdict(list)
+    for number, finding in copied_contours(contours):
+        doubts[finding.subject].append((number, finding))
+    for subject in tqdm(sorted(contours), desc="RVSC", unit="subject", disable=not progress):
+        series, damaged = find_series(folders[subject]) if subject in folders else ([], [])
+        named = [[_by_name(frame) for frame in frames if _FRAME.fullmatch(frame.path.name)] for frames in series]
+        stacks, findings = read_cine(
+            subject, "", [frames for frames in named if frames], contours[subject], LABELS[label], doubts[subject]
+        )
+        reading.stacks.extend(replace(stack, thick_wall=False) for stack in stacks)
+        reading.findings.extend(Finding("unreadable", subject, "", None, str(p), str(e)) for p, e in damaged)
+        reading.findings.extend(findings)
+        reading.findings.extend(_unlisted(subject, listed.get(subject), contours[subject]))
+    for subject in sorted(folders.keys() - contours.keys()):
+        file = str(min(folders[subject]))
+        reading.findings.append(Finding("no-label", subject, "", None, file, "DICOM files without contours"))
+    return reading
+
+
+def _by_name(frame: Frame) -> Frame:
+    match = _FRAME.fullmatch(frame.path.name)
+    return replace(frame, instance=int(match["number"]) if match else frame.instance)
+
+
+def _unlisted(subject: str, listing: Path | None, contours: dict[int, dict[str, Path]]) -> list[Finding]:
+    """Contours that the list names and that are not there."""
+    if listing is None:
+        return []
+    try:
+        names = {PureWindowsPath(line.strip()).name for line in listing.read_text(encoding="latin-1").splitlines()}
+    except OSError as error:
+        return [Finding("unreadable", subject, "", None, str(listing), str(error))]
+    there = {path.name for kinds in contours.values() for path in kinds.values()}
+    missing = sorted(name for name in names - there if FILE_NAME.fullmatch(name))
+    return [
+        Finding("no-label", subject, "", None, str(listing), f"names {name}, which is not there") for name in missing
+    ]

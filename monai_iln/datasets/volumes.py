@@ -1,0 +1,304 @@
+"""Volumes in NIfTI and Analyze files, read so that a damaged file ends in one message and never in wrong voxels."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
+from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
+from nibabel.spm2analyze import Spm2AnalyzeHeader
+from nibabel.volumeutils import apply_read_scaling
+from numpy.typing import NDArray
+
+from monai_iln.errors import UserError
+
+#: A file's name without its type, and its type.
+VOLUME_NAME = re.compile(r"(?P<stem>.+)\.(?P<type>nii|hdr|img)(?P<gzip>\.gz)?", re.IGNORECASE)
+MAX_VOXELS = 1 << 28  # a cine of 512 x 512 x 20 with 50 phases; more is a damaged header
+_MAX_RATIO = 1100  # deflate packs at most 1032 to 1: a smaller file cannot hold what its header says
+_LARGEST = float(np.finfo(np.float32).max)
+_SPACING_MM = (0.01, 100.0)
+_HEADER_BYTES = 544  # the longest header, that of NIfTI-2, and the flag of its extensions
+_MAGICS = {b"n+1\0": Nifti1Header, b"ni1\0": Nifti1PairHeader, b"n+2\0": Nifti2Header, b"ni2\0": Nifti2PairHeader}
+_MILLIMETRES = {1: 1e3, 3: 1e-3}  # NIfTI's codes of metre and micrometre; 2 is millimetre, 0 does not say
+
+_silent = logging.Logger("nibabel headers")  # nibabel prints what it mends in a header
+_silent.addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class VolumeHeader:
+    """What the header of a volume says, checked.
+
+    Attributes:
+        path: of the file with the header.
+        data: of the file with the voxels; NIfTI has one file for both.
+        shape: three axes, or four with time last.
+        affine: from voxel indices to RAS millimetres.
+        oriented: whether the affine's directions and origin mean anything: those of Analyze do not.
+        dtype: of the voxels in the file.
+        offset: bytes before the voxels.
+        scaling: slope and intercept of the stored values; ``None`` is 1 and 0.
+    """
+
+    path: Path
+    data: Path
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    oriented: bool
+    dtype: np.dtype[Any]
+    offset: int
+    scaling: tuple[float | None, float | None]
+
+    @property
+    def size(self) -> int:
+        """Of the file with the voxels, in bytes; :func:`read_header` has bounded the shape."""
+        return self.offset + int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+def read_volume(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Read a volume, axes and values as stored.
+
+    Args:
+        path: a ``.nii`` or ``.nii.gz`` file, or one of an ``.hdr``/``.img`` pair (NIfTI or Analyze 7.5). Whether it is
+            compressed is seen from its bytes, not from its name.
+
+    Returns:
+        The array, in native byte order, ``(x, y, z)`` or ``(x, y, z, t)`` as the file has them (trailing axes of
+        length 1 are dropped), with the file's data type, ``float64`` where it asks for scaling: what
+        ``nibabel.load(path).get_fdata()`` gives. And the affine from its first three indices to RAS millimetres.
+        *Analyze 7.5 keeps no orientation:* of its affine only the voxel sizes are data, directions and origin are
+        nibabel's convention (LAS), and must not be compared with another file's; SPM's ``.mat`` files are not read.
+
+    Raises:
+        UserError: as :func:`read_header`, and if the file holds less or more than its header says, its checksum is
+            wrong, or a value is not finite in single precision.
+
+    Example:
+        >>> array, affine = read_volume("subject01/subject01_ED.nii.gz")  # doctest: +SKIP
+        >>> array.shape, array.dtype  # doctest: +SKIP
+        ((128, 128, 12), dtype('uint8'))
+    """
+    header = read_header(path)
+    content = _read_exactly(header.data, header.size)
+    stored = np.frombuffer(content, header.dtype, offset=header.offset).reshape(header.shape, order="F")
+    native = stored.astype(header.dtype.newbyteorder("="))
+    with np.errstate(all="ignore"):  # what overflows is infinite, and refused below
+        array: NDArray[Any] = apply_read_scaling(native, *header.scaling)
+    bad = 0 if array.dtype.kind in "iu" else np.count_nonzero(~(np.abs(array) <= _LARGEST))
+    if bad:
+        raise UserError(
+            f"{header.data}: {bad} voxels are NaN, infinite or beyond {_LARGEST:.1g}. Every voxel needs a value that "
+            "networks can compute with: export the file again, or remove it."
+        )
+    return array, header.affine
+
+
+def read_header(path: Path | str) -> VolumeHeader:
+    """Read the header of a volume and check it, before any voxel is read.
+
+    Args:
+        path: as for :func:`read_volume`.
+
+    Returns:
+        The header.
+
+    Raises:
+        UserError: if a file is missing, the header is damaged, says what no image has (axes, size, data type, voxel
+            sizes), or more than the file can hold.
+    """
+    path, data = _files(Path(path))
+    start = _read_start(path)
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # of damaged numbers; what they lead to is checked below
+            header = _parse(start, single=path == data)
+            fields = _checked(header)
+    except Exception as error:  # nibabel raises many kinds on damaged headers
+        raise UserError(
+            f"{path}: cannot be read as a NIfTI or Analyze volume ({error}). A header must be whole and describe 3 or "
+            f"4 axes of real numbers, up to {MAX_VOXELS} voxels, and their sizes of {_SPACING_MM[0]} to "
+            f"{_SPACING_MM[1]:g} mm. Copy or export the file again, or remove it."
+        ) from error
+    result = VolumeHeader(path, data, **fields)
+    try:
+        bytes_there, packed = data.stat().st_size, _is_packed(data)
+    except OSError as error:
+        raise _unreadable(data, error) from error
+    if bytes_there * _MAX_RATIO < result.size if packed else bytes_there != result.size:
+        raise _wrong_size(data, f"{bytes_there} bytes{', compressed' if packed else ''}", result.size)
+    return result
+
+
+def slice_axis(shape: tuple[int, ...], affine: NDArray[np.float64]) -> int:
+    """Which of the first three axes counts slices, seen from sizes alone.
+
+    Evidence is one axis that is clearly coarser than two of equal spacing, or has less than a third of the length of
+    the others. Without any, the last axis counts slices, as is usual.
+
+    Args:
+        shape: of the array.
+        affine: to millimetres.
+
+    Returns:
+        0, 1 or 2.
+
+    Raises:
+        UserError: if spacing and length point at different axes.
+
+    Example:
+        >>> slice_axis((12, 256, 216), np.diag([8.0, 1.4, 1.4, 1.0]))
+        0
+    """
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    lengths = np.asarray(shape[:3])
+    fine, medium, coarse = np.sort(spacing)
+    short, next_ = np.sort(lengths)[:2]
+    evidence = set()
+    if medium < 1.05 * fine and coarse > 1.5 * medium:
+        evidence.add(int(spacing.argmax()))
+    if 3 * short < next_:
+        evidence.add(int(lengths.argmin()))
+    if len(evidence) > 1:
+        raise UserError(
+            f"shape {tuple(shape)} with voxels of {_times(spacing)} mm: the shortest axis is not the coarsest. Slices "
+            "are few and far apart: correct the voxel sizes in the header, or the order of the axes."
+        )
+    return evidence.pop() if evidence else 2
+
+
+def same_place(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
+    """Whether two affines agree: steps and origin to a thousandth of a voxel.
+
+    Example:
+        >>> same_place(np.eye(4), np.diag([1.0, 1.0, 1.01, 1.0]))
+        False
+    """
+    return bool(np.abs(np.linalg.solve(first, second) - np.eye(4)).max() <= 1e-3)
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """The files that hold the header and the voxels."""
+    match = VOLUME_NAME.fullmatch(path.name)
+    if match is None:
+        raise UserError(
+            f"{path}: not the name of a volume. It must end in .nii, .nii.gz, .hdr or .img: convert the file."
+        )
+    pair = path, path
+    if match["type"].lower() != "nii":
+        other = "img" if match["type"].lower() == "hdr" else "hdr"
+        other = other.upper() if match["type"].isupper() else other
+        names = [f"{match['stem']}.{other}{gz}" for gz in (match["gzip"] or "", "", ".gz")]
+        twin = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+        if twin is None:
+            raise UserError(
+                f"{path}: there is no {names[0]} beside it. A volume of this type is a pair of .hdr (header) and .img "
+                "(voxels): copy both, or remove it."
+            )
+        pair = (path, twin) if match["type"].lower() == "hdr" else (twin, path)
+    for file in pair:
+        if not file.is_file():
+            raise UserError(f"{file}: no such file. Give the path of a .nii, .nii.gz, .hdr or .img file.")
+    return pair
+
+
+def _parse(start: bytes, single: bool) -> Any:
+    """The header of whichever format it is, with nibabel's small repairs."""
+    # NIfTI-2 keeps its magic behind the size of the header, NIfTI-1 at the end; Analyze has none.
+    kind = _MAGICS.get(start[4:8]) or _MAGICS.get(start[344:348]) or Spm2AnalyzeHeader
+    if kind is Spm2AnalyzeHeader and not kind.may_contain_header(start):
+        raise ValueError("no header in its first bytes")
+    if getattr(kind, "is_single", False) != single:
+        raise ValueError("its header says that it is half of a pair" if single else "its header is not one of a pair")
+    header = kind.from_fileobj(io.BytesIO(start[: kind.template_dtype.itemsize]), check=False)
+    header.check_fix(_silent, error_level=40)
+    return header
+
+
+def _checked(header: Any) -> dict[str, Any]:
+    shape = tuple(int(length) for length in header.get_data_shape())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (3, 4) or min(shape) < 1 or np.prod(shape, dtype=object) > MAX_VOXELS:
+        raise ValueError(f"shape {shape}")
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise ValueError(f"data type {dtype}")
+    offset = int(header.get_data_offset())
+    if offset < (int(header["sizeof_hdr"]) if getattr(header, "is_single", False) else 0):
+        raise ValueError(f"voxels from byte {offset}")
+    oriented = not isinstance(header, Spm2AnalyzeHeader)
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    if oriented:
+        affine[:3] *= _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    low, high = _SPACING_MM
+    if not np.isfinite(affine).all() or spacing.min() < low or spacing.max() > high:
+        raise ValueError(f"voxels of {_times(spacing)} mm")
+    if abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.01:
+        raise ValueError("two axes that point the same way")
+    scaling = header.get_slope_inter()
+    return {
+        "shape": shape,
+        "affine": affine,
+        "oriented": oriented,
+        "dtype": dtype,
+        "offset": offset,
+        "scaling": scaling,
+    }
+
+
+def _times(numbers: NDArray[np.float64]) -> str:
+    return " x ".join(f"{number:.3g}" for number in numbers)
+
+
+def _is_packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path)) if _is_packed(path) else path.open("rb")
+
+
+def _read_start(path: Path) -> bytes:
+    try:
+        with _open(path) as file:
+            return file.read(_HEADER_BYTES)
+    except Exception as error:  # gzip and zlib raise EOFError, OSError and zlib.error
+        raise _unreadable(path, error) from error
+
+
+def _read_exactly(path: Path, size: int) -> bytes:
+    """The content of a file that must have that size; of a compressed one nothing is unpacked beyond it."""
+    try:
+        with _open(path) as file:
+            content = file.read(size)
+            surplus = file.read(1)  # at the end, gzip compares its checksum
+    except Exception as error:  # as in _read_start
+        raise _unreadable(path, error) from error
+    if surplus or len(content) < size:
+        raise _wrong_size(path, "more" if surplus else f"{len(content)} bytes", size)
+    return content
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: cannot be read ({type(error).__name__}: {error}). The file must be whole and readable: copy or "
+        "download it again, or remove it."
+    )
+
+
+def _wrong_size(path: Path, got: str, expected: int) -> UserError:
+    return UserError(
+        f"{path}: holds {got}, its header speaks of {expected} bytes. The two must agree: the file is truncated or its "
+        "header damaged; copy or export it again, or remove it."
+    )

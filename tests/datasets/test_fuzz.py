@@ -1,0 +1,191 @@
+"""Damaged data of every layout: each ends in a message or a finding, and what is read is the truth.
+
+``MONAI_ILN_FUZZ=10000 pytest tests/datasets/test_fuzz.py`` damages so many files of each layout.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+
+from monai_iln.datasets import REASONS, check_datalist, inspect_stacks, read_right_ventricle, read_sunnybrook
+from monai_iln.datasets.phantom import LAYOUTS, write_phantom
+from monai_iln.datasets.prepare import prepare_sunnybrook
+from monai_iln.errors import UserError
+
+EXAMPLES = int(os.environ.get("MONAI_ILN_FUZZ", "150"))
+LEFT = ("official", "challenge", "arterys", "png")
+SMALL = {"subjects": 2, "slices": 6, "phases": 2, "size": 96}
+ALLOWED = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),  # to shrink a failure takes minutes and says little more
+    derandomize=EXAMPLES <= 1000,  # the same examples in every run of the tests, others when run at length
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def read(layout, folder):
+    return read_sunnybrook(folder) if layout in LEFT else read_right_ventricle([folder])
+
+
+class Data(NamedTuple):
+    """A layout, its files, those of them that hold labels, and what is read from them undamaged."""
+
+    layout: str
+    folder: Path
+    files: list[Path]
+    labels: set[Path]
+    truth: dict[tuple[str, str, int], tuple[Any, Any]]
+
+    def __repr__(self):
+        return self.layout
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def data(request, tmp_path_factory):
+    folder = write_phantom(tmp_path_factory.mktemp("fuzz") / "data", layout=request.param, **SMALL)
+    reading = read(request.param, folder)
+    truth = {
+        (stack.subject, stack.phase, number): (stack.image[..., index], stack.label[..., index])
+        for stack in reading.stacks
+        for index, number in enumerate(stack.slices)
+    }
+    assert truth
+    # Files of labels first: the frames of a cine that nobody labelled would have nearly all the damage otherwise.
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    labels = [file for file in files if any(word in str(file) for word in ("contour", "Labels", "_gt", "_rv", ".txt"))]
+    labelled = {Path(file).relative_to(folder) for stack in reading.stacks for file in stack.files}
+    return Data(request.param, folder, [*labels, *sorted(labelled), *files], {*labels}, truth)
+
+
+def damage(draw, content):
+    """Bytes as they come from bad disks, broken downloads, careless editors and mean strangers."""
+    kind = draw(st.sampled_from(["flip", "truncate", "zeros", "insert", "text", "empty", "repeat"]))
+    place = draw(st.integers(0, max(len(content) - 1, 0)))
+    if draw(st.booleans()):
+        place = min(place, draw(st.integers(0, 600)))  # headers come first
+    if kind == "flip":
+        data = bytearray(content)
+        for _ in range(draw(st.integers(1, 8))):
+            if data:
+                data[(place + draw(st.integers(0, 64))) % len(data)] ^= draw(st.integers(1, 255))
+        return bytes(data)
+    if kind == "truncate":
+        return content[:place]
+    if kind == "zeros":
+        length = draw(st.integers(1, 4096))
+        return content[:place] + bytes(len(content[place : place + length])) + content[place + length :]
+    if kind == "insert":
+        return content[:place] + draw(st.binary(min_size=1, max_size=64)) + content[place:]
+    if kind == "text":
+        return (
+            content[:place]
+            + draw(st.sampled_from([b"-1", b"9", b"nan", b"1e308", b"\n", b"\0"]))
+            + content[place + 1 :]
+        )
+    return b"" if kind == "empty" else content + content
+
+
+def alike(one, other):
+    """A digit or a point of a contour less, which nobody can notice, moves its edge by a little."""
+    return (one != other).sum() <= 12 + 0.2 * (int(one.sum()) + int(other.sum()))
+
+
+@ALLOWED
+@given(choice=st.data())
+def test_damaged_files(data, choice):
+    layout, folder, files, labels, truth = data
+    victim = files[choice.draw(st.integers(0, len(files) - 1))]
+    content = (folder / victim).read_bytes()
+    damaged = damage(choice.draw, content)
+    try:
+        (folder / victim).write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            reading = read(layout, folder)
+            findings = [*reading.findings, *inspect_stacks(reading.stacks)]
+    except UserError as error:
+        assert len(str(error)) > 40  # noqa: PT017
+        return
+    finally:
+        (folder / victim).write_bytes(content)
+    suspected = {(f.subject, f.phase, f.slice) for f in findings if REASONS[f.reason].action == "exclude"}
+    seen = set()
+    for stack in reading.stacks:
+        for index, number in enumerate(stack.slices):
+            key = stack.subject, stack.phase, number
+            image, label = truth.get(key, (None, None))
+            seen.add(key)
+            assert image is not None, f"{key} does not exist"
+            assert stack.label.max() <= 1
+            if key not in suspected and victim in labels:
+                assert stack.label[..., index].shape == label.shape
+                assert alike(stack.label[..., index], label), key
+            elif key not in suspected:
+                np.testing.assert_array_equal(stack.label[..., index], label)
+                if (folder / victim).with_suffix("") not in {Path(file).with_suffix("") for file in stack.files}:
+                    np.testing.assert_array_equal(stack.image[..., index], image)
+    missing = {subject for subject, _, _ in truth.keys() - seen}
+    assert missing <= {finding.subject for finding in findings}, "nothing is lost in silence"
+
+
+@pytest.fixture(scope="module")
+def datalist(tmp_path_factory):
+    raw = write_phantom(tmp_path_factory.mktemp("raw") / "data", **SMALL)
+    return prepare_sunnybrook(raw, tmp_path_factory.mktemp("prepared") / "data", folds=2).parent
+
+
+@ALLOWED
+@given(choice=st.data())
+def test_damaged_datalists(datalist, choice):
+    """Whatever is damaged is refused, or what is read is what was written."""
+    files = [Path("datalist.json"), *(p.relative_to(datalist) for p in datalist.rglob("*.nii.gz"))]
+    victim = choice.draw(st.sampled_from(files))
+    whole = check_datalist(datalist)
+    content = (datalist / victim).read_bytes()
+    damaged = damage(choice.draw, content)
+    assume(damaged != content)
+    try:
+        (datalist / victim).write_bytes(damaged)
+        items = check_datalist(datalist)
+    except UserError:
+        return
+    finally:
+        (datalist / victim).write_bytes(content)
+    assert victim.name == "datalist.json", "a damaged image or label has another hash"
+    assert [(item["image"], item["label"]) for item in items] == [(item["image"], item["label"]) for item in whole]
+
+
+@ALLOWED
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["training", "labels", "image", "label", "fold"]) | st.text(max_size=3), inner
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_json(tmp_path, document):
+    (tmp_path / "datalist.json").write_text(json.dumps(document))
+    with pytest.raises(UserError):
+        check_datalist(tmp_path)
+
+
+def test_paths_with_anything_in_them(tmp_path, official, stacks):
+    folder = tmp_path / "a b%20ü 日本 'x' [1] {2}"
+    shutil.copytree(official, folder)
+    assert len(read_sunnybrook(folder).stacks) == len(stacks)
+    assert len(check_datalist(prepare_sunnybrook(folder, tmp_path / "o ü [2]"))) == len(stacks)
