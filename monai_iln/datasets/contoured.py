@@ -32,6 +32,7 @@ Pixels = NDArray[np.generic]
 # Of the endocardium's pixels. The worst of the real pairs has 1.8 %, the best of nine wrong ones 19.5 %.
 _MAX_OUTSIDE_EPICARDIUM = 0.05
 _NEAR_ENDS = 0.25  # of the cycle; real end diastoles lie within 0.2 of its ends, end systoles nearly all beyond 0.25
+_BLOOD = 0.5  # median contrast of what a subject's contours enclose; real ones have 0.86 and more on their own images
 _CLEARLY_BETTER = 1.2  # ratio of contrasts by which one series beats another that holds the same numbers
 
 
@@ -131,40 +132,45 @@ def check_contours(
 def choose_series(series: Sequence[Sequence[Frame]], points: Mapping[int, Mapping[str, Points]]) -> list[Frame]:
     """The short-axis series that contours belong to, by evidence; names prove nothing.
 
-    It holds every contoured number, or of all series most of them; it is a stack of parallel slices, in which no number
-    occurs twice; the contours lie inside its images; and of several such series it is the one whose blood they enclose.
+    It holds the contoured numbers, or at least half of them; it is a stack of parallel slices, in which no number
+    occurs twice; the contours lie inside its images. Of several such series it is one whose blood they enclose, then
+    the one that holds most of the numbers, then the one that fits best.
 
     Raises:
         UserError: if no series holds as much as half of the frames, or two fit alike and differ.
     """
     numbers = set(points)
     extent = np.median([outline.max() for kinds in points.values() for outline in kinds.values()])
-    held: dict[int, int] = {}
-    for index, frames in enumerate(series):
+    candidates = []
+    for frames in series:
         instances = {frame.instance for frame in frames}
         whole = len(instances) == len(frames) and (len(split_slices(frames)) > 1 or len(frames) == 1)
-        if whole and extent <= max(frames[0].shape):
-            held[index] = len(numbers & instances)
-    best = max(held.values(), default=0)
-    candidates = [list(series[index]) for index, count in held.items() if count == best]
-    if 2 * best < len(numbers) or not best:
+        if whole and extent <= max(frames[0].shape) and 2 * len(numbers & instances) >= len(numbers):
+            candidates.append(list(frames))
+    if len(candidates) < 2:
+        if candidates:
+            return candidates[0]
         found = "; ".join(f"{frames[0].path.parent.name} with {len(frames)} files" for frames in series)
         raise UserError(
             f"no series of parallel slices holds the contoured frames {min(numbers)} to {max(numbers)}, or half of "
             f"them; found {found or 'no DICOM file of the subject'}. Add the right series"
         )
-    if len(candidates) == 1:
-        return candidates[0]
     fits = [_fit(frames, points) for frames in candidates]
-    order = np.argsort(fits)[::-1]
-    first, second = candidates[order[0]], candidates[order[1]]
-    if fits[order[0]] < _CLEARLY_BETTER * fits[order[1]] and not _same_images(first, second, numbers):
-        names = " and ".join(sorted(str(frames[0].path) for frames in (first, second)))
+    held = [len(numbers & {frame.instance for frame in frames}) for frames in candidates]
+    # Blood where the contours are comes first: a series may lack a file, and a wrong one hold every number.
+    first, second, *_ = sorted(range(len(candidates)), key=lambda i: (fits[i] >= _BLOOD, held[i], fits[i]))[::-1]
+    alike = (fits[first] >= _BLOOD) == (fits[second] >= _BLOOD) and held[first] == held[second]
+    if (
+        alike
+        and fits[first] < _CLEARLY_BETTER * fits[second]
+        and not _same_images(candidates[first], candidates[second], numbers)
+    ):
+        names = " and ".join(sorted(str(candidates[i][0].path) for i in (first, second)))
         raise UserError(
             f"{len(candidates)} series hold the contoured frames and fit them alike, such as those of {names}. Exactly "
             "one is the contours' own: remove the others"
         )
-    return first
+    return candidates[first]
 
 
 def _fit(frames: Sequence[Frame], points: Mapping[int, Mapping[str, Points]]) -> float:

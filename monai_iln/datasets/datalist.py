@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from monai_iln.datasets.dicom import is_dicom
 from monai_iln.datasets.stacks import Stack
 from monai_iln.datasets.volumes import read_header, read_volume, same_place
 from monai_iln.errors import UserError
@@ -265,9 +266,9 @@ def find_stacks(path: Path | str) -> list[str]:
         )
     if found:
         return [str(file) for file in found]
-    if any(path.glob("*.dcm")):
+    if any(map(is_dicom, path.glob("*"))):
         return [str(path)]
     raise UserError(
         f"{path}: no stack found. It must be a NIfTI file, a folder with .nii or .nii.gz files, or a folder with the "
-        ".dcm files of one short-axis series."
+        "DICOM files of one short-axis series."
     )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom.config import disable_value_validation
 from pydicom.pixels import apply_rescale
 
+from monai_iln.datasets.folders import list_files
 from monai_iln.errors import UserError
 
 MAX_PIXELS = 4096**2  # a short-axis image has 512 x 512 at most; a damaged header may claim anything
@@ -133,14 +134,26 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM: by its suffix ``.dcm``, or where it has none that says otherwise, by its mark."""
+    suffix = path.suffix.lower()
+    if suffix not in ("", ".ima", ".dicom"):
+        return suffix == ".dcm"
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
 def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[Path, UserError]]]:
-    """All series of ``.dcm`` files in and below folders, and the files that cannot be read.
+    """All series of DICOM files in and below folders, and the files that cannot be read.
 
     A series is what shares folder, start of the file name, UID and orientation, by InstanceNumber.
     """
     series: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
     damaged = []
-    for path in sorted({path for folder in folders for path in folder.rglob("*") if path.suffix.lower() == ".dcm"}):
+    for path in sorted({path for folder in folders for path in list_files(folder) if is_dicom(path)}):
         try:
             frame = read_frame(path)
         except UserError as error:

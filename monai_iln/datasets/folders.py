@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,35 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from monai_iln.errors import UserError
+
+
+def list_files(source: Path) -> list[Path]:
+    """All files in and below a source, sorted; a file is its own source.
+
+    Hidden ones are left aside: macOS leaves ``._scan.dcm`` and ``__MACOSX/`` in archives, with names of data but none
+    inside.
+
+    Raises:
+        UserError: if the source does not exist or a folder cannot be looked into.
+    """
+    if source.is_file():
+        return [source]
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}). Give the folder that holds the data, and see to it "
+            "that everything below it may be read."
+        ) from error
+
+    files = []
+    for folder, folders, names in os.walk(source, onerror=refuse):
+        folders[:] = filter(_is_shown, folders)
+        files += [Path(folder) / name for name in names if _is_shown(name)]
+    return sorted(files)
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def require_new(output: Path) -> None:

@@ -180,8 +180,7 @@ def inspect_stacks(stacks: Sequence[Stack], progress: bool = False) -> list[Find
 
 
 def _finding(reason: str, stack: Stack, index: int, detail: str) -> Finding:
-    file = stack.files[index] if stack.files else ""
-    return Finding(reason, stack.subject, stack.phase, stack.slices[index], file, detail)
+    return Finding(reason, stack.subject, stack.phase, stack.slices[index], stack.file(index), detail)
 
 
 def _typical(views: Sequence[_View]) -> float:
@@ -294,17 +293,22 @@ def actions(keep: Collection[str] = (), exclude: Collection[str] = ()) -> dict[s
     return chosen | dict.fromkeys(keep, "keep") | dict.fromkeys(exclude, "exclude")
 
 
-def excluded(stacks: Sequence[Stack], findings: Sequence[Finding], chosen: Mapping[str, str]) -> list[Stack]:
-    """The stacks without the slices that a finding excludes."""
+def excluded(
+    stacks: Sequence[Stack], findings: Sequence[Finding], chosen: Mapping[str, str]
+) -> tuple[list[Stack], list[Finding]]:
+    """The stacks without the slices that a finding excludes, and findings where that leaves a gap between slices."""
     out = {(f.subject, f.phase, f.slice) for f in findings if chosen[f.reason] == "exclude"}
-    kept = []
+    kept, gaps = [], []
     for stack in stacks:
         indices = [i for i, number in enumerate(stack.slices) if (stack.subject, stack.phase, number) not in out]
         if len(indices) == len(stack.slices):
             kept.append(stack)
         elif indices:
             kept.append(_take(stack, indices))
-    return kept
+            if len({*np.diff(indices)}) > 1:
+                detail = "exclusion leaves a gap between the slices: the affine holds their mean step"
+                gaps.append(Finding("uneven-slices", stack.subject, stack.phase, None, kept[-1].file(0), detail))
+    return kept, gaps
 
 
 def _take(stack: Stack, indices: Sequence[int]) -> Stack:

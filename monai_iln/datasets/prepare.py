@@ -131,7 +131,8 @@ def _prepare(
         raise UserError(f"{', '.join(map(str, paths))}: no image with a label. {first} Correct or add what is missing.")
     strata = {stack.subject: stack.stratum for stack in stacks}
     dealt = assign_folds(strata, lists, seed) if isinstance(lists, int) else listed_folds(strata, lists)
-    good = excluded(stacks, findings, chosen)
+    good, gaps = excluded(stacks, findings, chosen)
+    findings += gaps
     with new_folder(output) as folder:
         lines = write_report(folder, stacks, findings, chosen)
         for line in lines:

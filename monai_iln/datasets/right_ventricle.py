@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from monai_iln.datasets.folders import list_files
 from monai_iln.datasets.pairs import (
     ACDC_NAME,
     MNMS_NAME,
@@ -99,7 +100,7 @@ def read_right_ventricle(
         >>> len(reading.stacks)  # doctest: +SKIP
         200
     """
-    files = _walk(sources)
+    files = {file: path if path.is_dir() else path.parent for path in map(Path, sources) for file in list_files(path)}
     if image is None and mask is None:
         read = _choose_layout(files, sources, layout)
     elif image is None or mask is None or layout not in (None, "folders"):
@@ -111,22 +112,6 @@ def read_right_ventricle(
         read = partial(_read_volumes, find=partial(find_by_pattern, image=image, mask=mask), values={})
     stacks, findings = read(files, label, progress)
     return Reading(sorted(stacks, key=lambda stack: (stack.subject, stack.phase)), findings)
-
-
-def _walk(sources: Sequence[Path]) -> Files:
-    files: dict[Path, Path] = {}
-    for source in map(Path, sources):
-        if source.is_dir():
-            for path in sorted(source.rglob("*")):
-                parts = path.relative_to(source).parts
-                # macOS leaves ._scan.nii.gz and __MACOSX/ in archives, with the names of volumes but none inside.
-                if path.is_file() and not any(part.startswith(".") or part == "__MACOSX" for part in parts):
-                    files[path] = source
-        elif source.is_file():
-            files[source] = source.parent
-        else:
-            raise UserError(f"{source}: no such file or folder. Give the folder that holds the data.")
-    return files
 
 
 def _choose_layout(files: Files, sources: Sequence[Path], layout: str | None) -> _Read:

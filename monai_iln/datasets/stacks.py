@@ -43,6 +43,10 @@ class Stack:
     pool: NDArray[np.uint8] | None = field(default=None, repr=False)
     thick_wall: bool = True
 
+    def file(self, index: int) -> str:
+        """What a slice was read from, if that is known."""
+        return self.files[index] if self.files else ""
+
     @property
     def cavity(self) -> NDArray[np.uint8]:
         """The pool, or the label where that is the pool."""

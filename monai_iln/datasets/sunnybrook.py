@@ -31,7 +31,8 @@ from tqdm import tqdm
 
 from monai_iln.datasets.contoured import LabelledFrame, copied_contours, make_stacks, name_phases, read_cine
 from monai_iln.datasets.contours import FILE_NAME, STRUCTURES
-from monai_iln.datasets.dicom import MAX_PIXELS, find_series
+from monai_iln.datasets.dicom import MAX_PIXELS, find_series, is_dicom
+from monai_iln.datasets.folders import list_files
 from monai_iln.datasets.stacks import Finding, Reading
 from monai_iln.errors import UserError
 
@@ -70,12 +71,9 @@ def read_sunnybrook(
             or tables or contours contradict one another.
     """
     paths = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder. Give the folder that holds the Sunnybrook data.")
     if label not in STRUCTURES:
         raise UserError(f"label {label!r}: Sunnybrook has {', '.join(STRUCTURES)}. Choose one of them.")
-    files = {file: names for path in paths for file, names in _walk(path)}
+    files = {file: _folders(file, path) for path in paths for file in list_files(path)}
     images, contours = _png_images(files), [file for file in files if FILE_NAME.fullmatch(file.name)]
     found = [name for name, marks in zip(LAYOUTS, (contours, images), strict=True) if marks]
     shown = ", ".join(map(str, paths))
@@ -98,13 +96,9 @@ def read_sunnybrook(
     return _read_png(images, progress)
 
 
-def _walk(source: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """All files, with the names of the folders that they lie in, the source's own first."""
-    if source.is_file():
-        yield source, ()
-    for file in sorted(source.rglob("*")):
-        if file.is_file():
-            yield file, (source.name, *file.relative_to(source).parts[:-1])
+def _folders(file: Path, source: Path) -> tuple[str, ...]:
+    """The names of the folders that a file lies in, the source's own first."""
+    return () if file == source else (source.name, *file.relative_to(source).parts[:-1])
 
 
 def _name(subject: str) -> str:
@@ -120,7 +114,7 @@ def _stratum(subject: str) -> str:
 def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Reading:
     contours, patients = _find_contours(files), _read_tables(files)
     folders: dict[str, set[Path]] = defaultdict(set)
-    for folder, names in {(file.parent, names) for file, names in files.items() if file.suffix.lower() == ".dcm"}:
+    for folder, names in {(file.parent, names) for file, names in files.items() if is_dicom(file)}:
         for part in reversed(names):
             subject = patients.get(part, _name(part))
             if part in patients or subject in contours or subject in patients.values():

@@ -156,7 +156,7 @@ def test_exclusion_takes_slices_and_keeps_geometry(good):
     stack = replace(good[0], affine=np.diag([1.5, 1.5, 8.0, 1.0]) + np.eye(4, k=3) * 7)
     numbers = stack.slices
     findings = [Finding("displaced", stack.subject, stack.phase, number, "", "") for number in (numbers[0], numbers[2])]
-    kept, *rest = excluded([stack, *good[1:]], findings, actions())
+    (kept, *rest), gaps = excluded([stack, *good[1:]], findings, actions())
     indices = [1, *range(3, len(numbers))]
     assert kept.slices == tuple(numbers[i] for i in indices)
     np.testing.assert_array_equal(kept.image, stack.image[..., indices])
@@ -167,11 +167,13 @@ def test_exclusion_takes_slices_and_keeps_geometry(good):
     np.testing.assert_allclose(last, stack.affine @ [0, 0, len(numbers) - 1, 1])
     assert all(one is other for one, other in zip(rest, good[1:], strict=True))
     everything = [Finding("displaced", stack.subject, stack.phase, number, "", "") for number in numbers]
-    assert len(excluded([stack, good[1]], everything, actions())) == 1
-    assert excluded([stack], findings, actions(keep=["displaced"]))[0] is stack
+    assert [(gap.reason, gap.subject, gap.phase) for gap in gaps] == [("uneven-slices", stack.subject, stack.phase)]
+    assert excluded([stack, good[1]], everything, actions()) == ([good[1]], [])
+    assert excluded([stack], findings[:1], actions())[1] == [], "the first slice leaves no gap"
+    assert excluded([stack], findings, actions(keep=["displaced"]))[0][0] is stack
     low = [finding._replace(reason="low-contrast") for finding in findings]
-    assert excluded([stack], low, actions())[0] is stack
-    assert excluded([stack], low, actions(exclude=["low-contrast"]))[0].slices == kept.slices
+    assert excluded([stack], low, actions())[0][0] is stack
+    assert excluded([stack], low, actions(exclude=["low-contrast"]))[0][0].slices == kept.slices
 
 
 @pytest.mark.parametrize(

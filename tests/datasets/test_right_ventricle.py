@@ -672,7 +672,7 @@ class TestLayoutsAndLabels:
             read_right_ventricle([phantoms["chla"]], layout="mnms")
 
     def test_no_source(self, tmp_path):
-        with pytest.raises(UserError, match="no such file or folder"):
+        with pytest.raises(UserError, match="cannot be read"):
             read_right_ventricle([tmp_path / "nowhere"])
         with pytest.raises(UserError, match="no source: no data"):
             read_right_ventricle([])

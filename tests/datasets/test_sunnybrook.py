@@ -1,4 +1,5 @@
 import csv
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -206,6 +207,17 @@ def test_of_two_whole_series_the_one_whose_blood_is_enclosed(copied, stacks):
     np.testing.assert_array_equal(reading.stacks[0].image, stacks[0].image)
 
 
+def test_blood_counts_more_than_a_missing_file(copied, stacks):
+    folder = first(copied, "SCD_IMAGES_01/*/CINESAX_300")
+    for path in shutil.copytree(folder, folder.with_name("AAA")).iterdir():
+        shift(path, 20)
+    frame_of(copied, first(copied, "SCD_ManualContours/*/contours-manual/*/*icontour*")).unlink()
+    reading = read_sunnybrook(copied)
+    assert reasons(reading) == {"no-image": 1}
+    np.testing.assert_array_equal(reading.stacks[1].image, stacks[1].image[..., 1:])
+    np.testing.assert_array_equal(reading.stacks[0].image, stacks[0].image)
+
+
 def test_two_series_that_fit_alike_are_ambiguous(copied):
     folder = first(copied, "SCD_IMAGES_01/*/CINESAX_300")
     for path in shutil.copytree(folder, folder.with_name("copy")).iterdir():
@@ -219,8 +231,38 @@ def test_two_series_that_fit_alike_are_ambiguous(copied):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(UserError, match="no such file or folder"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_sunnybrook(tmp_path / "none")
+
+
+def test_dicom_files_without_a_suffix(copied, stacks):
+    for path in copied.rglob("*.dcm"):
+        path.rename(path.with_suffix(""))
+    (first(copied, "SCD_IMAGES_01/*") / "DICOMDIR").write_bytes(b"no frame")
+    reading = read_sunnybrook(copied)
+    assert (len(reading.stacks), reading.findings) == (len(stacks), [])
+
+
+def test_what_macos_leaves_is_no_data(copied, mirror, stacks):
+    for path in [*copied.rglob("*.dcm"), *copied.rglob("*.txt"), *mirror.rglob("*.png")]:
+        path.with_name(f"._{path.name}").write_bytes(b"Mac OS X")
+    shutil.copytree(first(copied, "SCD_ManualContours/*"), copied / "__MACOSX" / "SC-HF-I-777")
+    for source in (copied, mirror):
+        reading = read_sunnybrook(source)
+        assert (len(reading.stacks), reading.findings) == (len(stacks), [])
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(copied, monkeypatch):
+    locked, scan = first(copied, "SCD_IMAGES_01/*"), os.scandir
+
+    def scandir(path):
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=f"{locked.name}: cannot be read .Permission denied"):
+        read_sunnybrook(copied)
 
 
 def test_wrong_label(official, mirror):
