@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -112,6 +112,7 @@ def _stratum(subject: str) -> str:
 
 
 def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Reading:
+    reading = Reading([], [])
     contours, patients = _find_contours(files), _read_tables(files)
     folders: dict[str, set[Path]] = defaultdict(set)
     for folder, names in {(file.parent, names) for file, names in files.items() if is_dicom(file)}:
@@ -120,10 +121,12 @@ def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Readin
             if part in patients or subject in contours or subject in patients.values():
                 folders[subject].add(folder)
                 break
+        else:
+            detail = "DICOM files in no folder that is named after a subject, or after a patient in a table"
+            reading.findings.append(Finding("no-label", "", "", None, str(folder), detail))
     doubts = defaultdict(list)
     for number, finding in copied_contours(contours):
         doubts[finding.subject].append((number, finding))
-    reading = Reading([], [])
     for subject in tqdm(sorted(contours), desc="Sunnybrook", unit="subject", disable=not progress):
         series, damaged = find_series(folders[subject]) if subject in folders else ([], [])
         stacks, findings = read_cine(subject, _stratum(subject), series, contours[subject], label, doubts[subject])
@@ -134,12 +137,13 @@ def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Readin
         file = str(min(folders[subject]))
         reading.findings.append(Finding("no-label", subject, "", None, file, "DICOM files without contours"))
     if not reading.stacks:
-        first = next((f for f in reading.findings if f.reason == "unreadable"), None)
-        why = f" The first of {len(reading.findings)} findings: {first.detail}" if first else ""
+        faults = Counter((f.reason, f.subject) for f in reading.findings if f.reason not in ("no-image", "no-label"))
+        found = ", ".join(f"{count} {reason} of {subject}" for (reason, subject), count in sorted(faults.items()))
         raise UserError(
             f"{source}: no subject has an image with a contour of the {label}. {len(contours)} subjects have contours, "
             f"{len(folders)} have DICOM files. Those lie in folders named after the subject, or after a patient that "
-            f"scd_patientdata.csv or link.csv joins to one: add what is missing.{why}"
+            f"scd_patientdata.csv or link.csv joins to one: add what is missing."
+            f"{f' Found on the way: {found}.' if found else ''}"
         )
     return reading
 

@@ -448,7 +448,7 @@ def test_patient_table(copied):
     table.write_text("\n".join(text.splitlines()[:2]))
     reading = read_sunnybrook(copied)
     assert len({stack.subject for stack in reading.stacks}) == 1
-    assert reasons(reading) == {"no-image": 5}
+    assert reasons(reading) == {"no-image": 5, "no-label": 10}, "two folders of each patient who is no subject"
     table.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="a patient that scd_patientdata.csv or link.csv joins to one"):
         read_sunnybrook(copied)
