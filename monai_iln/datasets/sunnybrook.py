@@ -254,6 +254,8 @@ def _read_png(images: Sequence[Path], progress: bool) -> Reading:
 def _read_grey(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
+            image.verify()  # of every chunk the checksum, which decoding passes over
+        with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels")
             return np.asarray(image.convert("L"), dtype=np.uint8)

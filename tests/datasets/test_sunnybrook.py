@@ -473,6 +473,10 @@ def test_damaged_mirror(mirror, stacks):
     check("mismatch", "image (96, 96) and mask (96, 64)")
     Image.new("L", (96, 96)).save(label)
     check("outside-image", "covers no pixel")
+    content = label.read_bytes()
+    place = content.index(b"IEND") - 8  # the checksum of the pixels
+    label.write_bytes(content[:place] + bytes(4) + content[place + 4 :])
+    check("unreadable", "cannot be read as an image")
     label.write_bytes(b"\x89PNG\r\n\x1a\n")
     check("unreadable", "cannot be read as an image")
     label.unlink()
