@@ -152,6 +152,73 @@ def test_a_thin_wall_proves_nothing_in_a_single_frame(good):
     assert flagged(thin, "low-contrast") >= flagged(thick, "displaced")
 
 
+def disc(contrasts, centres=None, subject="A", phase="ED", first=1, thick_wall=True):
+    """Slices of noise around 0.5, in each a disc of the contrast asked for under the mask."""
+    rng = np.random.default_rng(len(subject + phase) + first)
+    rows, columns = np.mgrid[:128, :128]
+    images, masks = [], []
+    for contrast_, (row, column) in zip(contrasts, centres or [(64, 64)] * len(contrasts), strict=True):
+        mask = np.hypot(rows - row, columns - column) < 24
+        image = rng.normal(0.5, 0.1, mask.shape) + mask * contrast_ * 0.1 * np.sqrt(2)
+        image[:12, :12] = 2  # what is brightest is elsewhere
+        images.append(image)
+        masks.append(mask)
+    numbers = tuple(range(first, first + len(masks)))
+    label = np.stack(masks, axis=-1).astype(np.uint8)
+    return Stack(subject, phase, "", np.stack(images, axis=-1), label, np.eye(4), numbers, thick_wall=thick_wall)
+
+
+@pytest.mark.parametrize(
+    ("contrast_", "thick_wall", "reason"),
+    [(0.2, True, "displaced"), (0.2, False, "low-contrast"), (0.4, True, "low-contrast"), (0.62, True, None)],
+)
+def test_limits_of_contrast_for_one_frame(contrast_, thick_wall, reason):
+    stack = disc([2, 2, contrast_, 2, 2], thick_wall=thick_wall)
+    assert contrast(stack.image[..., 2], stack.label[..., 2]) == pytest.approx(contrast_, abs=0.06)
+    assert [(f.reason, f.slice) for f in inspect_stacks([stack])] == ([(reason, 3)] if reason else [])
+
+
+@pytest.mark.parametrize(("thick_wall", "found"), [(True, True), (False, False)])
+def test_limits_of_contrast_for_a_subject(thick_wall, found):
+    stack = disc([0.42] * 5, thick_wall=thick_wall)
+    assert (flagged([stack], "displaced") == frames([stack], [0])) is found
+
+
+@pytest.mark.parametrize(("brightness", "reason"), [(0.3, "background"), (0.4, "displaced")])
+def test_limits_of_brightness(brightness, reason):
+    stack = disc([3] * 5)
+    pool = stack.image[..., 0][stack.label[..., 0] > 0].mean()
+    stack.image[..., 2] *= brightness * pool / stack.image[..., 2][stack.label[..., 2] > 0].mean()
+    stack.image[..., 2][stack.label[..., 2] == 0] = brightness * pool
+    stack.image[:12, :12, 2] = 2
+    assert [(f.reason, f.slice) for f in inspect_stacks([stack])] == [(reason, 3)]
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_off_the_neighbours_on_either_side(index):
+    """A middling contrast is doubtful only where the mask lies off those of the slices before and after."""
+    contrasts, centres = [2, 2, 2], [(64, 64)] * 3
+    contrasts[index], centres[index] = 0.5, (64, 70)
+    assert flagged([disc(contrasts, centres)], "displaced") == {("A", "ED", index + 1)}
+    centres[index] = (64, 66)
+    assert not flagged([disc(contrasts, centres)], "displaced")
+
+
+def test_a_neighbour_in_the_other_phase_speaks_for_a_mask():
+    ed = disc([0.5, 2, 2], [(64, 70), (64, 64), (64, 64)])
+    assert flagged([ed], "displaced") == {("A", "ED", 1)}
+    es = disc([2, 2, 2], [(64, 70), (64, 64), (64, 64)], phase="ES")
+    assert not flagged([ed, es], "displaced")
+
+
+def test_few_common_slices_accuse_nobody():
+    own = disc([1.0] * 6, subject="A")
+    other = disc([3.0] * 6, subject="BB", first=5)  # the slices 5 and 6 are common
+    assert not flagged([own, other], "other-subject")
+    whole = disc([3.0] * 6, subject="BB")
+    assert flagged([own, whole], "other-subject") == frames([own], [0])
+
+
 def test_exclusion_takes_slices_and_keeps_geometry(good):
     stack = replace(good[0], affine=np.diag([1.5, 1.5, 8.0, 1.0]) + np.eye(4, k=3) * 7)
     numbers = stack.slices
