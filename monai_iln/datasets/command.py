@@ -9,7 +9,7 @@ from typing import Any
 
 from monai_iln.datasets import download, phantom, right_ventricle, sunnybrook
 from monai_iln.datasets.contours import STRUCTURES
-from monai_iln.datasets.datalist import check_datalist, read_datalist
+from monai_iln.datasets.datalist import check_datalist, read_datalist, slice_items
 from monai_iln.datasets.inspection import REASONS
 from monai_iln.datasets.prepare import prepare_right_ventricle, prepare_sunnybrook
 
@@ -148,7 +148,7 @@ def _check(options: argparse.Namespace) -> None:
 def _summarize(datalist: Path, items: list[dict[str, Any]]) -> None:
     folds = Counter({item["subject"]: item["fold"] for item in items}.values())
     sizes = "/".join(str(folds[fold]) for fold in sorted(folds))
-    slices = sum(len(item.get("slices", ())) for item in items)
+    slices = len(slice_items(items))
     print(f"{datalist}: {slices} slices of {folds.total()} subjects, folds of {sizes} subjects")
 
 

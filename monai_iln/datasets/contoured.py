@@ -153,7 +153,9 @@ def choose_series(series: Sequence[Sequence[Frame]], points: Mapping[int, Mappin
         found = "; ".join(f"{frames[0].path.parent.name} with {len(frames)} files" for frames in series)
         raise UserError(
             f"no series of parallel slices holds the contoured frames {min(numbers)} to {max(numbers)}, or half of "
-            f"them; found {found or 'no DICOM file of the subject'}. Add the right series"
+            f"them; found {found}. Add the right series"
+            if found
+            else "no DICOM file of the subject. Add its short-axis series"
         )
     fits = [_fit(frames, points) for frames in candidates]
     held = [len(numbers & {frame.instance for frame in frames}) for frames in candidates]

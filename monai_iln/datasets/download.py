@@ -17,6 +17,7 @@ from tqdm import tqdm
 from monai_iln.errors import UserError
 
 HOME = "https://www.cardiacatlas.org/sunnybrook-cardiac-data/"
+_MIRROR_HOME = "https://github.com/mshunshin/SegNetCMR"
 CHECKSUM_FILE = "checksums.txt"
 _PAUSES = (1.0, 2.0, 4.0)  # seconds between tries
 _MIN_BYTES_PER_SECOND = 1000  # slower than any line that could bring 2 GB: a server that only drips
@@ -229,8 +230,8 @@ def _fetch(file: RemoteFile, folder: Path, timeout: float, progress: bool) -> No
             raise UserError(
                 f"{file.url}: {file.name} cannot be had from there ({what}). It must come whole and as it was "
                 f"published. Try again later (what has come is kept), try another --mirror, or get {file.name} with a "
-                f"browser, from {HOME} or another place that you trust, and give it to monai-iln prepare sunnybrook "
-                "--source."
+                f"browser, from {_MIRROR_HOME if file.content else HOME} or another place that you trust, and give it "
+                "to monai-iln prepare sunnybrook --source."
             ) from cause
         time.sleep(pause)
 

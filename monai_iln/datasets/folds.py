@@ -78,9 +78,11 @@ def listed_folds(subjects: Mapping[str, str], lists: Sequence[Sequence[str]]) ->
                 )
     missing = sorted(subjects.keys() - folds.keys())
     if missing:
+        unknown = sorted(folds.keys() - subjects.keys())
+        strange = f" No subject is called {', '.join(unknown[:3])}." if unknown else ""
         raise UserError(
-            f"{len(missing)} of {len(subjects)} subjects are in no fold, such as {', '.join(missing[:3])}. Every "
-            "subject has one: add them to the lists."
+            f"{len(missing)} of {len(subjects)} subjects are in no fold, such as {', '.join(missing[:3])}.{strange} "
+            "Every subject has one: add them to the lists."
         )
     return {name: folds[name] for name in sorted(subjects)}
 

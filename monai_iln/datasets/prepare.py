@@ -13,7 +13,7 @@ from monai_iln.datasets.folders import new_folder, require_new
 from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
 from monai_iln.datasets.inspection import actions, excluded, inspect_stacks
 from monai_iln.datasets.phantom import write_phantom
-from monai_iln.datasets.report import TABLE, write_report
+from monai_iln.datasets.report import TABLE, summary, write_report
 from monai_iln.datasets.right_ventricle import read_right_ventricle
 from monai_iln.datasets.stacks import DataWarning, Reading
 from monai_iln.datasets.sunnybrook import read_sunnybrook
@@ -110,11 +110,11 @@ def _prepare(
     lists = read_fold_lists(folds) if isinstance(folds, (str, Path)) else folds
     paths = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
     with unpacked(paths, progress) as roots:
-        temporary = [f"{root}/" for root in roots if root not in paths]
+        temporary = [str(root) for root in roots if root not in paths]
 
         def shown(text: str) -> str:  # files of archives by their names there, not in a folder that is gone
-            for prefix in temporary:
-                text = text.replace(prefix, "")
+            for folder in temporary:
+                text = text.replace(f"{folder}/", "").replace(folder, ", ".join(map(str, paths)))
             return text
 
         try:
@@ -124,27 +124,25 @@ def _prepare(
     stacks = [replace(stack, files=tuple(map(shown, stack.files))) for stack in stacks]
     findings = [f._replace(file=shown(f.file), detail=shown(f.detail)) for f in findings]
     findings += inspect_stacks(stacks, progress)
-    if not stacks:
-        first = (
-            f"The first of {len(findings)} findings is: {findings[0].detail}" if findings else "No labels were found."
-        )
-        raise UserError(f"{', '.join(map(str, paths))}: no image with a label. {first} Correct or add what is missing.")
-    strata = {stack.subject: stack.stratum for stack in stacks}
-    dealt = assign_folds(strata, lists, seed) if isinstance(lists, int) else listed_folds(strata, lists)
     good, gaps = excluded(stacks, findings, chosen)
     findings += gaps
+    for line in summary(findings, chosen):
+        warnings.warn(DataWarning(line), stacklevel=3)
+    if not good:
+        first = f" The first finding is: {findings[0].detail}." if findings else " No labels were found."
+        raise UserError(
+            f"{', '.join(map(str, paths))}: of {len(stacks)} stacks with a label none is left.{first} Correct or add "
+            "what is missing, or keep what is right with --keep REASON."
+        )
+    strata = {stack.subject: stack.stratum for stack in stacks}
+    dealt = assign_folds(strata, lists, seed) if isinstance(lists, int) else listed_folds(strata, lists)
     with new_folder(output) as folder:
-        lines = write_report(folder, stacks, findings, chosen)
-        for line in lines:
-            warnings.warn(DataWarning(line), stacklevel=3)
-        if not good:
-            raise UserError(
-                f"all {len(stacks)} stacks are excluded. {' '.join(lines)} Correct the data, or keep what is right "
-                "with --keep REASON."
-            )
+        write_report(folder, stacks, findings, chosen)
         write_datalist(good, folder, name=name, labels=("background", label), folds=dealt, progress=progress)
-    if lines:
-        warnings.warn(DataWarning(f"{len(findings)} findings in all: see {output / TABLE}."), stacklevel=3)
+    if findings:
+        frames = sum(len(stack.slices) for stack in stacks) - sum(len(stack.slices) for stack in good)
+        detail = f"{frames} frames excluded, {len(findings)} findings in all: see {output / TABLE}."
+        warnings.warn(DataWarning(detail), stacklevel=3)
     return output / FILE_NAME
 
 

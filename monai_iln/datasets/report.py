@@ -24,9 +24,7 @@ _MAX_TILES = 120
 _COLOURS = {"exclude": (255, 80, 80), "keep": (255, 205, 60)}
 
 
-def write_report(
-    folder: Path, stacks: Sequence[Stack], findings: Sequence[Finding], chosen: Mapping[str, str]
-) -> list[str]:
+def write_report(folder: Path, stacks: Sequence[Stack], findings: Sequence[Finding], chosen: Mapping[str, str]) -> None:
     """Write ``exclusions.csv``, and ``exclusions.png`` where a finding has an image to show.
 
     Args:
@@ -34,9 +32,6 @@ def write_report(
         stacks: before anything was excluded.
         findings: all of them.
         chosen: what is done for each reason, see :func:`~monai_iln.datasets.inspection.actions`.
-
-    Returns:
-        One line of summary for each reason that occurs.
     """
     ordered = sorted(findings, key=lambda f: (f.subject, f.phase, f.slice or 0, f.reason, f.file))
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
@@ -47,17 +42,18 @@ def write_report(
     sheet = _contact_sheet(stacks, ordered, chosen)
     if sheet is not None:
         sheet.save(folder / SHEET)
-    counts = Counter(f.reason for f in ordered)
+
+
+def summary(findings: Sequence[Finding], chosen: Mapping[str, str]) -> list[str]:
+    """A line for each reason that occurs: how often, what is done, in whom, and what it means."""
+    counts = Counter(f.reason for f in findings)
     lines = []
     for reason in (name for name in REASONS if counts[name]):
-        subjects = sorted({f.subject for f in ordered if f.reason == reason})
+        subjects = sorted({f.subject or "unknown" for f in findings if f.reason == reason})
         shown = ", ".join(subjects[:4]) + (f" and {len(subjects) - 4} more" if len(subjects) > 4 else "")
-        lines.append(f"{reason}: {counts[reason]} ({chosen[reason]}) in {shown}. {_sentence(REASONS[reason].meaning)}")
+        meaning = REASONS[reason].meaning
+        lines.append(f"{reason}: {counts[reason]} ({chosen[reason]}) in {shown}. {meaning[0].upper()}{meaning[1:]}.")
     return lines
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def _contact_sheet(

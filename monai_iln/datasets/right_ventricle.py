@@ -105,8 +105,8 @@ def read_right_ventricle(
         read = _choose_layout(files, sources, layout)
     elif image is None or mask is None or layout not in (None, "folders"):
         raise UserError(
-            f"image {image!r}, mask {mask!r}, layout {layout!r}: patterns come as a pair, and for the layout folders "
-            "alone. Give both, and no other layout."
+            f"image pattern {image or 'none'}, mask pattern {mask or 'none'}, layout {layout or 'folders'}: patterns "
+            "come as a pair, and for the layout folders alone. Give both, and no other layout."
         )
     else:
         read = partial(_read_volumes, find=partial(find_by_pattern, image=image, mask=mask), values={})
@@ -220,7 +220,8 @@ def _stack(frame: _Frame, phase: str, stratum: str, structure: Structure) -> Sta
         return Finding("third-phase", pair.subject, phase, None, str(pair.label), detail)
     label = structure.mask(frame.label)
     if not label.any():
-        detail = f"no voxel has the value {structure.value or 'of a structure'}; it holds {label_values(frame.label)}"
+        values = label_values(frame.label)
+        detail = f"no voxel has the value {structure.value or 'of a structure'}; it holds {values}: choose one of those"
         return Finding("empty-label", pair.subject, phase, None, str(pair.label), detail)
     slices = range(1, label.shape[-1] + 1)
     return Stack(

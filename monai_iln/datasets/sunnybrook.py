@@ -115,6 +115,7 @@ def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Readin
     reading = Reading([], [])
     contours, patients = _find_contours(files), _read_tables(files)
     folders: dict[str, set[Path]] = defaultdict(set)
+    unknown = 0
     for folder, names in {(file.parent, names) for file, names in files.items() if is_dicom(file)}:
         for part in reversed(names):
             subject = patients.get(part, _name(part))
@@ -122,6 +123,7 @@ def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Readin
                 folders[subject].add(folder)
                 break
         else:
+            unknown += 1
             detail = "DICOM files in no folder that is named after a subject, or after a patient in a table"
             reading.findings.append(Finding("no-label", "", "", None, str(folder), detail))
     doubts = defaultdict(list)
@@ -140,9 +142,10 @@ def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Readin
         faults = Counter((f.reason, f.subject) for f in reading.findings if f.reason not in ("no-image", "no-label"))
         found = ", ".join(f"{count} {reason} of {subject}" for (reason, subject), count in sorted(faults.items()))
         raise UserError(
-            f"{source}: no subject has an image with a contour of the {label}. {len(contours)} subjects have contours, "
-            f"{len(folders)} have DICOM files. Those lie in folders named after the subject, or after a patient that "
-            f"scd_patientdata.csv or link.csv joins to one: add what is missing."
+            f"{source}: no subject has an image with a contour of the {label}. {len(contours)} subjects have contours "
+            f"of any kind, {len(folders)} have DICOM files, {unknown} folders of DICOM files are nobody's. A folder is "
+            "named after the subject, or after a patient that scd_patientdata.csv or link.csv joins to one: add what "
+            "is missing."
             f"{f' Found on the way: {found}.' if found else ''}"
         )
     return reading

@@ -39,7 +39,7 @@ def test_a_series_needs_half_of_the_contoured_frames():
     assert choose_series([stack(range(1, 9))], points)[-1].instance == 8
     with pytest.raises(UserError, match="found CINESAX with 7 files. Add the right series"):
         choose_series([stack(range(1, 8))], points)
-    with pytest.raises(UserError, match="found no DICOM file of the subject"):
+    with pytest.raises(UserError, match="no DICOM file of the subject. Add its"):
         choose_series([], points)
 
 

@@ -137,7 +137,10 @@ def test_empty_masks_and_lone_subjects(good):
     label = good[0].label.copy()
     label[..., 0] = 0
     assert inspect_stacks([replace(good[0], label=label, pool=None)]) == []
-    assert inspect_stacks([replace(good[0], label=np.zeros_like(label), pool=None)]) == []
+    empty = replace(good[0], label=np.zeros_like(label), pool=None)
+    assert [(f.reason, f.subject, f.phase) for f in inspect_stacks([empty])] == [
+        ("not-inspected", empty.subject, empty.phase)
+    ]
     assert inspect_stacks([]) == []
 
 

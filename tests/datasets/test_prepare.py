@@ -54,7 +54,9 @@ def test_bad_frames_are_excluded_and_reported(faulty, tmp_path):
     messages = [str(warning.message) for warning in caught]
     assert any(message.startswith("displaced: ") and f"(exclude) in {names[1]}." in message for message in messages)
     assert any(message.startswith(f"unreadable: 1 (left out) in {names[2]}.") for message in messages)
-    assert f"{len(table)} findings in all: see {tmp_path / 'out' / 'exclusions.csv'}." in messages
+    out = {(row["phase"], row["slice"]) for row in table if row["action"] == "exclude"}
+    found = f"{len(out)} frames excluded, {len(table)} findings in all"
+    assert f"{found}: see {tmp_path / 'out' / 'exclusions.csv'}." in messages
 
     sheet = np.asarray(Image.open(tmp_path / "out" / "exclusions.png"))
     shown = {(row["subject"], row["phase"], row["slice"]) for row in table if row["action"] in ("exclude", "keep")}
@@ -81,7 +83,10 @@ def test_nothing_left(tmp_path, faulty):
     for path in folder.rglob("*.png"):
         if not path.name.startswith(names[1]):
             path.unlink()
-    with pytest.warns(DataWarning), pytest.raises(UserError, match="all 2 stacks are excluded.*--keep REASON"):
+    with (
+        pytest.warns(DataWarning),
+        pytest.raises(UserError, match="of 2 stacks with a label none is left.*--keep REASON"),
+    ):
         prepare_sunnybrook(folder, tmp_path / "out", folds=1)
     assert not (tmp_path / "out").exists()
 
