@@ -1,7 +1,8 @@
 """Data sets: files in, a datalist out."""
 
 from monai_iln.datasets.datalist import check_datalist, find_stacks, read_datalist, slice_items, split_datalist
-from monai_iln.datasets.inspection import REASONS, inspect_stacks
+from monai_iln.datasets.exclusion import REASONS
+from monai_iln.datasets.inspection import inspect_stacks
 from monai_iln.datasets.prepare import phantom_datalist, prepare_right_ventricle, prepare_sunnybrook
 from monai_iln.datasets.right_ventricle import read_right_ventricle
 from monai_iln.datasets.stacks import DataWarning, Finding, Reading, Stack

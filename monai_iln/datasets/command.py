@@ -10,7 +10,7 @@ from typing import Any
 from monai_iln.datasets import download, phantom, right_ventricle, sunnybrook
 from monai_iln.datasets.contours import STRUCTURES
 from monai_iln.datasets.datalist import check_datalist, read_datalist, slice_items
-from monai_iln.datasets.inspection import REASONS
+from monai_iln.datasets.exclusion import REASONS
 from monai_iln.datasets.prepare import prepare_right_ventricle, prepare_sunnybrook
 
 

@@ -33,6 +33,7 @@ Pixels = NDArray[np.generic]
 _MAX_OUTSIDE_EPICARDIUM = 0.05
 _NEAR_ENDS = 0.25  # of the cycle; real end diastoles lie within 0.2 of its ends, end systoles nearly all beyond 0.25
 _BLOOD = 0.5  # median contrast of what a subject's contours enclose; real ones have 0.86 and more on their own images
+_AS_MANY = 0.8  # of the other series' contoured frames; a file or two may be lost
 _CLEARLY_BETTER = 1.2  # ratio of contrasts by which one series beats another that holds the same numbers
 
 
@@ -63,7 +64,7 @@ def read_contours(subject: str, contours: Contours) -> tuple[dict[int, dict[str,
 
 
 def copied_contours(contours: Mapping[str, Contours]) -> Iterator[tuple[int, Finding]]:
-    """Contours that are byte copies of another subject's, with the numbers of their frames.
+    """Contours that are byte copies of another's, of another subject or frame, with the numbers of their frames.
 
     Where one of the subjects holds the whole pair, an epicardium around its endocardium, and another does not, the copy
     is the other's.
@@ -75,13 +76,13 @@ def copied_contours(contours: Mapping[str, Contours]) -> Iterator[tuple[int, Fin
                 with suppress(OSError):  # told when it is read as a contour
                     holders[hashlib.sha256(path.read_bytes()).digest()].append((subject, number, kind))
     for group in holders.values():
-        if len({subject for subject, _, _ in group}) < 2:
+        if len(group) < 2:
             continue
         fits = [_pair_fits(contours[subject][number]) for subject, number, _ in group]
         for (subject, number, kind), fit in zip(group, fits, strict=True):
-            if fit and not all(fits):
+            if fit and not all(fits) and len({subject for subject, _, _ in group}) > 1:
                 continue
-            others = ", ".join(sorted({other for other, _, _ in group} - {subject}))
+            others = ", ".join(sorted({other for other, _, _ in group} - {subject})) or "another frame"
             path = contours[subject][number][kind]
             yield (
                 number,
@@ -161,10 +162,10 @@ def choose_series(series: Sequence[Sequence[Frame]], points: Mapping[int, Mappin
     held = [len(numbers & {frame.instance for frame in frames}) for frames in candidates]
     # Blood where the contours are comes first: a series may lack a file, and a wrong one hold every number.
     first, second, *_ = sorted(range(len(candidates)), key=lambda i: (fits[i] >= _BLOOD, held[i], fits[i]))[::-1]
-    alike = (fits[first] >= _BLOOD) == (fits[second] >= _BLOOD) and held[first] == held[second]
+    alike = (fits[first] >= _BLOOD) == (fits[second] >= _BLOOD) and held[second] >= _AS_MANY * held[first]
     if (
         alike
-        and fits[first] < _CLEARLY_BETTER * fits[second]
+        and fits[first] <= _CLEARLY_BETTER * fits[second]
         and not _same_images(candidates[first], candidates[second], numbers)
     ):
         names = " and ".join(sorted(str(candidates[i][0].path) for i in (first, second)))
@@ -179,7 +180,8 @@ def _fit(frames: Sequence[Frame], points: Mapping[int, Mapping[str, Points]]) ->
     """The median contrast of what the contours enclose; 0 where nothing can be read."""
     values = []
     for frame in frames:
-        outline = points.get(frame.instance, {}).get("i")
+        kinds = points.get(frame.instance, {})
+        outline = kinds.get("i", kinds.get("o"))
         if outline is not None:
             try:
                 values.append(contrast(read_pixels(frame), rasterize(outline, frame.shape)))
@@ -223,7 +225,7 @@ def read_cine(
         except UserError as error:
             first = contours[min(contours)]
             findings.append(Finding("no-image", subject, "", None, str(first[min(first)]), str(error)))
-    by_number = number_frames(frames)
+    by_number, phases = number_frames(frames)
     labelled, undrawn = [], 0
     for number in sorted(points.keys() & by_number.keys()):
         slice_, phase, frame = by_number[number]
@@ -237,7 +239,9 @@ def read_cine(
         except UserError as error:
             findings.append(Finding("unreadable", subject, "", slice_ + 1, str(frame.path), str(error)))
             continue
-        labelled.append(LabelledFrame(slice_, phase, image, label, masks.get("i", label), frame.path, frame))
+        labelled.append(
+            LabelledFrame(slice_, phase, image, label, masks.get("i", np.zeros_like(label)), frame.path, frame)
+        )
     for number in sorted(points.keys() - by_number.keys()) if frames else ():
         file = str(contours[number][min(contours[number])])
         detail = f"{frames[0].path.parent.name} has no frame {number}"
@@ -246,7 +250,7 @@ def read_cine(
         detail = f"{undrawn} of {len(points)} contoured frames have no contour of the {structure}"
         findings.append(Finding("not-drawn", subject, "", None, "", detail))
 
-    names = name_phases(labelled, 1 + max((phase for _, phase, _ in by_number.values()), default=0))
+    names = name_phases(labelled, phases)
     stacks, more = make_stacks(subject, stratum, labelled, names, _cine_affine)
     doubts = [*doubts, *check_contours(subject, contours, points, frames[0].shape if frames else None)]
     for number, finding in doubts:
@@ -265,7 +269,7 @@ def name_phases(frames: Sequence[LabelledFrame], phases: int) -> dict[int, str]:
     counts = Counter(frame.phase for frame in frames).most_common(2)
     if len(counts) < 2:
         return {phase: "ED" if min(phase + 1, phases - phase) <= _NEAR_ENDS * phases else "ES" for phase, _ in counts}
-    one, other = ({frame.slice: int(frame.pool.sum()) for frame in frames if frame.phase == p} for p, _ in counts)
+    one, other = ({f.slice: int((f.pool | f.label).sum()) for f in frames if f.phase == p} for p, _ in counts)
     # Slice by slice, for one wrong contour shall not decide; base and apex may be labelled in one phase only.
     votes = sum(int(np.sign(one[slice_] - other[slice_])) for slice_ in one.keys() & other.keys())
     names = ("ED", "ES") if (votes or sum(one.values()) - sum(other.values())) >= 0 else ("ES", "ED")
@@ -282,12 +286,13 @@ def make_stacks(
     """Stack labelled frames by phase; what fits in no stack is found wrong."""
     findings, usable = [], []
     frames = sorted(frames, key=lambda f: (f.slice, f.phase))
-    shapes = Counter((*frame.image.shape, *frame.label.shape) for frame in frames)
+    forms = Counter(_form(frame) for frame in frames)
     for frame in frames:
         shape = (*frame.image.shape, *frame.label.shape)
         detail = reason = ""
-        if shape[:2] != shape[2:] or shape != shapes.most_common(1)[0][0]:
-            reason, detail = "mismatch", f"image {shape[:2]} and mask {shape[2:]}, unlike the subject's other frames"
+        if shape[:2] != shape[2:] or _form(frame) != forms.most_common(1)[0][0]:
+            detail = f"image {shape[:2]} and mask {shape[2:]}, size or pixel spacing unlike the subject's other frames"
+            reason = "mismatch"
         elif not frame.label.any():
             reason, detail = "outside-image", "the contour or mask covers no pixel of the image"
         elif frame.phase not in names:
@@ -304,6 +309,9 @@ def make_stacks(
         members = [frame for frame in usable if frame.phase == phase]
         if not members:
             continue
+        depths = [frame.frame.depth for frame in members if frame.frame is not None]
+        if (np.diff(depths) > 0).any() and (np.diff(depths) < 0).any():  # acquired in another order than they lie
+            members.sort(key=lambda f: f.frame.depth if f.frame is not None else 0.0, reverse=depths[-1] < depths[0])
         steps = [frame.frame for frame in members if frame.frame is not None]
         if uneven_steps(steps):
             detail = "labelled slices are not evenly spaced: the affine holds their mean step"
@@ -315,6 +323,12 @@ def make_stacks(
         files = tuple(str(frame.file) for frame in members)
         stacks.append(Stack(subject, name, stratum, image, label, affine(members), numbers, files, pool))
     return Reading(stacks, findings)
+
+
+def _form(frame: LabelledFrame) -> tuple[object, ...]:
+    """What all frames of a stack have in common."""
+    spacing = None if frame.frame is None else frame.frame.spacing
+    return (*frame.image.shape, *frame.label.shape, spacing)
 
 
 def _cine_affine(members: Sequence[LabelledFrame]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ def write_datalist(
         UserError: if a subject's name cannot be part of a file's name.
     """
     items = []
+    names = Counter(f"{stack.subject}_{stack.phase}".casefold() for stack in stacks)
+    for name_, count in names.items():
+        if count > 1:
+            raise UserError(
+                f"{count} stacks would be called {name_}. Files are named after subject and phase: rename one."
+            )
     for stack in tqdm(stacks, desc="Writing", unit="stack", disable=not progress):
         item: dict[str, Any] = {}
         for key, array in (("image", _storable(stack.image)), ("label", stack.label)):
@@ -117,8 +124,14 @@ def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, A
     """
     path = Path(path)
     items, values = _items(path / FILE_NAME if path.is_dir() else path)
+    owners: dict[str, str] = {}
     for item in tqdm(items, desc="Checking", unit="stack", disable=not progress):
         _check_files(item, values)
+        if owners.setdefault(_sha256(Path(item["image"])), item["subject"]) != item["subject"]:
+            raise UserError(
+                f"{item['image']}: the same image as one of another subject. A person under two names may end up in "
+                "two folds: give it one name."
+            )
     return items
 
 
@@ -208,6 +221,8 @@ def split_datalist(path: Path | str, fold: int, validation_every: int | None = 1
     Raises:
         UserError: as :func:`check_datalist`, and if the fold does not exist or leaves too few subjects to train on.
     """
+    if validation_every is not None and validation_every < 1:
+        raise UserError(f"validation_every {validation_every}: one of so many subjects is held out. Choose 1 or more.")
     items = check_datalist(path)
     folds = sorted({item["fold"] for item in items})
     if fold not in folds:

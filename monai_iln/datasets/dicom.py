@@ -33,6 +33,8 @@ _TAGS = [
     "SliceThickness",
 ]
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+_CYCLE = 8  # phases of a slice by which a series is known to be a whole cine
+_USUAL_PHASES, _MAX_PHASES = 20, 60
 _SAME_SLICE_MM = 0.5  # frames closer along the normal than this are one slice; real slices lie 5 mm apart and more
 
 
@@ -78,7 +80,7 @@ def read_frame(path: Path) -> Frame:
                 # Some series share one UID with others: folder, start of the name and geometry tell them apart.
                 series=(
                     str(path.parent),
-                    re.sub(r"-?\d+$", "", path.stem),
+                    "" if "." in path.stem else re.sub(r"-?\d+$", "", path.stem),  # a UID is no series' name
                     str(header.SeriesInstanceUID),
                     *(f"{v:.3f}" for v in orientation),
                 ),
@@ -90,7 +92,11 @@ def read_frame(path: Path) -> Frame:
                 slice_step=float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0),
             )
         # Written so that a value that is no number fails, too.
-        if not 0.99 < np.linalg.norm(frame.normal) < 1.01 or not abs(frame.depth) < 1e5 or not 0 < rows * columns < 1e4:
+        if (
+            not 0.99 < np.linalg.norm(frame.normal) < 1.01
+            or not abs(frame.depth) < 1e5
+            or not (0 < rows < 100 and 0 < columns < 100 and 0 < frame.slice_step < 1000)
+        ):
             raise ValueError(f"orientation {orientation}, position {(x, y, z)}, spacing {(rows, columns)}")
         if not 0 < frame.shape[0] * frame.shape[1] <= MAX_PIXELS:
             raise ValueError(f"claims {frame.shape[0]} x {frame.shape[1]} pixels")
@@ -179,19 +185,24 @@ def split_slices(frames: Sequence[Frame]) -> list[list[Frame]]:
     return sorted(slices, key=lambda s: s[0].instance)
 
 
-def number_frames(frames: Sequence[Frame]) -> dict[int, tuple[int, int, Frame]]:
-    """Slice and phase, from 0, of every frame, by InstanceNumber.
+def number_frames(frames: Sequence[Frame]) -> tuple[dict[int, tuple[int, int, Frame]], int]:
+    """Slice and phase, from 0, of every frame, by InstanceNumber; and the number of phases in a cycle.
 
-    Where numbers run through the phases of one slice after the other, they tell, also with files missing; otherwise the
-    order of the frames in their slices does.
+    Where numbers run through the phases of one slice after the other, they tell, also with files missing: all numbers
+    of a slice lie in one cycle, of each slice in another, the next slice's in the next. Otherwise the order of the
+    frames in their slices does.
     """
     slices = split_slices(frames)
-    phases = max(map(len, slices), default=1)
-    for first in (1, 0):  # InstanceNumbers count from 1, some file names from 0
-        runs = [{(frame.instance - first) // phases for frame in slice_} for slice_ in slices]
-        if all(len(run) == 1 for run in runs) and len(set.union(*runs, set())) == len(runs):
-            return {frame.instance: (*divmod(frame.instance - first, phases), frame) for frame in frames}
-    return {frame.instance: (s, p, frame) for s, slice_ in enumerate(slices) for p, frame in enumerate(slice_)}
+    most = max(map(len, slices), default=1)
+    # A copy may hold the labelled frames alone: 20 is usual, else the shortest cycle that fits.
+    for phases in [most] if most >= _CYCLE else [_USUAL_PHASES, *range(most, _MAX_PHASES + 1)]:
+        for first in (1, 0):  # InstanceNumbers count from 1, some file names from 0
+            runs = [{(frame.instance - first) // phases for frame in slice_} for slice_ in slices]
+            cycles = set.union(*runs, set())
+            gapless = most >= _CYCLE or len(cycles) == max(cycles, default=0) - min(cycles, default=0) + 1
+            if gapless and all(len(run) == 1 for run in runs) and len(cycles) == len(runs):
+                return {frame.instance: (*divmod(frame.instance - first, phases), frame) for frame in frames}, phases
+    return {frame.instance: (s, p, frame) for s, slice_ in enumerate(slices) for p, frame in enumerate(slice_)}, most
 
 
 def stack_affine(frames: Sequence[Frame]) -> NDArray[np.float64]:
@@ -215,9 +226,12 @@ def stack_affine(frames: Sequence[Frame]) -> NDArray[np.float64]:
 
 
 def uneven_steps(frames: Sequence[Frame]) -> bool:
-    """Whether neighbouring slices lie at distances that differ by more than a tenth: the affine then is a mean."""
-    steps = np.abs(np.diff([frame.depth for frame in frames]))
-    return len(steps) > 1 and bool(steps.max() > 1.1 * steps.min())
+    """Whether steps between neighbours differ by more than a tenth, in length or direction: the affine is a mean."""
+    steps = np.diff([frame.position for frame in frames], axis=0)
+    if len(steps) < 2:
+        return False
+    mean = steps.mean(axis=0)
+    return bool(np.linalg.norm(steps - mean, axis=1).max() > 0.1 * np.linalg.norm(mean))
 
 
 def read_stack(folder: Path | str, phase: int | None = None) -> tuple[NDArray[np.generic], NDArray[np.float64]]:

@@ -30,9 +30,13 @@ def list_files(source: Path) -> list[Path]:
             "that everything below it may be read."
         ) from error
 
-    files = []
-    for folder, folders, names in os.walk(source, onerror=refuse):
-        folders[:] = filter(_is_shown, folders)
+    files, seen = [], set()
+    for folder, folders, names in os.walk(source, onerror=refuse, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:  # a link may lead upwards
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(filter(_is_shown, folders))
         files += [Path(folder) / name for name in names if _is_shown(name)]
     return sorted(files)
 

@@ -1,4 +1,4 @@
-"""Bad data: what is looked for in labelled frames, and what is done about it.
+"""Bad data: what is looked for in labelled frames.
 
 Nothing here knows a data set, a file name or a subject. The limits were set on the good frames of Sunnybrook's PNG
 mirror, on the right ventricles of CHLA, and on faults made for the purpose (masks moved, subjects swapped);
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,42 +19,9 @@ from scipy.ndimage import binary_dilation
 from tqdm import tqdm
 
 from monai_iln.datasets.stacks import Finding, Stack
-from monai_iln.errors import UserError
 
 Array = NDArray[Any]
 
-
-class Reason(NamedTuple):
-    """Why a frame is doubtful; ``action`` is ``"left out"`` where there is nothing to train on, else the default."""
-
-    action: str
-    meaning: str
-
-
-#: All reasons, with what is done by default: *exclude* where a mask is surely or very probably wrong, *keep* where the
-#: good frames of real data look so, too.
-REASONS = {
-    "unreadable": Reason("left out", "a file is missing, truncated, damaged or holds what it must not"),
-    "no-image": Reason("left out", "there is a label, but no image of that number or subject"),
-    "no-label": Reason("left out", "there is an image, but no label"),
-    "not-drawn": Reason("left out", "the chosen structure was not outlined there"),
-    "mismatch": Reason("left out", "image and label differ in size or geometry, or from the rest of the subject"),
-    "label-values": Reason("left out", "the label holds values that the data set does not define"),
-    "empty-label": Reason("left out", "the label of a whole phase is empty"),
-    "third-phase": Reason("left out", "labelled in a phase that is neither ED nor ES"),
-    "outside-image": Reason("exclude", "the contour leaves the image"),
-    "broken-outline": Reason("exclude", "the contour has a gap or a spike: points are missing or damaged"),
-    "epicardium": Reason("exclude", "the epicardium does not contain the endocardium: one of the two is wrong"),
-    "copied-contour": Reason("exclude", "byte for byte the contour of another subject"),
-    "same-image": Reason("exclude", "the image is identical to another frame's: one of the two labels is wrong"),
-    "background": Reason("exclude", "the mask lies in the background: in air, outside the body or in a lung"),
-    "displaced": Reason("exclude", "no blood pool under the mask, in this frame or in most frames of the subject"),
-    "other-subject": Reason("exclude", "the subject's masks fit the images of another subject better than its own"),
-    "low-contrast": Reason("keep", "the blood pool under the mask is hard to tell from its surroundings"),
-    "area-jump": Reason("keep", "the area is out of line with the neighbouring slices, or grows in systole"),
-    "not-inspected": Reason("keep", "the label encloses no cavity by which it could be compared with its image"),
-    "uneven-slices": Reason("keep", "the labelled slices are not evenly spaced; the affine holds their mean step"),
-}
 
 # Contrasts of the good frames of Sunnybrook: median 1.4, 1st percentile 0.46; of masks moved by 20 pixels: median -0.1,
 # 95 % below 0.3. Around a right ventricle (CHLA) they scatter twice as much: there a single frame proves nothing.
@@ -67,6 +34,7 @@ _NO_POOL_IN_SUBJECT = {
 # By thick_wall, contrast and distance from the neighbours' centres in sides of the image: doubtful below and above. No
 # good frame of Sunnybrook is both, 99.6 % of masks moved by 20 pixels are.
 _OFF_CENTRE = {True: (0.7, 0.03), False: (0.3, 0.06)}
+_MOST_WRONG = 1 / 3  # of a subject's frames, before the others are not believed either; good subjects have 6 %
 _DARK = 0.35  # of the brightness under the subject's other masks; good frames of Sunnybrook 0.47 and more
 _JUMP = 2.5  # against the geometric mean of the neighbours; 99 % of good frames lie within 1.9
 _SYSTOLIC_GROWTH = 1.25  # ES against ED; 99 % of good slices lie below 1.08
@@ -182,7 +150,7 @@ def inspect_stacks(stacks: Sequence[Stack], progress: bool = False) -> list[Find
         *_pools(views),
         *_other_subjects(views, progress),
         *_areas(stacks),
-        *_same_images(stacks),
+        *_same_arrays(stacks),
     ]
 
 
@@ -198,24 +166,33 @@ def _pools(subjects: Mapping[str, Sequence[_View]]) -> Iterator[Finding]:
     for views in subjects.values():
         typical, blood = _typical(views), float(np.median([view.brightness for view in views]))
         centres = {(view.stack.phase, view.number): view.centre for view in views}
-        for view in views:
-            doubtful, far = _OFF_CENTRE[view.stack.thick_wall]
-            moved, limit = _distance(view, centres), _NO_POOL_IN_SUBJECT[view.stack.thick_wall]
-            measured = f"contrast {view.contrast:.2f}"
+        limit = _NO_POOL_IN_SUBJECT[views[0].stack.thick_wall]
+        verdicts = [_verdict(view, centres, blood) for view in views]
+        wrong = sum(reason in ("background", "displaced") for reason, _ in verdicts)
+        for view, (reason, detail) in zip(views, verdicts, strict=True):
             if typical < limit:
-                yield view.finding("displaced", f"{measured}, the subject's median {typical:.2f}: below {limit}")
-            elif view.contrast < _NO_POOL and view.brightness < _DARK * blood:
-                detail = f"brightness {view.brightness:.2f}, {blood:.2f} under the subject's other masks"
-                yield view.finding("background", detail)
-            elif view.contrast < _NO_POOL and view.stack.thick_wall:
-                yield view.finding("displaced", f"{measured}, below {_NO_POOL}")
-            elif view.contrast < doubtful and moved > far:
-                detail = (
-                    f"{measured}, below {doubtful}, and {moved:.1%} of the image off the neighbours, above {far:.0%}"
-                )
+                detail = f"contrast {view.contrast:.2f}, the subject's median {typical:.2f}: below {limit}"
                 yield view.finding("displaced", detail)
-            elif view.contrast < _LOW_CONTRAST:
-                yield view.finding("low-contrast", f"{measured}, below {_LOW_CONTRAST}")
+            elif wrong > _MOST_WRONG * len(views) and reason not in ("background", "displaced"):
+                yield view.finding("displaced", f"so are {wrong} of the subject's {len(views)} frames")
+            elif reason:
+                yield view.finding(reason, detail)
+
+
+def _verdict(view: _View, centres: Mapping[tuple[str, int], Array], blood: float) -> tuple[str, str]:
+    """What a frame by itself is suspected of, if anything, and what was measured."""
+    doubtful, far = _OFF_CENTRE[view.stack.thick_wall]
+    moved, measured = _distance(view, centres), f"contrast {view.contrast:.2f}"
+    if view.contrast < _NO_POOL and view.brightness < _DARK * blood:
+        return "background", f"brightness {view.brightness:.2f}, {blood:.2f} under the subject's other masks"
+    if view.contrast < _NO_POOL and view.stack.thick_wall:
+        return "displaced", f"{measured}, below {_NO_POOL}"
+    if view.contrast < doubtful and moved > far:
+        detail = f"{measured}, below {doubtful}, and {moved:.1%} of the image off the neighbours, above {far:.0%}"
+        return "displaced", detail
+    if view.contrast < _LOW_CONTRAST:
+        return "low-contrast", f"{measured}, below {_LOW_CONTRAST}"
+    return "", ""
 
 
 def _distance(view: _View, centres: Mapping[tuple[str, int], Array]) -> float:
@@ -269,67 +246,25 @@ def _areas(stacks: Sequence[Stack]) -> Iterator[Finding]:
                 yield _finding("area-jump", stack, index, f"{area} pixels at ES, {diastolic} at ED")
 
 
-def _same_images(stacks: Sequence[Stack]) -> Iterator[Finding]:
-    holders: dict[bytes, list[tuple[Stack, int]]] = defaultdict(list)
+def _same_arrays(stacks: Sequence[Stack]) -> Iterator[Finding]:
+    """Images that occur twice in the data set, masks that occur twice in a subject; but not what is empty."""
+    images: dict[Hashable, list[tuple[Stack, int]]] = defaultdict(list)
+    masks: dict[Hashable, list[tuple[Stack, int]]] = defaultdict(list)
     for stack in stacks:
         for index in range(len(stack.slices)):
-            image = np.ascontiguousarray(stack.image[..., index])
-            holders[hashlib.sha256(f"{image.shape}{image.dtype}".encode() + image.tobytes()).digest()].append(
-                (stack, index)
-            )
-    for group in holders.values():
-        for stack, index in group if len(group) > 1 else ():
-            others = [f"{s.subject} {s.phase} slice {s.slices[i]}" for s, i in group if s is not stack or i != index]
-            yield _finding("same-image", stack, index, f"identical to {', '.join(others)}")
+            image, label = stack.image[..., index], stack.label[..., index]
+            if label.any() and image.min() < image.max():
+                images[_digest(image)].append((stack, index))
+                masks[stack.subject, _digest(label)].append((stack, index))
+    for reason, holders in (("same-image", images), ("same-mask", masks)):
+        for group in holders.values():
+            for stack, index in group if len(group) > 1 else ():
+                others = [
+                    f"{s.subject} {s.phase} slice {s.slices[i]}" for s, i in group if s is not stack or i != index
+                ]
+                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+                yield _finding(reason, stack, index, f"identical to {', '.join(others[:3])}{more}")
 
 
-def actions(keep: Collection[str] = (), exclude: Collection[str] = ()) -> dict[str, str]:
-    """What is done for each reason: the defaults, but for those named.
-
-    Raises:
-        UserError: if a name is no reason, is named twice, or stands for frames of which there is nothing to keep.
-    """
-    free = [name for name, reason in REASONS.items() if reason.action != "left out"]
-    for name in [*keep, *exclude]:
-        if name not in free or (name in keep and name in exclude):
-            raise UserError(
-                f"{name!r} to be kept or excluded: each reason can be given once, and is one of {', '.join(free)}. "
-                "Choose from those."
-            )
-    chosen = {name: reason.action for name, reason in REASONS.items()}
-    return chosen | dict.fromkeys(keep, "keep") | dict.fromkeys(exclude, "exclude")
-
-
-def excluded(
-    stacks: Sequence[Stack], findings: Sequence[Finding], chosen: Mapping[str, str]
-) -> tuple[list[Stack], list[Finding]]:
-    """The stacks without the slices that a finding excludes, and findings where that leaves a gap between slices."""
-    out = {(f.subject, f.phase, f.slice) for f in findings if chosen[f.reason] == "exclude"}
-    kept, gaps = [], []
-    for stack in stacks:
-        indices = [i for i, number in enumerate(stack.slices) if (stack.subject, stack.phase, number) not in out]
-        if len(indices) == len(stack.slices):
-            kept.append(stack)
-        elif indices:
-            kept.append(_take(stack, indices))
-            if len({*np.diff(indices)}) > 1:
-                detail = "exclusion leaves a gap between the slices: the affine holds their mean step"
-                gaps.append(Finding("uneven-slices", stack.subject, stack.phase, None, kept[-1].file(0), detail))
-    return kept, gaps
-
-
-def _take(stack: Stack, indices: Sequence[int]) -> Stack:
-    """Some of the slices; the step of the affine grows where one between them is missing."""
-    affine = stack.affine.copy()
-    affine[:3, 3] += affine[:3, 2] * indices[0]
-    if len(indices) > 1:
-        affine[:3, 2] *= (indices[-1] - indices[0]) / (len(indices) - 1)
-    return replace(
-        stack,
-        image=stack.image[..., indices],
-        label=stack.label[..., indices],
-        pool=None if stack.pool is None else stack.pool[..., indices],
-        affine=affine,
-        slices=tuple(stack.slices[index] for index in indices),
-        files=tuple(stack.files[index] for index in indices) if stack.files else (),
-    )
+def _digest(array: Array) -> bytes:
+    return hashlib.sha256(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes()).digest()

@@ -158,9 +158,15 @@ def find_by_rule(files: Files) -> Found:
         groups[_subject_folder(path, files[path])].append(path)
     pairs: list[Pair] = []
     findings = []
+    homes: dict[str, Path] = {}
     for folder, paths in groups.items():
         subject = folder.resolve().name
         matched, lone = _match([_entry(path, folder) for path in paths])
+        if matched and homes.setdefault(subject.casefold(), folder) != folder:
+            raise UserError(
+                f"{homes[subject.casefold()]} and {folder}: both are subject {subject}, by their names. Rename one if "
+                "they are two persons; give one copy if they are one, or patterns for image and mask."
+            )
         pairs += _name_phases(subject, matched, files)
         findings += [Finding(reason, subject, "", None, str(path), detail) for path, reason, detail in lone]
     if len({pair.subject for pair in pairs}) == 1 and len({pair.phase for pair in pairs} - {"ED", "ES"}) > 2:
@@ -174,7 +180,9 @@ def find_by_rule(files: Files) -> Found:
 
 
 def _tokens(name: str) -> list[str]:
-    return re.findall(r"[^\W\d_]+|\d+", normalize("NFC", name).casefold())
+    """Words and numbers; imgES has two words."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", normalize("NFC", name))
+    return re.findall(r"[^\W\d_]+|\d+", words.casefold())
 
 
 def _subject_folder(path: Path, source: Path) -> Path:

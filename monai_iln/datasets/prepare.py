@@ -9,9 +9,10 @@ from pathlib import Path
 
 from monai_iln.datasets.archives import unpacked
 from monai_iln.datasets.datalist import FILE_NAME, write_datalist
+from monai_iln.datasets.exclusion import actions, excluded
 from monai_iln.datasets.folders import new_folder, require_new
 from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
-from monai_iln.datasets.inspection import actions, excluded, inspect_stacks
+from monai_iln.datasets.inspection import inspect_stacks
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.report import TABLE, summary, write_report
 from monai_iln.datasets.right_ventricle import read_right_ventricle
@@ -46,7 +47,7 @@ def prepare_sunnybrook(
             a file of them, see :func:`~monai_iln.datasets.folds.read_fold_lists`. Frames are excluded afterwards, so
             that what is excluded moves nobody to another fold.
         seed: of the folds.
-        keep: reasons of :data:`~monai_iln.datasets.inspection.REASONS` that shall exclude nothing.
+        keep: reasons of :data:`~monai_iln.datasets.exclusion.REASONS` that shall exclude nothing.
         exclude: reasons that shall exclude, though by default they do not.
         progress: whether to show bars.
 
@@ -108,6 +109,8 @@ def _prepare(
     output, chosen = Path(output), actions(keep, exclude)
     require_new(output)
     lists = read_fold_lists(folds) if isinstance(folds, (str, Path)) else folds
+    if isinstance(lists, int):  # before the work: are these numbers possible at all?
+        assign_folds({str(number): "" for number in range(max(lists, 1))}, lists, seed)
     paths = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
     with unpacked(paths, progress) as roots:
         temporary = [str(root) for root in roots if root not in paths]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
-from monai_iln.datasets.inspection import REASONS
+from monai_iln.datasets.exclusion import REASONS
 from monai_iln.datasets.stacks import Finding, Stack
 
 TABLE, SHEET = "exclusions.csv", "exclusions.png"
@@ -31,10 +31,10 @@ def write_report(folder: Path, stacks: Sequence[Stack], findings: Sequence[Findi
         folder: to write into.
         stacks: before anything was excluded.
         findings: all of them.
-        chosen: what is done for each reason, see :func:`~monai_iln.datasets.inspection.actions`.
+        chosen: what is done for each reason, see :func:`~monai_iln.datasets.exclusion.actions`.
     """
     ordered = sorted(findings, key=lambda f: (f.subject, f.phase, f.slice or 0, f.reason, f.file))
-    with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+    with (folder / TABLE).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file)
         table.writerow(_COLUMNS)
         for f in ordered:

@@ -28,7 +28,10 @@ _LIST = re.compile(r"(?P<prefix>P\d+)list\.txt", re.IGNORECASE)
 
 def is_rvsc(files: Iterable[Path]) -> bool:
     """Whether there are contours named as this challenge names them."""
-    return any((match := FILE_NAME.fullmatch(path.name)) and re.fullmatch(r"P\d+", match["prefix"]) for path in files)
+    return any(
+        (match := FILE_NAME.fullmatch(path.name)) and re.fullmatch(r"P\d+", match["prefix"], re.IGNORECASE)
+        for path in files
+    )
 
 
 def read_rvsc(files: Iterable[Path], label: str | int, progress: bool = False) -> Reading:

@@ -23,6 +23,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,7 +202,9 @@ def _read_tables(files: Files) -> dict[str, str]:
 def _read_table(path: Path) -> Iterator[tuple[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
+            head = file.readline()
+            file.seek(0)
+            rows = csv.DictReader(file, delimiter=max(",;\t", key=head.count))
             columns = {re.sub(r"\W|_", "", name or "").lower(): name for name in rows.fieldnames or ()}
             if {"patientid", "originalid"} <= columns.keys():
                 for row in rows:
@@ -254,13 +257,15 @@ def _read_png(images: Sequence[Path], progress: bool) -> Reading:
     return reading
 
 
-def _read_grey(path: Path) -> NDArray[np.uint8]:
+def _read_grey(path: Path) -> NDArray[Any]:
     try:
         with Image.open(path) as image:
             image.verify()  # of every chunk the checksum, which decoding passes over
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels")
+            if image.mode.startswith("I"):  # 16 bits, which convert would clip to 8
+                return np.asarray(image)
             return np.asarray(image.convert("L"), dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         # PIL calls a broken PNG a SyntaxError

@@ -28,6 +28,11 @@ def test_strata_smaller_than_the_folds():
     assert Counter(folds.values()) == {0: 2, 1: 2}
 
 
+def test_one_stratum_smaller_than_the_folds():
+    folds = assign_folds({"a": "1", "b": "1", "c": "1", "d": "2"}, num_folds=2)
+    assert Counter(folds.values()) == {0: 2, 1: 2}
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seed_out_of_range(seed):
     with pytest.raises(UserError, match=f"seed {seed}: a seed is"):

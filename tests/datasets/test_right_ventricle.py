@@ -774,5 +774,23 @@ class TestRealData:
             np.testing.assert_allclose(*(np.linalg.norm(s.affine[:3, :3], axis=0) for s in (one, other)), rtol=1e-6)
 
     def test_both_copies_at_once(self, children):
-        with pytest.raises(UserError, match="both are subject subject01 at ED"):
+        with pytest.raises(UserError, match="both are subject subject01, by their names"):
             read_right_ventricle([REAL])
+
+
+def test_of_two_sites_001_is_two_persons(tmp_path):
+    for site, phase in (("siteA", "ED"), ("siteB", "ES")):
+        save_pair(tmp_path / site / "001" / f"{phase}.nii", tmp_path / site / "001" / f"{phase}_rv.nii")
+    with pytest.raises(UserError, match="both are subject 001, by their names. Rename one"):
+        read_right_ventricle([tmp_path])
+
+
+def test_camel_case_has_words(tmp_path):
+    folder = tmp_path / "P1"
+    save_pair(folder / "imgED.nii", folder / "maskED.nii")
+    save_pair(folder / "imgES.nii", folder / "maskES.nii")
+    assert [stack.phase for stack in read_right_ventricle([tmp_path]).stacks] == ["ED", "ES"]
+    (folder / "imgED.nii").unlink()
+    (folder / "maskES.nii").unlink()
+    with_none = read_right_ventricle([tmp_path])
+    assert with_none.stacks == []

@@ -121,6 +121,8 @@ def test_affine_of_pixels_that_are_not_square():
     expected = [[0, 0, 8, 0], [0, -1.5, 0, -20], [-1.2, 0, 0, 30], [0, 0, 0, 1]]
     np.testing.assert_allclose(stack_affine(frames), expected, atol=1e-12)
     np.testing.assert_allclose(stack_affine(frames[:1])[:3, 2], [9, 0, 0], atol=1e-12)
+    sheared = [replace(f, position=(-8.0 * k, 20.0 + k, 30.0)) for k, f in enumerate(frames)]
+    np.testing.assert_allclose(stack_affine(sheared)[:3, 2], [8, -1, 0], atol=1e-12)
     assert not uneven_steps(frames)
     assert uneven_steps([frames[0], frames[1], replace(frames[2], position=(-24.0, 20.0, 30.0))])
 
@@ -148,19 +150,87 @@ def test_numbers_tell_slice_and_phase_also_with_files_missing():
         ]
 
     slice_by_slice = series(lambda s, p: 4 * s + p)
-    places = {number: place[:2] for number, place in number_frames(slice_by_slice).items()}
+    places = {number: place[:2] for number, place in number_frames(slice_by_slice)[0].items()}
     assert places == {4 * s + p + 1: (s, p) for s in range(3) for p in range(4)}
     del slice_by_slice[4]
     del slice_by_slice[0]
-    assert {n: place[:2] for n, place in number_frames(slice_by_slice).items()} == {
+    assert {n: place[:2] for n, place in number_frames(slice_by_slice)[0].items()} == {
         number: place for number, place in places.items() if number not in (1, 5)
     }
-    from_zero = number_frames(series(lambda s, p: 4 * s + p, first=0))
+    from_zero, _ = number_frames(series(lambda s, p: 4 * s + p, first=0))
     assert {n: place[:2] for n, place in from_zero.items()} == {4 * s + p: (s, p) for s in range(3) for p in range(4)}
-    phase_by_phase = number_frames(series(lambda s, p: 3 * p + s))
+    lacking = series(lambda s, p: 4 * s + p, first=0)
+    del lacking[5]
+    assert number_frames(lacking)[0][6][:2] == (1, 2)
+    phase_by_phase, _ = number_frames(series(lambda s, p: 3 * p + s))
     assert {n: place[:2] for n, place in phase_by_phase.items()} == {
         3 * p + s + 1: (s, p) for s in range(3) for p in range(4)
     }
+
+
+def test_a_copy_with_the_labelled_frames_alone():
+    """ED is phase 20, ES phase 8; the basal slice is labelled at ED only."""
+    axes = {"row_direction": (1.0, 0.0, 0.0), "column_direction": (0.0, 1.0, 0.0), "spacing": (1.0, 1.0)}
+
+    def frames(numbers):
+        place = [(0.0, 0.0, 8.0 * ((number - 1) // 20)) for number in numbers]
+        return [
+            Frame(Path("x"), number, ("s",), (4, 4), position, **axes, slice_step=8.0)
+            for number, position in zip(numbers, place, strict=True)
+        ]
+
+    for numbers in ([40, 60, 80, 48, 68], [40, 60, 80], [28, 48]):
+        places, phases = number_frames(frames(numbers))
+        assert phases == 20
+        assert {n: place[:2] for n, place in places.items()} == {n: divmod(n - 1, 20) for n in numbers}
+
+
+@pytest.mark.parametrize("fault", ["spacing", "place"])
+def test_a_frame_whose_geometry_is_not_its_stack_s(copied, stacks, fault):
+    path = frame_of(copied, first(copied, "SCD_ManualContours/*/contours-manual/*/*icontour*"))
+    header = pydicom.dcmread(path)
+    if fault == "spacing":
+        header.PixelSpacing = [2 * float(value) for value in header.PixelSpacing]
+    else:  # 30 mm to the side
+        axis = np.array(header.ImageOrientationPatient[:3], float)
+        header.ImagePositionPatient = [f"{v:.4f}" for v in np.array(header.ImagePositionPatient, float) + 30 * axis]
+    header.save_as(path)
+    reading = read_sunnybrook(copied)
+    assert set(reasons(reading)) == {"mismatch" if fault == "spacing" else "uneven-slices"}
+    assert sum(len(s.slices) for s in reading.stacks) == sum(len(s.slices) for s in stacks) - (fault == "spacing")
+
+
+def test_slices_lie_in_the_stack_as_they_lie_in_the_body(copied, stacks):
+    """Acquired interleaved: 1, 3, 5, 2, 4, 6."""
+    folder = first(copied, "SCD_IMAGES_01/*/CINESAX_300")
+    frames = {header.InstanceNumber: header for header in map(pydicom.dcmread, folder.glob("*.dcm"))}
+    places = {slice_: frames[4 * slice_ + 1].ImagePositionPatient for slice_ in range(6)}
+    for number, header in frames.items():
+        header.ImagePositionPatient = places[[0, 2, 4, 1, 3, 5][(number - 1) // 4]]
+        header.save_as(folder / f"IM-0003-{number:04d}.dcm")
+    stack = read_sunnybrook(copied).stacks[0]
+    assert stack.slices == (4, 2, 5, 3)
+    np.testing.assert_array_equal(stack.image[..., 1], stacks[0].image[..., 0])
+    step = np.array(places[1], float) - np.array(places[0], float)
+    np.testing.assert_allclose(stack.affine[:3, 2], step * [-1, -1, 1], atol=1e-3)
+
+
+def test_linked_folders(official, stacks, tmp_path):
+    links = tmp_path / "links"
+    links.mkdir()
+    for path in official.iterdir():
+        (links / path.name).symlink_to(path)
+    (links / "round").symlink_to(links)
+    assert len(read_sunnybrook(links).stacks) == len(stacks)
+
+
+def test_images_of_16_bits(mirror):
+    image = first(mirror, "Data/*/Images/*/*.png")
+    with Image.open(image) as file:
+        grey = np.asarray(file.convert("L")).astype(np.uint16) * 16
+    Image.fromarray(grey).save(image)
+    stack, index = next((s, s.files.index(str(image))) for s in read_sunnybrook(mirror).stacks if str(image) in s.files)
+    np.testing.assert_array_equal(stack.image[..., index], grey)
 
 
 def test_values_are_rescaled_where_the_header_asks_for_it(copied, stacks):
@@ -362,7 +432,8 @@ def test_contour_of_a_missing_frame(copied, stacks):
     contour = first(copied, "SCD_ManualContours/*/contours-manual/*/*icontour*")
     shutil.copy(contour, contour.with_name("IM-0001-9999-icontour-manual.txt"))
     reading = read_sunnybrook(copied)
-    assert [(f.reason, f.detail) for f in reading.findings] == [("no-image", "CINESAX_300 has no frame 9999")]
+    assert [f.detail for f in reading.findings if f.reason == "no-image"] == ["CINESAX_300 has no frame 9999"]
+    assert reasons(reading)["copied-contour"] == 2, "the contour of another frame under its number"
     assert len(reading.stacks) == len(stacks)
 
 
@@ -373,7 +444,7 @@ def test_third_phase(copied, stacks):
     free = next(n for n in range(number, number + 4) if n % 4 not in taken)
     shutil.copy(contours[0], contours[0].with_name(f"IM-0001-{free:04d}-icontour-manual.txt"))
     reading = read_sunnybrook(copied)
-    assert reasons(reading) == {"third-phase": 1}
+    assert reasons(reading) == {"third-phase": 1, "copied-contour": 2}
     assert [s.slices for s in reading.stacks] == [s.slices for s in stacks]
 
 

@@ -1,0 +1,77 @@
+import shutil
+
+import pytest
+
+from monai_iln.datasets import read_right_ventricle
+from monai_iln.datasets.phantom import phantom_truth, write_phantom
+from monai_iln.errors import UserError
+
+SMALL = {"subjects": 3, "slices": 6, "phases": 5, "size": 128}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write_phantom(tmp_path_factory.mktemp("rvsc") / "data", layout="rvsc", **SMALL)
+
+
+@pytest.fixture
+def data(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "data")
+
+
+def dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+@pytest.mark.parametrize("label", ["right-ventricle", "epicardium", "myocardium"])
+def test_truth(written, label):
+    reading = read_right_ventricle([written], label=label)
+    assert reading.findings == []
+    truths = {(truth.subject, truth.phase): truth for truth in phantom_truth(layout="rvsc", **SMALL)}
+    assert [(stack.subject, stack.phase) for stack in reading.stacks] == sorted(truths)
+    for stack in reading.stacks:
+        truth = truths[stack.subject, stack.phase]
+        inner, outer = truth.masks["right"], truth.masks["right_outer"]
+        mask = {"right-ventricle": inner, "epicardium": outer, "myocardium": outer & ~inner}[label]
+        assert stack.slices == truth.slices
+        assert not stack.thick_wall
+        assert dice(stack.label > 0, mask) > (0.6 if label == "myocardium" else 0.85)  # the wall is two pixels thin
+        assert dice(stack.cavity > 0, inner) > 0.85
+
+
+def test_a_contour_of_the_list_that_is_missing(data):
+    contours = sorted((data / "patient02" / "P02contours-manual").iterdir())
+    lost = contours[-1]
+    lost.unlink()
+    (finding,) = read_right_ventricle([data]).findings
+    assert (finding.reason, finding.subject) == ("no-label", "P02")
+    assert finding.detail == f"names {lost.name}, which is not there"
+
+
+def test_images_without_contours_and_the_reverse(data):
+    shutil.rmtree(data / "patient01" / "P01contours-manual")
+    shutil.rmtree(data / "patient02" / "P02dicom")
+    reading = read_right_ventricle([data])
+    assert {stack.subject for stack in reading.stacks} == {"P03"}
+    assert {(finding.reason, finding.subject) for finding in reading.findings} == {
+        ("no-label", "P01"),
+        ("no-image", "P02"),
+    }
+
+
+def test_numbers_are_those_of_the_names(data):
+    """A missing frame moves none of the others."""
+    whole = {(s.subject, s.phase): s for s in read_right_ventricle([data]).stacks}
+    (data / "patient01" / "P01dicom" / "P01-0001.dcm").unlink()
+    for stack in read_right_ventricle([data]).stacks:
+        assert stack.slices == whole[stack.subject, stack.phase].slices
+        assert (stack.label == whole[stack.subject, stack.phase].label).all()
+
+
+def test_mistakes(data):
+    with pytest.raises(UserError, match="label 'left-ventricle': RVSC has right-ventricle, epicardium, myocardium"):
+        read_right_ventricle([data], label="left-ventricle")
+    contour = sorted((data / "patient02" / "P02contours-manual").iterdir())[0]
+    shutil.copy(contour, data)
+    with pytest.raises(UserError, match="the same frame as .* A frame has one contour of a kind"):
+        read_right_ventricle([data])
