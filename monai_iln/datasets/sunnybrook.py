@@ -75,7 +75,7 @@ def read_sunnybrook(
     if label not in STRUCTURES:
         raise UserError(f"label {label!r}: Sunnybrook has {', '.join(STRUCTURES)}. Choose one of them.")
     files = {file: _folders(file, path) for path in paths for file in list_files(path)}
-    images, contours = _png_images(files), [file for file in files if FILE_NAME.fullmatch(file.name)]
+    images, contours = _png_files(files, "Images"), [file for file in files if FILE_NAME.fullmatch(file.name)]
     found = [name for name, marks in zip(LAYOUTS, (contours, images), strict=True) if marks]
     shown = ", ".join(map(str, paths))
     if layout is None and len(found) > 1:
@@ -94,7 +94,7 @@ def read_sunnybrook(
         return _read_dicom(shown, files, label, progress)
     if label != "endocardium":
         raise UserError(f"label {label!r}: the PNG mirror has the endocardium only. Choose that, or the DICOM data.")
-    return _read_png(images, progress)
+    return _read_png(images, _png_files(files, "Labels"), progress)
 
 
 def _folders(file: Path, source: Path) -> tuple[str, ...]:
@@ -217,19 +217,25 @@ def _read_table(path: Path) -> Iterator[tuple[str, str]]:
         ) from error
 
 
-def _png_images(files: Files) -> list[Path]:
-    """The images of the mirror; the nearest of two folder names tells them from masks."""
+def _png_files(files: Files, kind: str) -> list[Path]:
+    """The ``"Images"`` or the ``"Labels"`` of the mirror: the nearest folder of either name tells."""
     return [
         path
         for path, names in files.items()
         if _PNG_NAME.fullmatch(path.name)
-        and next((part for part in reversed(names) if part in ("Images", "Labels")), None) == "Images"
+        and next((part for part in reversed(names) if part in ("Images", "Labels")), None) == kind
     ]
 
 
-def _read_png(images: Sequence[Path], progress: bool) -> Reading:
+def _read_png(images: Sequence[Path], labels: Sequence[Path], progress: bool) -> Reading:
     frames: dict[str, dict[int, Path]] = defaultdict(dict)
     reading = Reading([], [])
+    for path in {*labels} - {_label_of(image) for image in images}:
+        match = _PNG_NAME.fullmatch(path.name)
+        subject = _name(match["subject"]) if match else ""
+        reading.findings.append(
+            Finding("no-image", subject, "", None, str(path), "a mask without an image of its name")
+        )
     for path in images:
         match = _PNG_NAME.fullmatch(path.name)
         assert match is not None
@@ -257,6 +263,12 @@ def _read_png(images: Sequence[Path], progress: bool) -> Reading:
     return reading
 
 
+def _label_of(image: Path) -> Path:
+    parts = list(image.parts)
+    parts[len(parts) - 1 - parts[::-1].index("Images")] = "Labels"
+    return Path(*parts)
+
+
 def _read_grey(path: Path) -> NDArray[Any]:
     try:
         with Image.open(path) as image:
@@ -273,10 +285,9 @@ def _read_grey(path: Path) -> NDArray[Any]:
 
 
 def _read_mask(image: Path) -> NDArray[np.uint8]:
-    parts = list(image.parts)
-    parts[len(parts) - 1 - parts[::-1].index("Images")] = "Labels"
-    mask = _read_grey(Path(*parts))
+    path = _label_of(image)
+    mask = _read_grey(path)
     values = np.unique(mask)
     if not np.isin(values, (0, 255)).all():
-        raise UserError(f"{Path(*parts)}: holds the values {values[:5]}. A mask holds 0 and 255 only: export it again.")
+        raise UserError(f"{path}: holds the values {values[:5]}. A mask holds 0 and 255 only: export it again.")
     return (mask > 0).astype(np.uint8)

@@ -566,6 +566,16 @@ def test_a_folder_above_may_be_called_images(mirror, stacks):
     assert len(read_sunnybrook(moved).stacks) == len(stacks)
 
 
+def test_a_mask_without_an_image(mirror, stacks):
+    lost = first(mirror, "Data/*/Images/*/*.png")
+    lost.unlink()
+    reading = read_sunnybrook(mirror)
+    assert [(f.reason, f.subject, Path(f.file).name) for f in reading.findings] == [
+        ("no-image", lost.name.split("-IM-")[0], lost.name)
+    ]
+    assert sum(len(s.slices) for s in reading.stacks) == sum(len(s.slices) for s in stacks) - 1
+
+
 def test_duplicate_frame_in_the_mirror(mirror, stacks):
     image = first(mirror, "Data/*/Images/*/*.png")
     other = mirror / "Data" / "Another" / "Images" / image.name
