@@ -376,6 +376,7 @@ def test_samples_of_all_keys():
 
 
 @pytest.mark.parametrize("lazy", [False, True])
+# MONAI says so whenever a lazy pipeline is inverted; what it then does is what the test is about.
 @pytest.mark.filterwarnings("ignore:'lazy' is set to True but lazy execution is not supported when inverting")
 def test_a_pipeline_is_undone_from_the_batch(lazy):
     stacks = [make_stack(slices) for slices in (3, 4)]

@@ -32,7 +32,7 @@ _TRACED = 2.0  # pixels between points; an outline of larger steps was clicked c
 _FEWEST = 10  # points of a traced outline; one around 10 pixels has 14
 _MAX_STEP = (3, 3.0)  # times the median step, and so many pixels more; none of Sunnybrook has 2.3 times the median
 _COVERED = (0.2, 1.0)
-_MAX_COORDINATE = 1e5  # pixels; beyond it PIL's integers overflow
+MAX_COORDINATE = 1e5  # pixels; beyond it PIL's integers overflow
 
 
 def read_contour(path: Path | str) -> Points:
@@ -58,7 +58,7 @@ def read_contour(path: Path | str) -> Points:
             f"{path}: cannot be read as a contour ({error}). A contour file holds one 'x y' pair of numbers a line. "
             "Download it again, or remove it to go without this frame."
         ) from error
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not (np.abs(points) < _MAX_COORDINATE).all():
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not (np.abs(points) < MAX_COORDINATE).all():
         raise UserError(
             f"{path}: {len(points)} points. A contour needs at least three 'x y' pairs of numbers in the range of an "
             "image, one pair a line. Download the file again, or remove it to go without this frame."

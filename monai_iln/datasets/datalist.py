@@ -104,8 +104,7 @@ def read_datalist(path: Path | str) -> list[dict[str, Any]]:
     Raises:
         UserError: if the file is missing or no datalist, an item lacks a key or a file, or a subject has two folds.
     """
-    path = Path(path)
-    return _items(path / FILE_NAME if path.is_dir() else path)[0]
+    return _items(Path(path))[0]
 
 
 def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, Any]]:
@@ -122,12 +121,10 @@ def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, A
         UserError: as :func:`read_datalist`, and if a file cannot be read or is not the one whose SHA-256 the item has,
             image and label differ in shape or affine, or a label holds values that are not under ``"labels"``.
     """
-    path = Path(path)
-    items, values = _items(path / FILE_NAME if path.is_dir() else path)
+    items, values = _items(Path(path))
     owners: dict[str, str] = {}
     for item in tqdm(items, desc="Checking", unit="stack", disable=not progress):
-        _check_files(item, values)
-        if owners.setdefault(_sha256(Path(item["image"])), item["subject"]) != item["subject"]:
+        if owners.setdefault(_check_files(item, values), item["subject"]) != item["subject"]:
             raise UserError(
                 f"{item['image']}: the same image as one of another subject. A person under two names may end up in "
                 "two folds: give it one name."
@@ -137,6 +134,7 @@ def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, A
 
 def _items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The items of a datalist and the label values that it names, none if it names none."""
+    path = path / FILE_NAME if path.is_dir() else path
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         items = [dict(item) for item in document["training"]]
@@ -178,11 +176,12 @@ def _items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     return items, values
 
 
-def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> None:
-    """Refuse files that are not those that were written, or do not belong together."""
+def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> str:
+    """Refuse files that are not those that were written, or do not belong together; the SHA-256 of the image."""
     recorded = item.get("sha256")
+    found_hashes = {key: _sha256(Path(item[key])) for key in ("image", "label")}
     for key, expected in recorded.items() if isinstance(recorded, dict) else ():
-        if key in ("image", "label") and _sha256(Path(item[key])) != expected:
+        if found_hashes.get(key, expected) != expected:
             raise UserError(
                 f"{item[key]}: not the file that was prepared, its SHA-256 differs. Restore it; if you changed it on "
                 f"purpose, remove its sha256 from {FILE_NAME}."
@@ -202,6 +201,7 @@ def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> None:
             f"{item['label']}: holds the values {found[:8]}. The datalist names {values} under 'labels': correct the "
             "file, or add what its values mean."
         )
+    return found_hashes["image"]
 
 
 def split_datalist(path: Path | str, fold: int, validation_every: int | None = 10) -> dict[str, list[dict[str, Any]]]:

@@ -131,8 +131,8 @@ def inspect_stacks(stacks: Sequence[Stack], progress: bool = False) -> list[Find
         progress: whether to show a bar.
 
     Returns:
-        Findings with the reasons ``background``, ``displaced``, ``other-subject``, ``low-contrast``, ``area-jump`` and
-        ``same-image``; a frame may have several.
+        Findings with the reasons ``background``, ``displaced``, ``other-subject``, ``low-contrast``, ``area-jump``,
+        ``same-image``, ``same-mask`` and ``not-inspected``; a frame may have several.
     """
     views: dict[str, list[_View]] = defaultdict(list)
     for stack in tqdm(stacks, desc="Inspecting", unit="stack", disable=not progress):

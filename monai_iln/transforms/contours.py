@@ -12,10 +12,8 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_numpy, convert_to_tensor, ensure_tuple
 from torch import Tensor
 
-from monai_iln.datasets.contours import rasterize
+from monai_iln.datasets.contours import MAX_COORDINATE, rasterize
 from monai_iln.errors import UserError
-
-_MAX_COORDINATE = 1e5  # pixels; PIL's integers overflow far beyond it
 
 
 class RasterizeContour(Transform):
@@ -61,10 +59,10 @@ class RasterizeContour(Transform):
             array = np.asarray(convert_to_numpy(points), dtype=np.float64)
         except (TypeError, ValueError):  # a path, a ragged list
             array = np.empty(0)
-        if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3 or not (np.abs(array) < _MAX_COORDINATE).all():
+        if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3 or not (np.abs(array) < MAX_COORDINATE).all():
             raise UserError(
                 f"points {points!r:.80}: a contour has at least three points of two numbers, x and y in pixels, each "
-                f"below {_MAX_COORDINATE:g}. Read contour files with monai_iln.datasets.contours.read_contour."
+                f"below {MAX_COORDINATE:g}. Read contour files with monai_iln.datasets.contours.read_contour."
             )
         rows, columns = self.spatial_size
         mask = rasterize(array, (rows, columns))
