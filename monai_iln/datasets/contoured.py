@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from monai_iln.datasets.contours import (
     Mask,
@@ -21,8 +22,8 @@ from monai_iln.datasets.contours import (
     read_contour,
     structure_mask,
 )
-from monai_iln.datasets.dicom import Frame, number_frames, read_pixels, split_slices, stack_affine, uneven_steps
-from monai_iln.datasets.inspection import contrast
+from monai_iln.datasets.dicom import Frame, find_series, number_frames, read_pixels, stack_affine, uneven_steps
+from monai_iln.datasets.series import choose_series
 from monai_iln.datasets.stacks import Finding, Reading, Stack
 from monai_iln.errors import UserError
 
@@ -32,9 +33,6 @@ Pixels = NDArray[np.generic]
 # Of the endocardium's pixels. The worst of the real pairs has 1.8 %, the best of nine wrong ones 19.5 %.
 _MAX_OUTSIDE_EPICARDIUM = 0.05
 _NEAR_ENDS = 0.25  # of the cycle; real end diastoles lie within 0.2 of its ends, end systoles nearly all beyond 0.25
-_BLOOD = 0.5  # median contrast of what a subject's contours enclose; real ones have 0.86 and more on their own images
-_AS_MANY = 0.8  # of the other series' contoured frames; a file or two may be lost
-_CLEARLY_BETTER = 1.2  # ratio of contrasts by which one series beats another that holds the same numbers
 
 
 @dataclass(frozen=True)
@@ -130,73 +128,42 @@ def check_contours(
                 yield number, Finding("epicardium", subject, "", None, str(contours[number]["o"]), detail)
 
 
-def choose_series(series: Sequence[Sequence[Frame]], points: Mapping[int, Mapping[str, Points]]) -> list[Frame]:
-    """The short-axis series that contours belong to, by evidence; names prove nothing.
+def read_cines(
+    name: str,
+    contours: Mapping[str, Contours],
+    folders: Mapping[str, Collection[Path]],
+    structure: str,
+    *,
+    stratum: Callable[[str], str] = lambda _: "",
+    frames: Callable[[Sequence[Frame]], list[Frame]] = list,
+    progress: bool = False,
+) -> Reading:
+    """The stacks of every subject with contours, and a finding for those with DICOM files alone.
 
-    It holds the contoured numbers, or at least half of them; it is a stack of parallel slices, in which no number
-    occurs twice; the contours lie inside its images. Of several such series it is one whose blood they enclose, then
-    the one that holds most of the numbers, then the one that fits best.
-
-    Raises:
-        UserError: if no series holds as much as half of the frames, or two fit alike and differ.
+    Args:
+        name: of the data set, for the bar.
+        contours: of each subject, by frame number.
+        folders: of each subject's DICOM files.
+        structure: as for :func:`read_cine`.
+        stratum: of a subject.
+        frames: what is to be taken of a series, and by which numbers.
+        progress: whether to show a bar.
     """
-    numbers = set(points)
-    extent = np.median([outline.max() for kinds in points.values() for outline in kinds.values()])
-    candidates = []
-    for frames in series:
-        instances = {frame.instance for frame in frames}
-        whole = len(instances) == len(frames) and (len(split_slices(frames)) > 1 or len(frames) == 1)
-        if whole and extent <= max(frames[0].shape) and 2 * len(numbers & instances) >= len(numbers):
-            candidates.append(list(frames))
-    if len(candidates) < 2:
-        if candidates:
-            return candidates[0]
-        found = "; ".join(f"{frames[0].path.parent.name} with {len(frames)} files" for frames in series)
-        raise UserError(
-            f"no series of parallel slices holds the contoured frames {min(numbers)} to {max(numbers)}, or half of "
-            f"them; found {found}. Add the right series"
-            if found
-            else "no DICOM file of the subject. Add its short-axis series"
-        )
-    fits = [_fit(frames, points) for frames in candidates]
-    held = [len(numbers & {frame.instance for frame in frames}) for frames in candidates]
-    # Blood where the contours are comes first: a series may lack a file, and a wrong one hold every number.
-    first, second, *_ = sorted(range(len(candidates)), key=lambda i: (fits[i] >= _BLOOD, held[i], fits[i]))[::-1]
-    alike = (fits[first] >= _BLOOD) == (fits[second] >= _BLOOD) and held[second] >= _AS_MANY * held[first]
-    if (
-        alike
-        and fits[first] <= _CLEARLY_BETTER * fits[second]
-        and not _same_images(candidates[first], candidates[second], numbers)
-    ):
-        names = " and ".join(sorted(str(candidates[i][0].path) for i in (first, second)))
-        raise UserError(
-            f"{len(candidates)} series hold the contoured frames and fit them alike, such as those of {names}. Exactly "
-            "one is the contours' own: remove the others"
-        )
-    return candidates[first]
-
-
-def _fit(frames: Sequence[Frame], points: Mapping[int, Mapping[str, Points]]) -> float:
-    """The median contrast of what the contours enclose; 0 where nothing can be read."""
-    values = []
-    for frame in frames:
-        kinds = points.get(frame.instance, {})
-        outline = kinds.get("i", kinds.get("o"))
-        if outline is not None:
-            try:
-                values.append(contrast(read_pixels(frame), rasterize(outline, frame.shape)))
-            except UserError:  # told when the frame is read for the stack
-                continue
-    return max(float(np.median(values)), 0.0) if values else 0.0
-
-
-def _same_images(first: Sequence[Frame], second: Sequence[Frame], numbers: set[int]) -> bool:
-    twins = {frame.instance: frame for frame in second}
-    pairs = [(frame, twins[frame.instance]) for frame in first if frame.instance in numbers & twins.keys()]
-    try:
-        return all(np.array_equal(read_pixels(one), read_pixels(other)) for one, other in pairs)
-    except UserError:
-        return False
+    reading = Reading([], [])
+    doubts = defaultdict(list)
+    for number, finding in copied_contours(contours):
+        doubts[finding.subject].append((number, finding))
+    for subject in tqdm(sorted(contours), desc=name, unit="subject", disable=not progress):
+        series, damaged = find_series(folders.get(subject, ()))
+        taken = [chosen for chosen in map(frames, series) if chosen]
+        stacks, findings = read_cine(subject, stratum(subject), taken, contours[subject], structure, doubts[subject])
+        reading.stacks.extend(stacks)
+        reading.findings.extend(Finding("unreadable", subject, "", None, str(p), str(e)) for p, e in damaged)
+        reading.findings.extend(findings)
+    for subject in sorted(folders.keys() - contours.keys()):
+        file = str(min(folders[subject]))
+        reading.findings.append(Finding("no-label", subject, "", None, file, "DICOM files without contours"))
+    return reading
 
 
 def read_cine(

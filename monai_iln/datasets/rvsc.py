@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
-from tqdm import tqdm
-
-from monai_iln.datasets.contoured import copied_contours, read_cine
+from monai_iln.datasets.contoured import read_cines
 from monai_iln.datasets.contours import FILE_NAME
-from monai_iln.datasets.dicom import Frame, find_series
+from monai_iln.datasets.dicom import Frame
 from monai_iln.datasets.stacks import Finding, Reading
 from monai_iln.errors import UserError
 
@@ -59,29 +57,16 @@ def read_rvsc(files: Iterable[Path], label: str | int, progress: bool = False) -
             folders[match["prefix"].upper()].add(path.parent)
         elif match := _LIST.fullmatch(path.name):
             listed[match["prefix"].upper()] = path
-    reading = Reading([], [])
-    doubts = defaultdict(list)
-    for number, finding in copied_contours(contours):
-        doubts[finding.subject].append((number, finding))
-    for subject in tqdm(sorted(contours), desc="RVSC", unit="subject", disable=not progress):
-        series, damaged = find_series(folders[subject]) if subject in folders else ([], [])
-        named = [[_by_name(frame) for frame in frames if _FRAME.fullmatch(frame.path.name)] for frames in series]
-        stacks, findings = read_cine(
-            subject, "", [frames for frames in named if frames], contours[subject], LABELS[label], doubts[subject]
-        )
-        reading.stacks.extend(replace(stack, thick_wall=False) for stack in stacks)
-        reading.findings.extend(Finding("unreadable", subject, "", None, str(p), str(e)) for p, e in damaged)
-        reading.findings.extend(findings)
-        reading.findings.extend(_unlisted(subject, listed.get(subject), contours[subject]))
-    for subject in sorted(folders.keys() - contours.keys()):
-        file = str(min(folders[subject]))
-        reading.findings.append(Finding("no-label", subject, "", None, file, "DICOM files without contours"))
-    return reading
+    stacks, findings = read_cines("RVSC", contours, folders, LABELS[label], frames=_by_name, progress=progress)
+    for subject in sorted(contours):
+        findings.extend(_unlisted(subject, listed.get(subject), contours[subject]))
+    return Reading([replace(stack, thick_wall=False) for stack in stacks], findings)
 
 
-def _by_name(frame: Frame) -> Frame:
-    match = _FRAME.fullmatch(frame.path.name)
-    return replace(frame, instance=int(match["number"]) if match else frame.instance)
+def _by_name(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames that are named as here, with the numbers of their names."""
+    matches = [(frame, _FRAME.fullmatch(frame.path.name)) for frame in frames]
+    return [replace(frame, instance=int(match["number"])) for frame, match in matches if match]
 
 
 def _unlisted(subject: str, listing: Path | None, contours: dict[int, dict[str, Path]]) -> list[Finding]:

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from monai_iln.datasets.contoured import LabelledFrame, copied_contours, make_stacks, name_phases, read_cine
+from monai_iln.datasets.contoured import LabelledFrame, make_stacks, name_phases, read_cines
 from monai_iln.datasets.contours import FILE_NAME, STRUCTURES
-from monai_iln.datasets.dicom import MAX_PIXELS, find_series, is_dicom
+from monai_iln.datasets.dicom import MAX_PIXELS, is_dicom
 from monai_iln.datasets.folders import list_files
 from monai_iln.datasets.stacks import Finding, Reading
 from monai_iln.errors import UserError
@@ -127,18 +127,9 @@ def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Readin
             unknown += 1
             detail = "DICOM files in no folder that is named after a subject, or after a patient in a table"
             reading.findings.append(Finding("no-label", "", "", None, str(folder), detail))
-    doubts = defaultdict(list)
-    for number, finding in copied_contours(contours):
-        doubts[finding.subject].append((number, finding))
-    for subject in tqdm(sorted(contours), desc="Sunnybrook", unit="subject", disable=not progress):
-        series, damaged = find_series(folders[subject]) if subject in folders else ([], [])
-        stacks, findings = read_cine(subject, _stratum(subject), series, contours[subject], label, doubts[subject])
-        reading.stacks.extend(stacks)
-        reading.findings.extend(Finding("unreadable", subject, "", None, str(p), str(e)) for p, e in damaged)
-        reading.findings.extend(findings)
-    for subject in sorted(folders.keys() - contours.keys()):
-        file = str(min(folders[subject]))
-        reading.findings.append(Finding("no-label", subject, "", None, file, "DICOM files without contours"))
+    stacks, findings = read_cines("Sunnybrook", contours, folders, label, stratum=_stratum, progress=progress)
+    reading.stacks.extend(stacks)
+    reading.findings.extend(findings)
     if not reading.stacks:
         faults = Counter((f.reason, f.subject) for f in reading.findings if f.reason not in ("no-image", "no-label"))
         found = ", ".join(f"{count} {reason} of {subject}" for (reason, subject), count in sorted(faults.items()))

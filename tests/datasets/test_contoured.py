@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_iln.datasets.contoured import LabelledFrame, choose_series, name_phases
+from monai_iln.datasets.contoured import LabelledFrame, name_phases
 from monai_iln.datasets.dicom import Frame
+from monai_iln.datasets.series import choose_series
 from monai_iln.errors import UserError
 
 CIRCLE = 40 + 10 * np.stack([np.cos(np.linspace(0, 6.2, 60)), np.sin(np.linspace(0, 6.2, 60))], axis=1)
