@@ -15,6 +15,10 @@ class UserError(ValueError):
     """
 
 
+class DivergedError(UserError):
+    """A training whose loss is not finite: not a mistake of the data or of the program, but of the settings."""
+
+
 def require(holds: bool, got: str, rule: str, remedy: str) -> None:
     """Raise a :class:`UserError` unless a condition holds; for the ``initialize`` of a bundle.
 
@@ -33,6 +37,13 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def root_cause(error: BaseException) -> str:
+    """What was raised first, in a line; MONAI wraps it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
 
 
 def hide_tracebacks() -> None:

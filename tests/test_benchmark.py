@@ -11,8 +11,8 @@ import torch
 from monai.networks.layers.factories import Norm
 from torch import nn
 
-from monai_iln import ILN
-from monai_iln.benchmark import contestants, machine
+from monai_iln import ILN, machine
+from monai_iln.benchmark import contestants
 from monai_iln.benchmark.contestants import NAMES, ComposedILN, benchmark_norms, find_contestants
 from monai_iln.benchmark.measure import interleave, peak_memory, rotation
 from monai_iln.benchmark.plot import save_plot
@@ -283,7 +283,7 @@ def test_mistakes_are_one_message(command, capsys):
 
 
 def test_outside_a_clone_there_is_no_commit(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine.monai_iln, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "__init__.py"))
     assert machine.describe_commit() is None
 
 

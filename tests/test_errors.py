@@ -1,10 +1,10 @@
 import subprocess
 import sys
 
-from monai_iln.errors import UserError, find_user_error
+from monai_iln.errors import DivergedError, UserError, find_user_error
 
 PROGRAM = """
-from monai_iln.errors import UserError, hide_tracebacks
+from monai_iln.errors import DivergedError, UserError, hide_tracebacks
 hide_tracebacks()
 try:
     raise {error}
@@ -35,3 +35,9 @@ def test_only_user_errors_lose_their_traceback():
     assert mistake.stderr == "error: wrong fold\n"
     assert "Traceback" in fault.stderr
     assert "KeyError: 'bug'" in fault.stderr
+
+
+def test_a_divergence_is_a_user_error():
+    outer = RuntimeError("in the depths")
+    outer.__cause__ = DivergedError("the loss is nan")
+    assert find_user_error(outer) is outer.__cause__

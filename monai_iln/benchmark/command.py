@@ -16,7 +16,6 @@ from torch.profiler import ProfilerActivity
 from tqdm import tqdm
 
 from monai_iln.benchmark.contestants import DEFAULTS, find_contestants
-from monai_iln.benchmark.machine import describe_commit, describe_machine, describe_versions, load_average
 from monai_iln.benchmark.measure import quiet_profile
 from monai_iln.benchmark.plot import save_plot
 from monai_iln.benchmark.records import COPY, Setting
@@ -25,6 +24,7 @@ from monai_iln.benchmark.run import failure, run_setting
 from monai_iln.benchmark.work import NETWORKS, Platform, layer_work, network_work
 from monai_iln.datasets.folders import new_folder
 from monai_iln.errors import UserError, require
+from monai_iln.machine import describe_commit, describe_machine, describe_versions, load_average
 
 # A small, a middling and a large map of the paper's U-Net, and one of a 3-D network.
 SHAPES = ((8, 256, 16, 16), (8, 64, 64, 64), (8, 32, 144, 144), (1, 32, 48, 48, 48))

@@ -1,6 +1,13 @@
 """Data sets: files in, a datalist out."""
 
-from monai_iln.datasets.datalist import check_datalist, find_stacks, read_datalist, slice_items, split_datalist
+from monai_iln.datasets.datalist import (
+    check_datalist,
+    describe_datalist,
+    find_stacks,
+    read_datalist,
+    slice_items,
+    split_datalist,
+)
 from monai_iln.datasets.exclusion import REASONS
 from monai_iln.datasets.inspection import inspect_stacks
 from monai_iln.datasets.prepare import phantom_datalist, prepare_right_ventricle, prepare_sunnybrook
@@ -15,6 +22,7 @@ __all__ = [
     "Reading",
     "Stack",
     "check_datalist",
+    "describe_datalist",
     "find_stacks",
     "inspect_stacks",
     "phantom_datalist",

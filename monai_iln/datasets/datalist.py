@@ -204,6 +204,39 @@ def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> str:
     return found_hashes["image"]
 
 
+def describe_datalist(path: Path | str) -> dict[str, Any]:
+    """What a study has to know of a datalist: nothing of its files.
+
+    Args:
+        path: as for :func:`read_datalist`.
+
+    Returns:
+        ``name`` of the data set, ``folds``, ``structures`` (names of the label values above 0), the number of
+        ``subjects`` and ``stacks``, and ``sha256``, which is another one as soon as an image, a label or a fold is.
+
+    Raises:
+        UserError: as :func:`read_datalist`.
+    """
+    path = Path(path)
+    items, values = _items(path)
+    document = json.loads((path / FILE_NAME if path.is_dir() else path).read_text(encoding="utf-8"))
+    described = []
+    for item in items:
+        recorded = item.get("sha256")
+        hashes = (
+            recorded if isinstance(recorded, dict) else {key: _sha256(Path(item[key])) for key in ("image", "label")}
+        )
+        described.append([hashes.get("image"), hashes.get("label"), item["subject"], item["phase"], item["fold"]])
+    return {
+        "name": str(document.get("name", path.name)),
+        "folds": sorted({item["fold"] for item in items}),
+        "structures": [str(document["labels"][str(value)]) for value in sorted(values) if value > 0],
+        "subjects": len({item["subject"] for item in items}),
+        "stacks": len(items),
+        "sha256": hashlib.sha256(json.dumps(described).encode()).hexdigest(),
+    }
+
+
 def split_datalist(path: Path | str, fold: int, validation_every: int | None = 10) -> dict[str, list[dict[str, Any]]]:
     """Split a datalist by subject into training, validation and test stacks.
 

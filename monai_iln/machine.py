@@ -1,4 +1,4 @@
-"""Where a benchmark ran: without this its numbers mean nothing later."""
+"""Where something ran: without this its numbers mean nothing later."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-import monai_iln
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -31,8 +29,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 def describe_versions() -> dict[str, str | None]:
     """Versions of everything that decides the speed; ``None`` for what is not installed."""
-    versions: dict[str, str | None] = {"python": platform.python_version(), "monai_iln": monai_iln.__version__}
-    for package in ("torch", "monai", "triton"):
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("monai_iln", "torch", "monai", "triton"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -56,7 +54,7 @@ def load_average() -> list[float] | None:
 
 
 def _git(*arguments: str) -> str:
-    folder = Path(monai_iln.__file__).parent
+    folder = Path(__file__).parent
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 

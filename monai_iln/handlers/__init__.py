@@ -1,0 +1,20 @@
+"""Ignite handlers that MONAI lacks: curves of a training, metrics per image, overlays, gates and cost.
+
+All of them work with several ranks of ``torch.distributed``: rank 0 prints and writes, of what all ranks have seen.
+"""
+
+from monai_iln.handlers.cost import SaveCost
+from monai_iln.handlers.curves import TrainingCurves
+from monai_iln.handlers.gates import SaveGates
+from monai_iln.handlers.images import SaveImageMetrics
+from monai_iln.handlers.overlays import SaveOverlay
+from monai_iln.handlers.slices import slices_from_engine
+
+__all__ = [
+    "SaveCost",
+    "SaveGates",
+    "SaveImageMetrics",
+    "SaveOverlay",
+    "TrainingCurves",
+    "slices_from_engine",
+]

@@ -1,0 +1,120 @@
+"""The metrics of one stack against its truth, slice by slice or as a whole; numbers in, numbers out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
+from numpy.typing import NDArray
+from torch import Tensor
+
+Mask = NDArray[np.bool_]
+
+
+def score(truth: Tensor, prediction: Tensor, spacing: Sequence[float], per: str) -> list[list[dict[str, Any]]]:
+    r"""Dice, surface distances and sizes of every image of a stack and of every structure.
+
+    With truth :math:`T` and prediction :math:`P`, Dice is :math:`2|T \cap P| / (|T| + |P|)`; of an empty truth it is 1
+    where nothing is predicted and 0 otherwise. ``hd95_mm`` is the larger of the two 95th percentiles of the distances
+    from one edge to the other, ``asd_mm`` the mean over both edges; they are undefined where a mask is empty.
+
+    Args:
+        truth: ``(C, H, W, Z)`` of 0 and 1, one-hot, the background first.
+        prediction: likewise.
+        spacing: of the three axes in mm.
+        per: ``"slice"`` for Z images in the plane, ``"volume"`` for one in space.
+
+    Returns:
+        For every image a list over structures of ``dice``, ``hd95_mm``, ``asd_mm``, ``truth_pixels``,
+        ``predicted_pixels``, ``truth_ml``, ``predicted_ml``; undefined distances are ``None``.
+
+    Source:
+        MONAI's ``compute_dice``, ``compute_hausdorff_distance`` and ``compute_average_surface_distance``.
+
+    Example:
+        >>> truth = torch.zeros(2, 8, 8, 1)
+        >>> truth[1, 2:6, 2:6] = 1
+        >>> truth[0] = 1 - truth[1]
+        >>> score(truth, truth.roll(1, 1), (1.5, 1.0, 8.0), "slice")[0][0]["dice"]
+        0.75
+    """
+    images = [masks.movedim(-1, 0) if per == "slice" else masks[None] for masks in (truth, prediction)]
+    dice = compute_dice(images[1], images[0], include_background=False, ignore_empty=False).tolist()
+    ml = float(np.prod(spacing)) / 1000
+    truths, predictions = (masks[:, 1:].bool().cpu().numpy() for masks in images)
+    rows = []
+    for number, row in enumerate(dice):
+        row_scores = []
+        for structure, value in enumerate(row):
+            masks = truths[number, structure], predictions[number, structure]
+            counts = [int(mask.sum()) for mask in masks]
+            hd95, asd = surface_distances(*masks, spacing[: masks[0].ndim])
+            row_scores.append(
+                {
+                    "dice": round(value, 6),
+                    "hd95_mm": hd95,
+                    "asd_mm": asd,
+                    "truth_pixels": counts[0],
+                    "predicted_pixels": counts[1],
+                    "truth_ml": round(counts[0] * ml, 6),
+                    "predicted_ml": round(counts[1] * ml, 6),
+                }
+            )
+        rows.append(row_scores)
+    return rows
+
+
+def surface_distances(truth: Mask, prediction: Mask, spacing: Sequence[float]) -> tuple[float | None, float | None]:
+    """95th percentile of the Hausdorff distance, and average symmetric surface distance.
+
+    Args:
+        truth: a mask of two or three axes.
+        prediction: likewise.
+        spacing: of the axes in mm.
+
+    Returns:
+        Both in mm, ``None`` where a mask is empty.
+    """
+    if not truth.any() or not prediction.any():
+        return None, None
+    masks = [torch.from_numpy(mask)[None, None] for mask in (prediction, truth)]  # MONAI crops them to what they hold
+    options: dict[str, Any] = {"include_background": True, "spacing": [float(size) for size in spacing]}
+    with warnings.catch_warnings():
+        # MONAI 1.6 calls itself with an argument that it has deprecated.
+        warnings.filterwarnings("ignore", "(?s).*always_return_as_numpy", FutureWarning)
+        hd95 = compute_hausdorff_distance(*masks, percentile=95, **options)
+        asd = compute_average_surface_distance(*masks, symmetric=True, **options)
+    return round(float(hd95), 6), round(float(asd), 6)
+
+
+def positions(areas: NDArray[np.int_]) -> list[str]:
+    """Where in the heart the slices of a stack lie: base, mid or apex.
+
+    The slices that hold truth of any structure are dealt into thirds along the stack; where they do not divide evenly,
+    the ends stay equal and the middle has one more or one fewer. The end whose third has the larger mean area of the
+    first structure is the base, the end of index 0 if they are equal. A slice without truth belongs to the third that
+    it lies in or beyond. With fewer than three slices with truth all are mid.
+
+    Args:
+        areas: ``(Z, structures)``, pixels of truth.
+
+    Returns:
+        For every slice ``"base"``, ``"mid"`` or ``"apex"``.
+
+    Example:
+        >>> positions(np.array([[0], [30], [50], [90], [100]]))
+        ['apex', 'apex', 'mid', 'mid', 'base']
+    """
+    held = areas.any(axis=1).astype(int)
+    count = int(held.sum())
+    if count < 3:
+        return ["mid"] * len(held)
+    place = 2 * held.cumsum() - held  # of the slices with truth 1, 3, 5, ...; of the others what lies between
+    first, last = 3 * place < 2 * count, 3 * place > 4 * count
+    means = [areas[end & (held == 1), 0].mean() for end in (first, last)]
+    names = ("base", "apex") if means[0] >= means[1] else ("apex", "base")
+    return [names[0] if one else names[1] if other else "mid" for one, other in zip(first, last, strict=True)]

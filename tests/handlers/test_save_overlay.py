@@ -1,0 +1,64 @@
+import numpy as np
+import torch
+from engines import disc, evaluate, one_hot, stack
+from ignite.engine import Engine, Events
+from PIL import Image
+
+from monai_iln.handlers import SaveOverlay
+
+
+def test_contact_sheet(tmp_path):
+    truth = torch.stack([disc(10), disc(8), disc(6)], dim=-1)
+    path = tmp_path / "new" / "overlay.png"
+    evaluate(SaveOverlay(str(path)), stack(one_hot(truth), one_hot(truth)))
+    assert yellow(path) > 100
+
+
+def test_large_contact_sheets_are_thinned_and_start_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_iln.overlays._MOST_TILES", 12)
+    handler = SaveOverlay(str(tmp_path / "overlay.png"))
+    output = {"image": torch.rand(1, 8, 8, 40), "pred": torch.zeros(1, 8, 8, 40)}
+
+    def step(engine, depth):
+        engine.state.batch = [{}]
+        return [{key: value[..., :depth] for key, value in output.items()}]
+
+    def drawn():
+        return sum(len(tiles) for tiles in handler.stacks.values())
+
+    engine = Engine(step)
+    handler.attach(engine)
+    engine.run([30, 10], 1)
+    assert drawn() == 40
+    with Image.open(handler.path) as sheet:
+        assert sheet.height < 2 * 172, "one row"
+    engine.run([5], 1)
+    assert drawn() == 5
+
+
+def yellow(path):
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    return ((pixels[..., 0] - pixels[..., 2] > 60) & (pixels[..., 1] - pixels[..., 2] > 60)).sum()
+
+
+def test_while_training_the_sheet_shows_the_best_epoch(tmp_path):
+    path, truth = tmp_path / "overlay.png", one_hot(disc(8)[..., None])
+    output = {"image": torch.rand(1, 64, 64, 1), "label": truth, "pred": truth}
+
+    def step(engine, _):
+        engine.state.batch = [{"subject": "SC-N-901", "phase": "ED"}]
+        return [output]
+
+    def validate(epoch, best):
+        engine = Engine(step)
+        SaveOverlay(str(path)).attach(engine)
+
+        @engine.on(Events.EPOCH_COMPLETED)
+        def score(engine):
+            engine.state.metrics, engine.state.epoch, engine.state.best_metric_epoch = {"dice": 0.5}, epoch, best
+
+        engine.run([0], 1)
+        return path.exists()
+
+    assert not validate(epoch=3, best=2)
+    assert validate(epoch=3, best=3)
