@@ -13,8 +13,9 @@ from tqdm import tqdm
 from monai_iln import __version__
 from monai_iln.benchmark.command import add_options
 from monai_iln.datasets import DataWarning
-from monai_iln.datasets.command import add_commands
+from monai_iln.datasets.command import add_commands as add_data_commands
 from monai_iln.errors import UserError
+from monai_iln.study.command import add_commands as add_study_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="monai-iln", description="Instance-layer normalization for MONAI.")
     parser.add_argument("--version", action="version", version=f"monai-iln {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_commands(commands)
+    add_data_commands(commands)
+    add_study_commands(commands)
     add_options(commands.add_parser("benchmark", help="time norms and networks against one another"))
     return parser
 

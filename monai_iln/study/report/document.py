@@ -1,0 +1,196 @@
+"""A report as sections of text, tables and figures, and the three forms it is written in: HTML, Markdown and CSV."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+_DPI = 200
+_CSS_PIXELS = 96  # an inch
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph, a sentence that stands for what could not be shown, or a command."""
+
+    text: str
+    kind: Literal["paragraph", "absent", "code"] = "paragraph"
+
+
+def absent(text: str) -> Text:
+    """The sentence that stands where something could not be shown."""
+    return Text(text, "absent")
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list."""
+
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        cells: as printed.
+        bold: numbers of the cells to emphasize.
+        heading: whether the one cell spans the table, as the title of the rows below.
+    """
+
+    cells: Sequence[str]
+    bold: frozenset[int] = frozenset()
+    heading: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for reading, and its numbers unrounded for computing.
+
+    Attributes:
+        name: of the CSV file, without its ending.
+        caption: a sentence or two.
+        header: one entry a column.
+        rows: in order.
+        frame: what the CSV file holds.
+        left: numbers of the columns that are aligned to the left; the others hold numbers.
+    """
+
+    name: str
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Row]
+    frame: pd.DataFrame
+    left: frozenset[int] = frozenset({0})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        name: of the PNG file, without its ending.
+        caption: what it shows and how to read it.
+        alt: what it shows, for who cannot see it.
+        figure: to be drawn.
+    """
+
+    name: str
+    caption: str
+    alt: str
+    figure: Figure
+
+
+Block = Text | Items | Table | Picture
+
+
+@dataclass
+class Section:
+    """A heading and what is below it."""
+
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        """The end of its address."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report.
+
+    Attributes:
+        title: of the page.
+        subtitle: one line below it.
+        sections: in order; the first is what a reader in a hurry reads.
+    """
+
+    title: str
+    subtitle: str
+    sections: Sequence[Section]
+
+
+def write_document(document: Document, folder: Path) -> Path:
+    """Write ``report.html``, ``report.md``, ``figures/*.png`` and ``tables/*.csv``.
+
+    What an earlier report left in ``figures`` and ``tables`` is removed, so that nothing outdated lies beside it.
+
+    Args:
+        document: the report.
+        folder: made if missing.
+
+    Returns:
+        The path of the HTML page, which needs no other file.
+    """
+    images: dict[str, bytes] = {}
+    for kind, ending in (("figures", "png"), ("tables", "csv")):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for path in (folder / kind).glob(f"*.{ending}"):
+            path.unlink()
+    for section in document.sections:
+        for block in section.blocks:
+            if isinstance(block, Picture):
+                images[block.name] = _png(block.figure)
+                (folder / "figures" / f"{block.name}.png").write_bytes(images[block.name])
+            elif isinstance(block, Table):
+                block.frame.to_csv(folder / "tables" / f"{block.name}.csv", index=False)
+
+    def data(picture: Picture) -> str:
+        return "data:image/png;base64," + base64.b64encode(images[picture.name]).decode("ascii")
+
+    for form in ("md", "html"):
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("monai_iln.study.report", "."),
+            autoescape=form == "html",
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        environment.filters |= {"data": data, "width": _width, "markdown": _markdown, "wrap": _wrap}
+        environment.tests |= {kind.__name__.lower(): _is(kind) for kind in (Text, Items, Table, Picture)}
+        text = environment.get_template(f"report.{form}.jinja").render(document=document)
+        (folder / f"report.{form}").write_text(text, encoding="utf-8")
+    return folder / "report.html"
+
+
+def _is(kind: type) -> Any:
+    return lambda block: isinstance(block, kind)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=_DPI, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _width(picture: Picture) -> int:
+    """Of the picture on the page, in CSS pixels."""
+    return round(picture.figure.get_figwidth() * _CSS_PIXELS)
+
+
+def _markdown(text: str) -> str:
+    r"""Text that means itself in Markdown, in a cell of a table too.
+
+    Example:
+        >>> print(_markdown("GN_4 | <b>"))
+        GN\_4 \| &lt;b>
+    """
+    return re.sub(r"([\\`*_|\[\]~#$])", r"\\\1", text).replace("<", "&lt;").replace("\n", " ")
+
+
+def _wrap(text: str) -> Markup:
+    """Text with places where a narrow column may break long names: after ``_`` and ``/`` within words."""
+    return Markup(re.sub(r"([_/])(?=\w)", r"\1<wbr>", str(escape(text))))

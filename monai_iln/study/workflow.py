@@ -1,0 +1,182 @@
+"""The study as a workflow of MONAI's bundles."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import yaml
+from monai.bundle import BundleWorkflow, ConfigParser
+
+from monai_iln.errors import UserError, hide_tracebacks
+from monai_iln.machine import describe_commit, describe_versions
+from monai_iln.study.grid import Run, plan
+from monai_iln.study.records import STUDY, read_records, write_tables
+from monai_iln.study.report import write_report
+from monai_iln.study.runner import estimate_seconds, pending, run_all
+from monai_iln.study.settings import Study, name_methods, read_settings
+
+
+class CrossValidationWorkflow(BundleWorkflow):
+    """Train and evaluate a bundle with several norms over all folds, and report which one is better.
+
+    Every run is the bundle's own training. Finished runs are kept: the same command goes on where it was interrupted,
+    and extends a study whose grid has grown.
+
+    Args:
+        config_file: the study's configuration, such as a bundle's ``configs/cross_validation.yaml``, or several, of
+            which later ones overlay earlier ones. The bundle's files are looked for beside the first.
+        override: of its keys, see :class:`~monai_iln.study.settings.Study`.
+
+    Raises:
+        UserError: for unknown keys, and for whatever could not be run, before anything runs.
+
+    Example:
+        ``python -m monai.bundle run_workflow --workflow_name monai_iln.study.CrossValidationWorkflow
+        --config_file configs/cross_validation.yaml --dataset_dir DIR``
+    """
+
+    def __init__(self, config_file: str | Sequence[str], **override: Any) -> None:
+        super().__init__(workflow_type=None)
+        hide_tracebacks()
+        files = [config_file] if isinstance(config_file, (str, Path)) else list(config_file)
+        self.config_folder = Path(files[0]).parent
+        self.study: Study = read_settings(_merge([*_read(files), override]))
+        self.folder = Path(self.study.output_dir)
+        self.runs: list[Run] = []
+
+    def initialize(self) -> None:
+        """Check everything, and make the plan."""
+        distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun
+        if distributed and idist.get_world_size() == 1:
+            idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
+        self.runs = plan(self.study, self.config_folder, distributed)
+
+    def run(self) -> None:
+        """Do what is missing, then write tables and report."""
+        todo = pending(self.runs, self.folder, self.study.redo_changed)
+        leads = idist.get_rank() == 0
+        if leads:
+            print(describe(self.runs, todo))
+        if self.study.dry_run:
+            if todo:
+                seconds, source = estimate_seconds(todo, self.folder, self.study)
+                print(f"estimated time: {_duration(seconds)}, from {source}")
+            return
+        if leads:
+            self._write_study()
+        run_all(todo, self.study, self.folder)
+        if leads:
+            report(self.folder)
+
+    def finalize(self) -> None:
+        """Leave the process group, if ``torchrun`` made one."""
+        idist.finalize()
+
+    def _get_property(self, name: str, property: dict[str, Any]) -> Any:
+        raise AttributeError(f"a study has no {name}: each of its runs is a training that has")
+
+    def _set_property(self, name: str, property: dict[str, Any], value: Any) -> Any:
+        raise AttributeError(f"a study has no {name}: set it for its runs, by 'overrides'")
+
+    def _write_study(self) -> None:
+        """``study.json``: the grid, so that the folder can be read without its configuration."""
+        methods = name_methods(self.study.methods)
+        folds: dict[str, list[int]] = {}
+        for dataset, fold in sorted({(run.dataset, run.fold) for run in self.runs}):
+            folds.setdefault(dataset, []).append(fold)
+        document = {
+            "format": 1,
+            "methods": methods,
+            "reference": self.study.reference or next(iter(methods)),
+            "folds": {
+                run.dataset: sorted({r.fold for r in self.runs if r.dataset == run.dataset}) for run in self.runs
+            },
+            "learning_rates": sorted({run.learning_rate for run in self.runs}, reverse=True),
+            "seeds": list(self.study.seeds),
+            "datasets": {run.dataset: {**run.data, "path": run.overrides["dataset_dir"]} for run in self.runs},
+            "training": [Path(file).name for file in self.study.training],
+            "overrides": dict(self.study.overrides),
+            "preset": "paper" if self.study.methods == "paper" else None,
+            "command": shlex.join(["monai-iln", *sys.argv[1:]]) if Path(sys.argv[0]).stem == "monai-iln" else None,
+            "versions": describe_versions(),
+            "commit": describe_commit(),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / STUDY).write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def report(folder: Path) -> Path:
+    """Write tables and report of a study, finished or under way.
+
+    Args:
+        folder: of the study.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        UserError: if the folder is no study.
+    """
+    records = read_records(folder)
+    write_tables(folder, records)
+    path = write_report(folder, records)
+    failed = records.runs[records.runs["status"] == "failed"]
+    for _, row in failed.iterrows():
+        print(f"failed: {row['run']}: {row['message']}")
+    if len(failed):
+        print(f"{len(failed)} runs failed; the same command tries them again")
+    print(f"report: {path}")
+    return path
+
+
+def describe(runs: Sequence[Run], todo: Sequence[Run]) -> str:
+    """The plan in a few lines."""
+
+    def listed(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))
+
+    lines = [f"{len(runs)} runs, {len(runs) - len(todo)} finished, {len(todo)} to do"]
+    for key in ("dataset", "method", "fold", "learning_rate", "seed"):
+        lines.append(f"  {key + ':':15s}{listed(key)}")
+    return "\n".join(lines)
+
+
+def _read(files: Sequence[str | Path]) -> list[Mapping[str, Any]]:
+    parts = []
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(
+                f"{file}: no such file. Give the configuration of a study, as configs/cross_validation.yaml."
+            )
+        try:
+            part = ConfigParser.load_config_file(file)
+        except (ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{file}: not a configuration ({error}). Correct it.") from error
+        if not isinstance(part, Mapping):
+            raise UserError(f"{file}: it must hold keys and values. See a bundle's configs/cross_validation.yaml.")
+        parts.append(part)
+    return parts
+
+
+def _merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Later keys over earlier ones, and so within ``overrides``."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        both = [merged.get("overrides"), part.get("overrides")]
+        merged |= part
+        if all(isinstance(overrides, Mapping) for overrides in both):
+            merged["overrides"] = {**both[0], **both[1]}  # type: ignore[dict-item]
+    return merged
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = int(seconds // 3600), seconds % 3600 / 60
+    return f"{hours} h {minutes:.0f} min" if hours else f"{minutes:.1f} min"

@@ -1,0 +1,248 @@
+"""A small fake study: folders and files as a real one leaves them, made of discs instead of hearts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+
+SIZE, SLICES = 64, 3
+POSITIONS = ("base", "mid", "apex")
+VOLUME_ML = 0.02  # of a pixel
+GATED = {"ILN", "Clip", "Sigmoid", "Softmax"}
+_SKILL = {"ILN": 1.2, "Sigmoid": 1.35, "Softmax": 1.6, "Clip": 1.5, "IN": 1.4, "LN": 1.9, "GN4": 1.8, "None": 2.4}
+
+
+def make_study(
+    folder: Path,
+    methods: Sequence[str] = ("ILN", "IN", "None"),
+    datasets: Mapping[str, Sequence[str]] | None = None,
+    folds: Sequence[int] = (0, 1, 2),
+    rates: Sequence[float] = (0.1, 1.0),
+    seeds: Sequence[int] = (0,),
+    subjects: int = 3,
+    phases: Sequence[str] = ("ED", "ES"),
+    validation: bool = True,
+    stacks: bool = False,
+    diverged: Sequence[tuple[str, int, float]] = (),
+    left_out: Sequence[str] = (),
+    pictures: bool = True,
+    epochs: int = 2,
+) -> SimpleNamespace:
+    """Write a study and return its records.
+
+    Args:
+        folder: of the study.
+        methods: the first is the reference.
+        datasets: structures by data set; class ``i + 1`` of a mask is the i-th.
+        folds: numbers.
+        rates: learning rates.
+        seeds: numbers.
+        subjects: in each fold.
+        phases: of each subject.
+        validation: whether runs have scores on validation images.
+        stacks: scores of whole stacks, without slices and positions, as of 3-D networks.
+        diverged: method, fold and rate of the runs that diverged.
+        left_out: methods that were planned and have no run yet.
+        pictures: whether to write NIfTI files.
+        epochs: rows of the learning curves.
+    """
+    datasets = datasets or {"LV": ["left ventricle"]}
+    study = {
+        "format": 1,
+        "methods": {method: method for method in methods},
+        "reference": methods[0],
+        "folds": {name: list(folds) for name in datasets},
+        "learning_rates": list(rates),
+        "seeds": list(seeds),
+        "datasets": {
+            name: {"path": f"/data/{name}.json", "sha256": "ab12" * 16, "subjects": len(folds) * subjects}
+            for name in datasets
+        },
+        "preset": "paper",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.json").write_text(json.dumps(study))
+    runs: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    for number, (dataset, structures) in enumerate(datasets.items()):
+        hearts = {
+            (fold, phase): [
+                _heart(folder, dataset, f"{dataset}-{fold}{index}", phase, structures, pictures)
+                for index in range(subjects)
+            ]
+            for fold in folds
+            for phase in phases
+        }
+        for method in (method for method in methods if method not in left_out):
+            for fold in folds:
+                for rate in rates:
+                    for seed in seeds:
+                        key = {"dataset": dataset, "method": method, "fold": fold, "learning_rate": rate, "seed": seed}
+                        run = f"runs/{dataset}/{method}/fold_{fold}/lr_{rate:g}/seed_{seed}"
+                        bad = (method, fold, rate) in diverged
+                        rng = np.random.default_rng([number, list(methods).index(method), fold, int(rate * 100), seed])
+                        rows: list[dict[str, Any]] = []
+                        if not bad:
+                            for (group, _), people in hearts.items():
+                                part = "test" if group == fold else "validation"
+                                if part == "test" or (validation and group == (fold + 1) % len(folds)):
+                                    for heart in people:
+                                        measured = (heart, structures, part, key, rng, stacks, pictures)
+                                        rows += _score(folder / run, *measured)
+                        runs.append(_run(folder / run, run, key, rows, bad, rng, epochs))
+                        images += [{"run": run, **key, **row} for row in rows]
+    return SimpleNamespace(study=study, runs=pd.DataFrame(runs), images=pd.DataFrame(images))
+
+
+def _disc(radius: float, row: float = SIZE / 2, column: float = SIZE / 2) -> np.ndarray:
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+
+
+def _heart(folder, dataset, subject, phase, structures, pictures) -> dict[str, Any]:
+    rng = np.random.default_rng(sum(map(ord, subject + phase)))
+    radii = (13 if phase == "ED" else 9) * np.array([1.0, 0.9, 0.6]) * rng.uniform(0.8, 1.2)
+    truth = np.zeros((SIZE, SIZE, SLICES), np.uint8)
+    for index, radius in enumerate(radii):
+        for number in range(len(structures)):
+            truth[_disc(radius, column=SIZE / 2 + 4 * radius / 3 * number), index] = number + 1
+    image = 60.0 * (truth > 0) + 40 * _disc(26)[..., None] + rng.normal(0, 8, truth.shape)
+    paths = {}
+    for kind, array in (("image", image.astype(np.float32)), ("truth", truth)):
+        path = folder / "data" / dataset / f"{subject}_{phase}_{kind}.nii.gz"
+        paths[kind] = str(path)
+        if pictures:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+    return {"subject": subject, "phase": phase, "array": truth, **paths}
+
+
+def _score(run, heart, structures, part, key, rng, stacks, pictures) -> list[dict[str, Any]]:
+    """Shift the truth by a little, write that as the prediction, and measure it."""
+    truth = heart["array"]
+    penalty = 1 + 0.4 * abs(np.log10(key["learning_rate"] / 0.5))
+    prediction = np.zeros_like(truth)
+    for index in range(SLICES):
+        shift = rng.normal(0, _SKILL.get(key["method"], 2.0) * penalty * (1, 1, 1.6)[index], 2).round().astype(int)
+        grown = 1 + rng.normal(0.02, 0.03) * penalty
+        moved = (np.arange(SIZE) - SIZE / 2) / grown + SIZE / 2
+        rows, columns = ((moved - by).round().astype(int) % SIZE for by in shift)
+        prediction[..., index] = truth[rows][:, columns, index]
+    if rng.uniform() < 0.04:
+        prediction[..., -1] = 0  # the apex is missed altogether
+    name = f"predictions/{heart['subject']}_{heart['phase']}.nii.gz"
+    if pictures and part == "test":
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(prediction, np.eye(4)), run / name)
+    rows = []
+    for number, structure in enumerate(structures, start=1):
+        for index in [None] if stacks else range(SLICES):
+            t = (truth if index is None else truth[..., index]) == number
+            p = (prediction if index is None else prediction[..., index]) == number
+            empty = not t.any() or not p.any()
+            shared = int((t & p).sum())
+            rows.append(
+                {
+                    "part": part,
+                    "subject": heart["subject"],
+                    "phase": heart["phase"],
+                    "slice": np.nan if index is None else float(index + 1),
+                    "index": np.nan if index is None else float(index),
+                    "position": np.nan if index is None else POSITIONS[index],
+                    "structure": structure,
+                    "dice": 2 * shared / max(int(t.sum() + p.sum()), 1),
+                    "hd95_mm": np.nan if empty else float(rng.gamma(3, 1)),
+                    "asd_mm": np.nan if empty else float(rng.gamma(2, 0.5)),
+                    "truth_pixels": float(t.sum()),
+                    "predicted_pixels": float(p.sum()),
+                    "truth_ml": t.sum() * VOLUME_ML,
+                    "predicted_ml": p.sum() * VOLUME_ML,
+                    "image": heart["image"],
+                    "truth": heart["truth"],
+                    "prediction": name,
+                }
+            )
+    return rows
+
+
+def _run(folder, run, key, rows, bad, rng, epochs) -> dict[str, Any]:
+    """The files of one run, and its row of the records."""
+    frame = pd.DataFrame(rows)
+    test = frame[frame.part == "test"] if rows else frame
+    checked = frame[frame.part == "validation"] if rows else frame
+    message = "training: the loss is nan in epoch 1." if bad else ""
+    status = "diverged" if bad else "finished"
+    scores = {
+        "test_dice": test.dice.mean() if len(test) else np.nan,
+        "test_dice_std": test.dice.std(ddof=1) if len(test) else np.nan,
+        "validation_dice": checked.dice.mean() if len(checked) else np.nan,
+    }
+    step = 0.03 * rng.uniform(0.97, 1.03) * (1.06 if key["method"] in GATED else 1.0)
+    cost = {
+        "parameters": 2161858 + 22 * (key["method"] in GATED),
+        "steps": 400,
+        "seconds_per_step": step,
+        "train_seconds": 400 * step,
+        "total_seconds": 400 * step + 9,
+        "overhead_seconds": 4.0,
+        "peak_memory_bytes": np.nan,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "format": 1,
+        "status": status,
+        **key,
+        "norm": key["method"],
+        "config_hash": "c0ffee" * 6,
+        "message": message,
+        "scores": {name: None if pd.isna(value) else value for name, value in scores.items()},
+        "cost": {name: None if pd.isna(value) else value for name, value in cost.items()},
+        "environment": {
+            "versions": {"python": "3.11.7", "torch": "2.13.0", "monai": "1.6.1"},
+            "machine": {"cpu": "Fake CPU @ 2.0 GHz", "cores": 2, "threads": 2, "gpu": None},
+            "device": "cpu",
+        },
+        "started": "2026-11-21T10:00:00",
+        "finished": "2026-11-21T10:00:21",
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    if not bad:
+        frame.to_csv(folder / "images.csv", index=False)
+        steps = np.arange(1, 401)
+        loss = 0.6 * np.exp(-steps / 80) + 0.05 + rng.gamma(2, 0.01, len(steps))
+        pd.DataFrame({"iteration": steps, "loss": loss}).to_csv(folder / "losses.csv", index=False)
+        dice = [scores["validation_dice"] - 0.2 / (epoch + 1) ** 2 for epoch in range(epochs)]
+        pd.DataFrame(
+            {"epoch": np.arange(epochs) + 1, "loss": np.geomspace(0.5, 0.1, epochs), "val_mean_dice": dice}
+        ).to_csv(folder / "curves.csv", index=False)
+        if key["method"] in GATED:
+            _gates(rng).to_csv(folder / "gates.csv", index=False)
+    return {
+        "run": run,
+        **key,
+        "norm": key["method"],
+        "status": status,
+        "message": message,
+        **scores,
+        **cost,
+        "device": "cpu",
+    }
+
+
+def _gates(rng) -> pd.DataFrame:
+    layers = ["down.0", "down.1", "bottom", "up.0", "up.1"]
+    rows = []
+    for number, layer in enumerate(f"{block}.{index}.norm" for block in layers for index in (0, 1)):
+        end = rng.uniform(0.3, 0.9)
+        for iteration in range(0, 401, 20):
+            weight = 0.622 + (end - 0.622) * (1 - np.exp(-iteration / 100))
+            for component, value in (("instance", weight), ("layer", 1 - weight)):
+                rows.append((iteration, layer, component, value, value, value, int(number == 4)))
+    return pd.DataFrame(rows, columns=["iteration", "layer", "component", "low", "weight", "high", "dead"])

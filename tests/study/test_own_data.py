@@ -1,0 +1,55 @@
+"""The page on studies, word for word: somebody else's 3-D datalist, two structures, MONAI's UNet."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monai_iln.study.records import read_records
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "how-to" / "study.md"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    text = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names = ["volume.yaml", "volume_evaluate.yaml", "study.yaml"]
+    for name, block in zip(names, blocks, strict=True):
+        (folder / name).write_text(block)
+    (python,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    subprocess.run([sys.executable, "-c", python], cwd=folder, check=True)
+    shutil.copytree(
+        ROOT / "bundles" / "lv_short_axis_iln",
+        folder / "bundle",
+        ignore=shutil.ignore_patterns("data", "eval", "models"),
+    )
+    return folder
+
+
+def test_the_pages_study_runs(workplace):
+    done = subprocess.run(
+        [sys.executable, "-m", "monai_iln", "study", "--config_file", "study.yaml"],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = read_records(workplace / "study")
+    failed = records.runs[records.runs["status"] != "finished"]
+    assert len(failed) == 0, failed["message"].to_list()
+    assert len(records.runs) == 3 * 2
+    test = records.images[records.images["part"] == "test"]
+    assert set(test["structure"]) == {"liver", "tumour"}
+    assert len(test) == 3 * 6 * 2, "methods x volumes x structures"
+    assert test["index"].isna().all()
+    assert (test["truth_ml"] / test["truth_pixels"]).round(9).dropna().unique() == [0.0045], "1.5 x 1.5 x 2 mm"
+    report = (workplace / "study" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "tumour" in report

@@ -1,0 +1,239 @@
+"""Studies on small phantoms: what they leave, and what survives kills, failures and changes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from monai_iln.errors import UserError
+from monai_iln.study.records import read_records
+from monai_iln.study.workflow import CrossValidationWorkflow, report
+
+CONFIG = Path(__file__).parents[2] / "bundles" / "lv_short_axis_iln" / "configs" / "cross_validation.yaml"
+SMALL = {
+    "training": ["train.yaml"],
+    "methods": ["ILN", "None"],
+    "learning_rates": [0.01],
+    "overrides": {
+        "validation_every": 5,
+        "epochs": 1,
+        "batch_size": 4,
+        "roi_size": [48, 48],
+        "network_def#features": [8, 16],
+    },
+    "jobs": 2,
+}
+EXACT = ["part", "subject", "phase", "slice", "structure", "dice", "hd95_mm", "truth_pixels", "predicted_pixels"]
+
+
+def command(prepared, folder, **settings):
+    settings = SMALL | {"dataset_dir": str(prepared), "output_dir": str(folder)} | settings
+    options = [f"--{key}={json.dumps(value)}" for key, value in settings.items()]
+    return [sys.executable, "-m", "monai_iln", "study", "--config_file", str(CONFIG), *options]
+
+
+def run(prepared, folder, **settings):
+    return subprocess.run(
+        command(prepared, folder, **settings), capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def study(prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "phantoms"
+    done = run(prepared, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
+
+
+def test_every_run_leaves_a_record_of_every_test_image(study, prepared):
+    folder, done = study
+    records = read_records(folder)
+    assert list(records.runs["status"]) == ["finished"] * 6
+    assert list(dict.fromkeys(records.runs["method"])) == ["ILN", "None"]
+    items = json.loads((prepared / "datalist.json").read_text())["training"]
+    expected = {(item["subject"], item["phase"], number) for item in items for number in item["slices"]}
+    for _, images in records.images[records.images["part"] == "test"].groupby("method"):
+        found = list(zip(images["subject"], images["phase"], images["slice"].astype(int), strict=True))
+        assert set(found) == expected
+        assert len(found) == len(expected), "every image is tested once"
+    for _, row in records.runs.iterrows():
+        images = records.images[(records.images["run"] == row["run"])]
+        assert row["test_dice"] == pytest.approx(images.loc[images["part"] == "test", "dice"].mean())
+        assert row["validation_dice"] == pytest.approx(images.loc[images["part"] == "validation", "dice"].mean())
+        folds = {item["subject"]: item["fold"] for item in items}
+        assert {folds[subject] == row["fold"] for subject in images.loc[images["part"] == "test", "subject"]} == {True}
+        assert {folds[subject] == row["fold"] for subject in images.loc[images["part"] != "test", "subject"]} == {False}
+        assert row["steps"] > 0
+        assert row["seconds_per_step"] > 0
+    assert "6 runs, 0 finished, 6 to do" in done.stdout
+    assert (folder / "report" / "report.html").stat().st_size > 10_000
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(folder / "images.parquet")[EXACT], records.images[EXACT], check_dtype=False
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    first = records.runs.iloc[0]
+    assert summary[first["run"]]["endocardium"]["mean"] == pytest.approx(first["test_dice"])
+    assert not list(folder.rglob(".seed_*")), "nothing unfinished is left"
+
+
+def test_the_same_command_does_nothing_twice(study, prepared):
+    folder, _ = study
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
+    done = run(prepared, folder)
+    assert done.returncode == 0, done.stderr
+    assert "6 runs, 6 finished, 0 to do" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == before
+
+
+def test_a_changed_configuration_is_refused(study, prepared):
+    folder, _ = study
+    overrides = SMALL["overrides"] | {"epochs": 2}
+    done = run(prepared, folder, overrides=overrides)
+    assert done.returncode == 1
+    assert "6 finished runs are of another configuration" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run(prepared, folder, overrides=overrides, redo_changed=True, dry_run=True)
+    assert "6 runs, 0 finished, 6 to do" in done.stdout
+    assert "estimated time: " in done.stdout
+    assert len(read_records(folder).runs) == 6, "a dry run deletes nothing"
+
+
+def test_a_bad_run_takes_nothing_else_down(prepared, tmp_path):
+    # Three channels are no multiple of two groups: the second method fails while it is built into a wider network.
+    folder = tmp_path / "study"
+    diverging = {"learning_rates": [1e30, 0.01], "methods": ["None"], "folds": [0]}
+    done = run(prepared, folder, **diverging)
+    assert done.returncode == 0, done.stderr
+    records = read_records(folder)
+    assert dict(zip(records.runs["learning_rate"], records.runs["status"], strict=True)) == {
+        1e30: "diverged",
+        0.01: "finished",
+    }
+    assert "diverged" in done.stderr + done.stdout
+
+
+def test_a_failed_run_is_tried_again_and_told(prepared, tmp_path):
+    folder = tmp_path / "study"
+    overrides = SMALL["overrides"] | {"loss": {"_target_": "torch.nn.L1Loss", "reduction": "$1 / 0"}}
+    done = run(prepared, folder, overrides=overrides, folds=[0])
+    assert done.returncode == 0, done.stderr
+    assert "2 runs failed; the same command tries them again" in done.stdout
+    records = read_records(folder)
+    assert list(records.runs["status"]) == ["failed", "failed"]
+    assert "ZeroDivisionError" in records.runs["message"].iloc[0]
+    assert (folder / "report" / "report.html").is_file()
+
+
+def test_killed_at_any_moment_and_started_again(study, prepared, tmp_path):
+    """A study that was killed three times leaves the records of one that was not."""
+    folder = tmp_path / "study"
+    for seconds in (9, 12, 15):
+        process = subprocess.Popen(
+            command(prepared, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGKILL)  # its workers are not told
+        process.wait()
+    done = run(prepared, folder)
+    assert done.returncode == 0, done.stderr
+    undisturbed = read_records(study[0])
+    records = read_records(folder)
+    assert list(records.runs["run"]) == list(undisturbed.runs["run"])
+    assert list(records.runs["config_hash"]) == list(undisturbed.runs["config_hash"])
+    pd.testing.assert_frame_equal(records.images[EXACT], undisturbed.images[EXACT])
+    assert not list(folder.rglob(".seed_*"))
+
+
+def test_a_killed_worker_costs_no_run(study, prepared, tmp_path):
+    folder = tmp_path / "study"
+    process = subprocess.Popen(command(prepared, folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not list(folder.rglob(".seed_*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    workers = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "popen_loky"], capture_output=True, text=True, check=True
+    )
+    os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    pd.testing.assert_frame_equal(read_records(folder).images[EXACT], read_records(study[0]).images[EXACT])
+
+
+def test_two_studies_in_one_folder_are_refused(prepared, tmp_path):
+    from filelock import FileLock
+
+    folder = tmp_path / "study"
+    folder.mkdir()
+    with FileLock(folder / ".lock"):
+        done = run(prepared, folder)
+    assert done.returncode == 1
+    assert "another process runs this study" in done.stderr
+
+
+def test_the_workflow_runs_from_mona_is_command_line(study, prepared):
+    folder, _ = study
+    settings = SMALL | {"dataset_dir": str(prepared), "output_dir": str(folder)}
+    options = [argument for key, value in settings.items() for argument in (f"--{key}", json.dumps(value))]
+    name = "monai_iln.study.CrossValidationWorkflow"
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run_workflow", name, "--config_file", str(CONFIG), *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 runs, 6 finished, 0 to do" in done.stdout
+
+
+def test_a_report_of_no_study_is_one_message(tmp_path):
+    with pytest.raises(UserError, match="no study"):
+        report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("methods: [ILN", "not a configuration"), ("- 1", "it must hold keys and values"), (None, "no such file")],
+)
+def test_a_wrong_configuration_is_one_message(tmp_path, text, message):
+    file = tmp_path / "study.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        CrossValidationWorkflow(str(file))
+
+
+def test_two_ranks_train_what_one_does(prepared, tmp_path):
+    """The same seed, the same batches: weights differ by the order of sums only, so Dice nearly not at all."""
+    settings = {
+        "training": ["train.yaml", "paper.yaml"],
+        "methods": ["ILN"],
+        "folds": [0],
+        "overrides": SMALL["overrides"] | {"rotations": [0], "epochs": 2},
+    }
+    alone = run(prepared, tmp_path / "one", **settings)
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    together = subprocess.run(
+        [*launcher, *command(prepared, tmp_path / "two", **settings)[1:]],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert together.returncode == 0, together.stdout + together.stderr
+    one, two = read_records(tmp_path / "one"), read_records(tmp_path / "two")
+    assert list(one.runs["config_hash"]) == list(two.runs["config_hash"])
+    losses = [pd.read_csv(next(folder.rglob("losses.csv")))["loss"] for folder in (tmp_path / "one", tmp_path / "two")]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+    np.testing.assert_allclose(two.images["dice"], one.images["dice"], atol=0.02)
