@@ -107,7 +107,8 @@ def _workflow(files: Sequence[str], overrides: Mapping[str, Any], run_id: str, t
     workflow = ConfigWorkflow(config_file=list(files), run_id=run_id, tracking=tracking, **overrides)
     workflow.initialize()
     workflow.run()
-    workflow.finalize()
+    if idist.get_world_size() == 1:  # several processes stay together for the next run
+        workflow.finalize()
 
 
 def _write_record(

@@ -10,10 +10,10 @@ from typing import Any
 from monai_iln.errors import UserError, require
 
 PAPER: dict[str, Any] = {
+    "ILN": ["ILN", {"num_groups": 16}],
     "Clip": ["ILN", {"gate": "clip", "num_groups": None}],
     "Sigmoid": ["ILN", {"gate": "sigmoid", "num_groups": None}],
     "Softmax": ["ILN", {"gate": "softmax", "num_groups": None}],
-    "ILN": ["ILN", {"num_groups": 16}],
     "None": None,
     "IN": ["INSTANCE", {"affine": True}],
     "LN": ["SPATIAL_LAYER", {}],
