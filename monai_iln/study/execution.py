@@ -23,9 +23,9 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from monai_iln.errors import DivergedError, find_user_error, root_cause
-from monai_iln.machine import describe_machine, describe_versions
+from monai_iln.machine import describe_commit, describe_machine, describe_versions
 from monai_iln.study.grid import Run
-from monai_iln.study.records import FAILURE, GRID, RECORD, failure_path
+from monai_iln.study.records import GRID, RECORD, failure_path, read_record, write_failure, write_json
 
 _WATCH_SECONDS = 1.0
 
@@ -54,8 +54,9 @@ class Place:
 def execute(run: Run, place: Place) -> None:
     """Train and evaluate, and give the run's folder its final name only when everything is in it.
 
-    Whatever happens inside, this returns: what was raised is written beside the run's folder as its failure. A loss
-    that is not finite is a result and no failure: the norm and the rate did not train.
+    Whatever happens inside, this returns: what was raised is written beside the run's folder as its failure. Only where
+    several processes share the run it is raised on, since the others would wait for ever. A loss that is not finite is
+    a result and no failure: the norm and the rate did not train.
 
     Args:
         run: what to do.
@@ -77,11 +78,19 @@ def execute(run: Run, place: Place) -> None:
             message, evaluating = _train_and_evaluate(run, place, scratch)
         if leads:
             _write_record(run, place, scratch, started, message, evaluating)
-            _rename(scratch, final)
+            _replace(scratch, final, run.config_hash)
             shutil.rmtree(failure_path(final), ignore_errors=True)
     except Exception as error:  # a run must never take the study down
         if leads:
-            _write_failure(run, final, scratch, error)
+            told = find_user_error(error)
+            trace = "" if told else "".join(traceback.format_exception(error))
+            grid = {key: getattr(run, key) for key in GRID}
+            write_failure(final, grid, str(told or root_cause(error)), trace, retry=told is None)
+            with contextlib.suppress(OSError):
+                shutil.copyfile(scratch / "log.txt", failure_path(final) / "log.txt")
+            shutil.rmtree(scratch, ignore_errors=True)
+        if idist.get_world_size() > 1:
+            raise
 
 
 def _train_and_evaluate(run: Run, place: Place, scratch: Path) -> tuple[str | None, float]:
@@ -89,8 +98,13 @@ def _train_and_evaluate(run: Run, place: Place, scratch: Path) -> tuple[str | No
     overrides: dict[str, Any] = {**run.overrides, "output_dir": str(scratch), "ckpt_dir": str(scratch)}
     if place.device is not None:
         overrides["device"] = f"$torch.device('{place.device}')"
+    overlay = scratch / "overrides.json"  # as a file they come before those of the evaluation, and stay to be read
+    if idist.get_rank() == 0:
+        write_json(overlay, overrides)
+    idist.barrier()
+    training = [*run.training, str(overlay)]
     try:
-        _workflow(run.training, overrides, "training", place.tracking)
+        _workflow(training, {}, "training", place.tracking)
     except Exception as error:
         diverged = find_user_error(error)
         if isinstance(diverged, DivergedError):
@@ -99,7 +113,7 @@ def _train_and_evaluate(run: Run, place: Place, scratch: Path) -> tuple[str | No
     idist.barrier()  # the weights are there
     begun = time.perf_counter()
     for part in ("validation", "test") if overrides.get("validation_every", 0) is not None else ("test",):
-        _workflow(run.training + run.evaluation, {**overrides, "part": part}, "evaluating", None)
+        _workflow([*training, *run.evaluation], {"part": part}, "evaluating", None)
     return None, time.perf_counter() - begun
 
 
@@ -125,6 +139,7 @@ def _write_record(
         "cost": {},
         "environment": {
             "versions": describe_versions(),
+            "commit": describe_commit(),
             "machine": describe_machine(torch.device(place.device or ("cuda" if torch.cuda.is_available() else "cpu"))),
             "processes": idist.get_world_size(),
         },
@@ -147,36 +162,20 @@ def _write_record(
     cost["evaluation_seconds"], cost["total_seconds"] = round(evaluating, 3), round(now - started, 3)
     used = evaluating + cost.get("train_seconds", 0.0) + cost.get("validation_seconds", 0.0)
     cost["overhead_seconds"] = round(now - started - used, 3)
-    with (scratch / RECORD).open("w", encoding="utf-8") as file:
-        json.dump(record, file, indent=1, default=str)
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(scratch / RECORD, record)
 
 
-def _rename(scratch: Path, final: Path) -> None:
-    """Give a finished folder its name; if another worker was faster, its result stays."""
-    try:
-        scratch.rename(final)
-    except OSError:
-        if not (final / RECORD).is_file():
-            raise
+def _replace(scratch: Path, final: Path, config_hash: str) -> None:
+    """Give a finished folder its name. What has it already stays if it is the same run, done faster by another."""
+    record = read_record(final)
+    if record is not None and record["config_hash"] == config_hash:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _write_failure(run: Run, final: Path, scratch: Path, error: Exception) -> None:
-    told = find_user_error(error)
-    failure = failure_path(final)
-    failure.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(scratch / "log.txt", failure / "log.txt") if (scratch / "log.txt").is_file() else None
-    document = {
-        "run": str(run),
-        "message": str(told) if told else root_cause(error),
-        "traceback": "" if told else "".join(traceback.format_exception(error)),
-        "retry": told is None,  # a user's mistake stays one
-        "grid": {key: getattr(run, key) for key in GRID},
-    }
-    (failure / FAILURE).write_text(json.dumps(document, indent=1), encoding="utf-8")
-    shutil.rmtree(scratch, ignore_errors=True)
+        return
+    old = scratch.with_name(f"{scratch.name}.old")
+    if final.exists():
+        final.rename(old)
+    scratch.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

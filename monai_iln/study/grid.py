@@ -15,7 +15,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigParser
 
 from monai_iln.errors import UserError, find_user_error, require, root_cause
-from monai_iln.study.settings import Study, check_keys, name_methods
+from monai_iln.study.settings import Study, check_keys, check_names, name_methods
 
 SWEPT = ("norm", "fold", "learning_rate", "seed", "dataset_dir")
 """Ids of the training that a grid goes through: no override may name them."""
@@ -41,6 +41,7 @@ class Run:
         evaluation: files on top of them for the evaluation, absolute.
         overrides: of the training by id, those of the grid included.
         config_hash: of everything that decides the result: configuration and data.
+        protocol_hash: the same but for what the grid goes through; runs of different protocols cannot be compared.
         data: what the bundle says of the datalist.
     """
 
@@ -54,12 +55,13 @@ class Run:
     evaluation: tuple[str, ...]
     overrides: Mapping[str, Any]
     config_hash: str
+    protocol_hash: str
     data: Mapping[str, Any]
 
     @property
     def path(self) -> Path:
         """Its folder, relative to that of the study."""
-        rate = f"lr_{self.learning_rate:g}"
+        rate = f"lr_{self.learning_rate!r}"
         return Path("runs", self.dataset, self.method, f"fold_{self.fold}", rate, f"seed_{self.seed}")
 
     def __str__(self) -> str:
@@ -154,7 +156,7 @@ def plan(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
     base = read_training(training, dict(study.overrides))
     read_training(training + evaluation, {})
     check_keys(SWEPT, _ids(base.config), f"id of {training[0]}, though a study must set it; its ids")
-    rates = study.learning_rates or [base["learning_rate"]]
+    rates = [float(rate) for rate in study.learning_rates or [base["learning_rate"]]]
     root = str(Path(training[0]).parent.parent)  # of the bundle
     runs = []
     for dataset, place in _datasets(study).items():
@@ -163,25 +165,13 @@ def plan(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
         folds = data["folds"] if study.folds is None else study.folds
         wrong = sorted(set(folds) - set(data["folds"]))
         require(not wrong, f"folds {wrong}", f"the datalist of {dataset} has {data['folds']}", "choose among them")
+        protocol = _hash(training, evaluation, {**common, **dict.fromkeys(SWEPT)}, data["sha256"])
         for fold, seed, rate, (method, norm) in itertools.product(folds, study.seeds, rates, methods.items()):
             swept = {"norm": norm, "fold": fold, "learning_rate": rate, "seed": seed}
             overrides = {**common, **swept}
-            digest = _hash(training + evaluation, overrides, data)
-            runs.append(
-                Run(
-                    dataset,
-                    method,
-                    norm,
-                    fold,
-                    float(rate),
-                    seed,
-                    training + shared,
-                    evaluation,
-                    overrides,
-                    digest,
-                    data,
-                )
-            )
+            digest = _hash(training, evaluation, overrides, [data["sha256"], data["structures"]])
+            point = (dataset, method, norm, fold, rate, seed)
+            runs.append(Run(*point, training + shared, evaluation, overrides, digest, protocol, data))
     return runs
 
 
@@ -190,6 +180,7 @@ def _datasets(study: Study) -> dict[str, str | None]:
     if study.datasets is not None:
         wrong = not isinstance(study.datasets, Mapping) or not study.datasets
         require(not wrong, f"datasets {study.datasets!r}", "it must map names to folders", "{name: folder}")
+        check_names([str(name) for name in study.datasets], "data set")
         return {str(name): str(Path(place).resolve()) for name, place in study.datasets.items()}
     if study.dataset_dir is None:
         return {"phantoms": None}
@@ -213,10 +204,12 @@ def _look_at(training: Sequence[str], overrides: Mapping[str, Any], methods: Map
     return data
 
 
-def _hash(files: Sequence[str], overrides: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+def _hash(training: Sequence[str], evaluation: Sequence[str], overrides: Mapping[str, Any], data: Any) -> str:
     """SHA-256 of what decides the result of a run; where it ran, and where its files lie, do not."""
-    config = dict(read_training(files, overrides).config)
+    trained = dict(read_training(training, overrides).config)
     for key in _NO_PART_OF_THE_RESULT:
-        config.pop(key, None)
-    text = json.dumps([config, data["sha256"]], sort_keys=True, default=str)
+        trained.pop(key, None)
+    # Laid over one another, the evaluation would hide what it replaces of the training.
+    evaluated = [ConfigParser.load_config_file(file) for file in evaluation]
+    text = json.dumps([trained, evaluated, data], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,38 @@ def failure_path(run: Path) -> Path:
     return run.with_name(f"{run.name}.failed")
 
 
+def write_failure(run: Path, grid: Mapping[str, Any], message: str, traceback: str = "", retry: bool = True) -> None:
+    """Tell why a run failed.
+
+    Args:
+        run: its folder, where it would be.
+        grid: its place in the grid.
+        message: one sentence.
+        traceback: of what was raised.
+        retry: whether it may go well another time.
+    """
+    failure = failure_path(run)
+    failure.mkdir(parents=True, exist_ok=True)
+    document = {"message": message, "traceback": traceback, "retry": retry, "grid": dict(grid)}
+    write_json(failure / FAILURE, document)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a file that is there whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(document, indent=1, default=str) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def find_records(folder: Path) -> list[Path]:
+    """The files of all finished runs of a study."""
+    found = folder.glob(f"runs/*/*/*/*/*/{RECORD}")
+    return sorted(path for path in found if not path.parent.name.startswith("."))
+
+
 def read_record(run: Path) -> dict[str, Any] | None:
     """The record of a run's folder; ``None`` if it has not finished.
 
@@ -48,7 +82,7 @@ def read_record(run: Path) -> dict[str, Any] | None:
     path = run / RECORD
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        record["config_hash"], record["status"]
+        record["config_hash"], record["status"], record["scores"], record["cost"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -71,14 +105,15 @@ def read_records(folder: Path | str) -> Records:
     folder = Path(folder)
     try:
         study = json.loads((folder / STUDY).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        order = {method: number for number, method in enumerate(study["methods"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder}: no study ({type(error).__name__}). Give the output_dir of one, or run one: monai-iln study."
         ) from error
     rows, images = [], []
-    for path in sorted(folder.glob(f"runs/*/*/*/*/*/{RECORD}")):
+    for path in find_records(folder):
         record = read_record(path.parent)
-        if record is None or any(part.startswith(".") for part in path.relative_to(folder).parts):
+        if record is None:
             continue
         name = path.parent.relative_to(folder).as_posix()
         row = {"run": name, **record, **record["scores"], **record["cost"]}
@@ -86,7 +121,7 @@ def read_records(folder: Path | str) -> Records:
             {key: value for key, value in row.items() if not isinstance(value, (dict, list))} | {"norm": record["norm"]}
         )
         if record["status"] == "finished":
-            table = pd.read_csv(path.with_name("images.csv"), keep_default_na=False, na_values=[""], dtype=_TEXT)
+            table = _read_images(path.with_name("images.csv"))
             table.insert(0, "run", name)
             for position, key in enumerate(GRID, 1):
                 table.insert(position, key, record[key])
@@ -95,10 +130,10 @@ def read_records(folder: Path | str) -> Records:
     for path in sorted(folder.glob(f"runs/*/*/*/*/*.failed/{FAILURE}")):
         name = path.parent.relative_to(folder).as_posix().removesuffix(".failed")
         if name not in finished:
-            failure = json.loads(path.read_text(encoding="utf-8"))
-            rows.append({"run": name, "status": "failed", "message": failure["message"], **failure["grid"]})
+            with contextlib.suppress(ValueError, KeyError):  # half written when the study was killed: done again
+                failure = json.loads(path.read_text(encoding="utf-8"))
+                rows.append({"run": name, "status": "failed", "message": failure["message"], **failure["grid"]})
     columns = ["run", *GRID, "status", "message", "test_dice", "test_dice_std", "validation_dice", "seconds_per_step"]
-    order = {method: number for number, method in enumerate(study["methods"])}
     runs = pd.DataFrame(rows)
     runs = runs.reindex(columns=[*columns, *(column for column in runs.columns if column not in columns)])
     return Records(
@@ -106,6 +141,16 @@ def read_records(folder: Path | str) -> Records:
         _in_order(runs, order),
         _in_order(pd.concat(images) if images else pd.DataFrame(columns=[*columns[:6], "dice"]), order),
     )
+
+
+def _read_images(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=_TEXT)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: not the images of a run ({error}). It was changed from outside: delete its folder, and the study "
+            "will do the run again."
+        ) from error
 
 
 def _in_order(table: pd.DataFrame, order: Mapping[str, int]) -> pd.DataFrame:

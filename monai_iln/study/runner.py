@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from monai_iln.errors import UserError
+from monai_iln.study.cluster import connect_to_ray
 from monai_iln.study.execution import Place, execute
 from monai_iln.study.grid import Run, read_training
-from monai_iln.study.records import FAILURE, failure_path, read_record
+from monai_iln.study.records import FAILURE, GRID, failure_path, find_records, read_record, write_failure
 from monai_iln.study.settings import Study
 
 _POLL_SECONDS = 0.5
@@ -37,66 +39,129 @@ def pending(runs: Sequence[Run], folder: Path, redo_changed: bool = False) -> li
     Args:
         runs: the plan.
         folder: of the study.
-        redo_changed: whether runs whose record is of another configuration are to be done again; their folders are
-            only deleted when they are.
+        redo_changed: whether runs whose record is of another configuration are to be done again. The old ones stay
+            until the new ones are finished.
 
     Raises:
-        UserError: if a record is of another configuration or other data, unless they are to be done again.
+        UserError: if a record, of this plan or not, is of another configuration or other data than the plan, and will
+            not be done again.
     """
-    missing, changed = [], []
-    for run in runs:
-        record = read_record(folder / run.path)
-        if record is None:
-            missing.append(run)
-        elif record["config_hash"] != run.config_hash:
-            changed.append(run)
-    if changed and not redo_changed:
+    records = {path.parent.relative_to(folder): read_record(path.parent) for path in find_records(folder)}
+    hashes = {path: record["config_hash"] for path, record in records.items() if record}
+    missing = [run for run in runs if hashes.get(run.path) != run.config_hash]
+    changed = [str(run) for run in missing if run.path in hashes]
+    planned, protocols = {run.path for run in runs}, {run.protocol_hash for run in runs}
+    foreign = [
+        str(path)
+        for path, record in records.items()
+        if record and path not in planned and record.get("protocol_hash") not in protocols
+    ]
+    if foreign or (changed and not redo_changed):
+        remedy = "" if foreign else ", or do them again with redo_changed"
         raise UserError(
-            f"{folder}: {len(changed)} finished runs are of another configuration or other data, the first is "
-            f"{changed[0]}. Runs of different configurations cannot be compared: choose another output_dir, restore "
-            "the configuration, or do them again with redo_changed."
+            f"{folder}: {len(changed + foreign)} finished runs are of another configuration or other data, the first "
+            f"is {(foreign or changed)[0]}. Runs of different configurations cannot be compared: choose another "
+            f"output_dir, restore the configuration{remedy}."
         )
-    return [run for run in runs if run in missing or run in changed] if changed else missing
+    return missing
 
 
-def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
-    """Execute runs until each has a record or has failed ``study.attempts`` times.
-
-    Args:
-        runs: those to do, from :func:`pending`.
-        study: settings of the machine: jobs, backend and so on.
-        folder: of the study.
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else works on the study meanwhile.
 
     Raises:
-        UserError: if another process works on the same study, or the backend cannot run anything.
+        UserError: if somebody does, or the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if idist.get_world_size() > 1:
-        _run_on_all_ranks(runs, study, folder)
-        return
-    lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
             f"{folder}: another process runs this study. Wait for it, or choose another output_dir."
         ) from error
-    with lock, _Progress(runs, folder):
-        tries: Counter[Path] = Counter()
-        left = list(runs)
-        for run in left:
-            _clear(folder / run.path)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error}). Choose another output_dir.") from error
+    with lock:
+        yield
+
+
+def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
+    """Execute runs until each has a record or has failed ``study.attempts`` times.
+
+    A run that was under way when its worker died is tried again alone, so that it and no other is to blame if one
+    dies again.
+
+    Args:
+        runs: those to do, from :func:`pending`.
+        study: settings of the machine: jobs, backend and so on.
+        folder: of the study, which must be :func:`locked`.
+
+    Raises:
+        UserError: if the backend cannot run anything.
+    """
+    for run in runs:
+        _remove_unfinished(folder / run.path)
+        shutil.rmtree(failure_path(folder / run.path), ignore_errors=True)
+    tries: Counter[Path] = Counter()
+    left, suspects = list(runs), list[Run]()
+    with _Progress(runs, folder):
         while left:
+            batch = suspects[:1] or left
             place = Place(folder, uuid.uuid4().hex[:8], tracking=study.tracking, parent=os.getpid())
-            trouble = _execute_in_parallel(left, study, place)
-            begun = {run.path for run in left if _was_begun(folder / run.path, place.token)}
-            if trouble is not None and not begun:
+            trouble = _execute_in_parallel(batch, study, place)
+            suspects, begun = [], False
+            for run in batch:
+                final = folder / run.path
+                scratch = final.with_name(f".{final.name}.{place.token}")
+                died, failed = scratch.exists(), failure_path(final).exists()
+                done = _is_done(run, final)
+                begun |= died or failed or done
+                if failed:
+                    failure = json.loads((failure_path(final) / FAILURE).read_text(encoding="utf-8"))
+                    tries[run.path] += 1 if failure["retry"] else study.attempts
+                elif died and not done:
+                    suspects.append(run)
+                    tries[run.path] += len(batch) == 1
+                    if tries[run.path] >= study.attempts:
+                        grid = {key: getattr(run, key) for key in GRID}
+                        write_failure(final, grid, f"its worker died {study.attempts} times ({type(trouble).__name__})")
+                _remove_unfinished(final)
+            if not begun:
                 raise UserError(
-                    f"the {study.backend} backend ran nothing: {trouble}. Every finished run is kept: mend it, and "
-                    "give the same command again."
+                    f"the {study.backend} backend ran nothing ({trouble or 'no run has written to ' + str(folder)}). "
+                    "Every finished run is kept: mend it (is output_dir shared by all nodes?), and give the same "
+                    "command again."
                 ) from trouble
-            tries.update(begun)
-            left = [run for run in left if _again(folder / run.path, tries[run.path], study.attempts, trouble, run)]
+            left = [run for run in left if tries[run.path] < study.attempts and not _is_done(run, folder / run.path)]
+            suspects = [run for run in suspects if run in left]
+
+
+def _is_done(run: Run, final: Path) -> bool:
+    record = read_record(final)
+    return record is not None and record["config_hash"] == run.config_hash
+
+
+def _remove_unfinished(final: Path) -> None:
+    for scratch in final.parent.glob(f".{final.name}.*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def run_on_all_ranks(runs: Sequence[Run], study: Study, folder: Path) -> None:
+    """Under ``torchrun``: one run after another, each on all processes. A run that fails ends them all.
+
+    Args:
+        runs: those to do, alike on all processes.
+        study: its settings.
+        folder: of the study.
+    """
+    token = str(idist.broadcast(uuid.uuid4().hex[:8], src=0, safe_mode=True))
+    for run in tqdm(runs, desc="Study", unit="run", disable=idist.get_rank() > 0):
+        if idist.get_rank() == 0:
+            _remove_unfinished(folder / run.path)
+        execute(run, Place(folder, token, tracking=study.tracking))
+        idist.barrier()
 
 
 def _execute_in_parallel(runs: Sequence[Run], study: Study, place: Place) -> BaseException | None:
@@ -107,7 +172,7 @@ def _execute_in_parallel(runs: Sequence[Run], study: Study, place: Place) -> Bas
     devices: list[str | None] = [f"cuda:{index % gpus}" if gpus else None for index in range(len(runs))]
     threads = max(1, (os.cpu_count() or 1) // jobs)
     if study.backend == "ray":
-        options = _connect_to_ray(study)
+        options = connect_to_ray(study)
         devices, threads = [None] * len(runs), 1  # Ray shows every run its own share of the GPUs
         place = replace(place, parent=None)
     place = replace(place, threads=threads)
@@ -123,68 +188,6 @@ def _execute_in_parallel(runs: Sequence[Run], study: Study, place: Place) -> Bas
     return None
 
 
-def _connect_to_ray(study: Study) -> dict[str, Any]:
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError as error:
-        raise UserError("backend 'ray': Ray is not installed. Install it: pip install 'monai-iln[ray]'.") from error
-    if not ray.is_initialized():
-        try:
-            ray.init(address=study.address, log_to_driver=False, configure_logging=False)
-        except Exception as error:  # of many kinds
-            raise UserError(
-                f"address {study.address!r}: no Ray cluster answers there ({error}). Start one first."
-            ) from error
-    register_ray()
-    shares = {"num_cpus": 1, "num_gpus": study.gpus_per_run}
-    return {"backend": "ray", "n_jobs": study.jobs or -1, "ray_remote_args": shares}
-
-
-def _run_on_all_ranks(runs: Sequence[Run], study: Study, folder: Path) -> None:
-    """Under ``torchrun``: one run after another, each on all processes."""
-    token = str(idist.broadcast(uuid.uuid4().hex[:8], src=0, safe_mode=True))
-    for run in tqdm(runs, desc="Study", unit="run", disable=idist.get_rank() > 0):
-        if idist.get_rank() == 0:
-            _clear(folder / run.path)
-        execute(run, Place(folder, token, tracking=study.tracking))
-        idist.barrier()
-
-
-def _clear(final: Path) -> None:
-    """Remove what is no finished run of this plan: what a killed one left, and what is to be done again."""
-    _remove_unfinished(final)
-    shutil.rmtree(final, ignore_errors=True)
-    shutil.rmtree(failure_path(final), ignore_errors=True)
-
-
-def _remove_unfinished(final: Path) -> None:
-    for scratch in final.parent.glob(f".{final.name}.*"):
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _was_begun(final: Path, token: str) -> bool:
-    return final.exists() or failure_path(final).exists() or final.with_name(f".{final.name}.{token}").exists()
-
-
-def _again(final: Path, tries: int, attempts: int, trouble: BaseException | None, run: Run) -> bool:
-    """Whether a run is to be tried again."""
-    if read_record(final) is not None:
-        return False
-    failure = failure_path(final)
-    if failure.is_dir():
-        retry = bool(json.loads((failure / FAILURE).read_text(encoding="utf-8"))["retry"])
-    else:
-        retry = True
-        if tries >= attempts:
-            failure.mkdir(parents=True)
-            message = f"its worker died {tries} times: {trouble}"
-            document = {"run": str(run), "message": message, "traceback": "", "retry": True, "grid": {}}
-            (failure / FAILURE).write_text(json.dumps(document, indent=1), encoding="utf-8")
-    _remove_unfinished(final)
-    return retry and tries < attempts
-
-
 class _Progress:
     """A bar over the study with the time left, and a line for each run; it looks at the folders, as anybody could."""
 
@@ -194,7 +197,9 @@ class _Progress:
         self._stop = threading.Event()
 
     def __enter__(self) -> None:
-        self.bar = tqdm(total=len(self.waiting), desc="Study", unit="run", smoothing=0)
+        # A copy of stderr: a run in this very process sends the original to its log.
+        self.terminal = os.fdopen(os.dup(2), "w")
+        self.bar = tqdm(total=len(self.waiting), desc="Study", unit="run", smoothing=0, file=self.terminal)
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
@@ -203,6 +208,7 @@ class _Progress:
         self.thread.join()
         self._look()
         self.bar.close()
+        self.terminal.close()
 
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
@@ -218,7 +224,7 @@ class _Progress:
             if record is None or record["config_hash"] != run.config_hash:
                 continue
             del self.waiting[path]
-            tqdm.write(f"{run}: {summarize(record)}")
+            tqdm.write(f"{run}: {summarize(record)}", file=self.terminal)
             self.bar.update()
 
 
@@ -242,23 +248,27 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[f
         folder: of the study.
         study: its settings.
     """
-    jobs = study.jobs or (torch.cuda.device_count() or os.cpu_count() or 1)
-    finished = [read_record(path.parent) for path in folder.glob("runs/*/*/*/*/*/run.json")]
+    jobs = min(study.jobs or torch.cuda.device_count() or os.cpu_count() or 1, len(runs))
+    finished = [read_record(path.parent) for path in find_records(folder)]
     seconds = [record["cost"]["total_seconds"] for record in finished if record and record["status"] == "finished"]
     if seconds:
         return len(runs) * sum(seconds) / len(seconds) / jobs, f"{len(seconds)} finished runs"
     with tempfile.TemporaryDirectory() as scratch:
-        trial = replace(runs[0], overrides={**runs[0].overrides, "train#trainer#epoch_length": _TRIAL_STEPS})
+        first = min(runs, key=lambda run: run.learning_rate)  # which does not diverge at once
+        trial = replace(first, overrides={**first.overrides, "train#trainer#epoch_length": _TRIAL_STEPS})
+        final = Path(scratch) / trial.path
         start = time.perf_counter()
         execute(trial, Place(Path(scratch), "trial", threads=max(1, (os.cpu_count() or 1) // jobs)))
         total = time.perf_counter() - start
-        record = read_record(Path(scratch) / trial.path)
-        if record is None:
-            failure = json.loads((failure_path(Path(scratch) / trial.path) / FAILURE).read_text(encoding="utf-8"))
-            raise UserError(f"{trial}: a trial of a few steps failed: {failure['message']}. Mend it before the study.")
+        record = read_record(final)
+        if record is None or record["status"] != "finished":
+            message = "it diverged"
+            if record is None:
+                message = json.loads((failure_path(final) / FAILURE).read_text(encoding="utf-8"))["message"]
+            raise UserError(f"{trial}: a trial of a few steps failed: {message} Mend it before the study.")
         cost = record["cost"]
-        whole = total + cost["seconds_per_step"] * (_steps(runs[0]) - cost["steps"])
-    return len(runs) * whole / jobs, f"{cost['steps']} steps of the first run"
+        whole = total + cost["seconds_per_step"] * (_steps(first) - cost["steps"])
+    return len(runs) * whole / jobs, f"{cost['steps']} steps of one run"
 
 
 def _steps(run: Run) -> int:

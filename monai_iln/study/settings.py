@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -75,6 +76,43 @@ class Study:
     redo_changed: bool = False
 
 
+def _is(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
+
+
+def _is_list(value: Any, *kinds: type) -> bool:
+    return _is(value, list, tuple) and len(value) > 0 and all(_is(item, *kinds) for item in value)
+
+
+def _is_map(value: Any, *kinds: type) -> bool:
+    return _is(value, Mapping) and all(_is(key, str) and _is(item, *kinds) for key, item in value.items())
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "training": (lambda v: _is_list(v, str), "a list of files"),
+    "evaluation": (lambda v: _is_list(v, str), "a list of files"),
+    "distributed": (lambda v: v in ([], ()) or _is_list(v, str), "a list of files"),
+    "dataset_dir": (lambda v: _is(v, str, type(None)), "a folder"),
+    "datasets": (lambda v: v is None or (_is_map(v, str) and bool(v)), "a mapping of names to folders"),
+    "reference": (lambda v: _is(v, str, type(None)), "the name of a method"),
+    "folds": (lambda v: v is None or _is_list(v, int), "a list of whole numbers, at least one"),
+    "learning_rates": (
+        lambda v: v is None or (_is_list(v, int, float) and all(0 < rate < math.inf for rate in v)),
+        "a list of numbers above 0 (in YAML 1.0e-3, not 1e-3)",
+    ),
+    "seeds": (lambda v: _is_list(v, int), "a list of whole numbers, at least one"),
+    "overrides": (lambda v: _is_map(v, object), "a mapping of ids of the training to values"),
+    "output_dir": (lambda v: _is(v, str) and v != "", "a folder"),
+    "jobs": (lambda v: v is None or (_is(v, int) and v > 0), "a whole number, 1 or more"),
+    "backend": (lambda v: v in ("loky", "ray"), "loky or ray"),
+    "address": (lambda v: _is(v, str, type(None)), "HOST:PORT"),
+    "gpus_per_run": (lambda v: _is(v, int, float) and v >= 0, "a number, 0 or more"),
+    "attempts": (lambda v: _is(v, int) and v > 0, "a whole number, 1 or more"),
+    "dry_run": (lambda v: _is(v, bool), "true or false"),
+    "redo_changed": (lambda v: _is(v, bool), "true or false"),
+}
+
+
 def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """Refuse unknown keys, and name the nearest known one.
 
@@ -88,7 +126,7 @@ def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
         monai_iln.errors.UserError: 'metods' is no key of a study. Did you mean 'methods'? ...
     """
     known = list(known)
-    for key in given:
+    for key in map(str, given):
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -108,37 +146,12 @@ def read_settings(config: Mapping[str, Any]) -> Study:
     """
     check_keys(config, [item.name for item in fields(Study)], "key of a study")
     study = Study(**config)
-    for key in ("training", "evaluation", "distributed", "folds", "learning_rates", "seeds"):
+    for key, (holds, rule) in _RULES.items():
         value = getattr(study, key)
-        listed = isinstance(value, (list, tuple)) and (bool(value) or key in ("distributed", "evaluation"))
-        optional = value is None and key in ("folds", "learning_rates")
-        require(
-            listed or optional, f"{key} {value!r}", "it must be a list with at least one entry", f"write {key}: [...]"
-        )
-        values = list(value or ())
-        require(len(set(map(str, values))) == len(values), f"{key} {value!r}", "an entry occurs twice", "drop it")
-    for key, kinds in (("folds", int), ("seeds", int), ("learning_rates", (int, float))):
-        for value in getattr(study, key) or ():
-            number = isinstance(value, kinds) and not isinstance(value, bool)
-            require(number, f"{key}: {value!r}", "it must hold numbers", "in YAML write 1.0e-3, not 1e-3")
-    for value in study.learning_rates or ():
-        require(0 < value < float("inf"), f"learning_rates: {value!r}", "a rate is positive", "choose another")
-    require(
-        isinstance(study.overrides, Mapping),
-        f"overrides {study.overrides!r}",
-        "it must map ids to values",
-        "{id: value}",
-    )
-    require(study.backend in ("loky", "ray"), f"backend {study.backend!r}", "it is loky or ray", "choose one")
-    for key, least in (("jobs", 1), ("attempts", 1)):
-        value = getattr(study, key)
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        require(
-            whole or (value is None and key == "jobs"),
-            f"{key} {value!r}",
-            "it must be a whole number, 1 or more",
-            "choose one",
-        )
+        require(holds(value), f"{key} {value!r}", f"it must be {rule}", "see docs/how-to/study.md")
+    for key in ("folds", "learning_rates", "seeds", "training"):
+        values = list(getattr(study, key) or ())
+        require(len(set(values)) == len(values), f"{key} {values!r}", "an entry occurs twice", "drop it")
     both = study.dataset_dir is not None and study.datasets is not None
     require(not both, "dataset_dir and datasets", "they say the same in two ways", "give one of them")
     return study
@@ -170,11 +183,21 @@ def name_methods(methods: Any) -> dict[str, Any]:
         )
     require(bool(named), f"methods {methods!r}", "a study needs at least one", "write methods: [ILN, IN]")
     names = [str(name) for name, _ in named]
-    for name in names:
-        good = name and not name.startswith(".") and not set(name) & set('/\\:*?"<>|\0')
-        require(bool(good), f"method {name!r}", "its name names a folder", "rename it without slashes and the like")
-        require(names.count(name) == 1, f"method {name!r}", "it occurs twice", "drop it, or give it another name")
+    check_names(names, "method")
     return {name: spec for name, (_, spec) in zip(names, named, strict=True)}
+
+
+def check_names(names: Sequence[str], what: str) -> None:
+    """Refuse names that cannot name folders beside one another.
+
+    Raises:
+        UserError: for the first such name.
+    """
+    folded = [name.casefold() for name in names]
+    for name in names:
+        good = 0 < len(name) <= 100 and not name.startswith(".") and not set(name) & set('/\\:*?"<>|\0')
+        require(good, f"{what} {name[:120]!r}", "its name names a folder", "rename it, shortly and without slashes")
+        require(folded.count(name.casefold()) == 1, f"{what} {name!r}", "it occurs twice", "give it another name")
 
 
 def _name(spec: Any) -> str:

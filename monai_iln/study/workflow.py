@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shlex
 import sys
@@ -18,9 +18,9 @@ from monai.bundle import BundleWorkflow, ConfigParser
 from monai_iln.errors import UserError, hide_tracebacks
 from monai_iln.machine import describe_commit, describe_versions
 from monai_iln.study.grid import Run, plan
-from monai_iln.study.records import STUDY, read_records, write_tables
+from monai_iln.study.records import STUDY, read_records, write_json, write_tables
 from monai_iln.study.report import write_report
-from monai_iln.study.runner import estimate_seconds, pending, run_all
+from monai_iln.study.runner import estimate_seconds, locked, pending, run_all, run_on_all_ranks
 from monai_iln.study.settings import Study, name_methods, read_settings
 
 
@@ -49,7 +49,7 @@ class CrossValidationWorkflow(BundleWorkflow):
         files = [config_file] if isinstance(config_file, (str, Path)) else list(config_file)
         self.config_folder = Path(files[0]).parent
         self.study: Study = read_settings(_merge([*_read(files), override]))
-        self.folder = Path(self.study.output_dir)
+        self.folder = Path(self.study.output_dir).resolve()
         self.runs: list[Run] = []
 
     def initialize(self) -> None:
@@ -60,21 +60,37 @@ class CrossValidationWorkflow(BundleWorkflow):
         self.runs = plan(self.study, self.config_folder, distributed)
 
     def run(self) -> None:
-        """Do what is missing, then write tables and report."""
-        todo = pending(self.runs, self.folder, self.study.redo_changed)
-        leads = idist.get_rank() == 0
-        if leads:
-            print(describe(self.runs, todo))
+        """Do what is missing, then write tables and report.
+
+        Raises:
+            UserError: for what :func:`~monai_iln.study.runner.pending` refuses, and in the end if runs failed.
+        """
         if self.study.dry_run:
-            if todo:
-                seconds, source = estimate_seconds(todo, self.folder, self.study)
-                print(f"estimated time: {_duration(seconds)}, from {source}")
+            self._estimate()
             return
-        if leads:
-            self._write_study()
-        run_all(todo, self.study, self.folder)
-        if leads:
-            report(self.folder)
+        leads = idist.get_rank() == 0
+        with locked(self.folder) if leads else contextlib.nullcontext():
+            todo = pending(self.runs, self.folder, self.study.redo_changed)
+            idist.barrier()  # all have looked before anything is done
+            if leads:
+                print(describe(self.runs, todo))
+                self._write_study()
+            if idist.get_world_size() > 1:
+                run_on_all_ranks(todo, self.study, self.folder)
+            else:
+                run_all(todo, self.study, self.folder)
+            if leads:
+                report(self.folder)
+
+    def _estimate(self) -> None:
+        """Print the plan and how long it would take."""
+        if idist.get_world_size() > 1:
+            raise UserError("dry_run: under torchrun it would estimate nothing. Start it without.")
+        todo = pending(self.runs, self.folder, self.study.redo_changed)
+        print(describe(self.runs, todo))
+        if todo:
+            seconds, source = estimate_seconds(todo, self.folder, self.study)
+            print(f"estimated time: {_duration(seconds)}, from {source}")
 
     def finalize(self) -> None:
         """Leave the process group, if ``torchrun`` made one."""
@@ -105,12 +121,11 @@ class CrossValidationWorkflow(BundleWorkflow):
             "training": [Path(file).name for file in self.study.training],
             "overrides": dict(self.study.overrides),
             "preset": "paper" if self.study.methods == "paper" else None,
-            "command": shlex.join(["monai-iln", *sys.argv[1:]]) if Path(sys.argv[0]).stem == "monai-iln" else None,
+            "command": _command(),
             "versions": describe_versions(),
             "commit": describe_commit(),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / STUDY).write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+        write_json(self.folder / STUDY, document)
 
 
 def report(folder: Path) -> Path:
@@ -123,7 +138,7 @@ def report(folder: Path) -> Path:
         The HTML file.
 
     Raises:
-        UserError: if the folder is no study.
+        UserError: if the folder is no study, and after the report is written if runs failed.
     """
     records = read_records(folder)
     write_tables(folder, records)
@@ -131,9 +146,9 @@ def report(folder: Path) -> Path:
     failed = records.runs[records.runs["status"] == "failed"]
     for _, row in failed.iterrows():
         print(f"failed: {row['run']}: {row['message']}")
-    if len(failed):
-        print(f"{len(failed)} runs failed; the same command tries them again")
     print(f"report: {path}")
+    if len(failed):
+        raise UserError(f"{len(failed)} runs failed, see above. Mend the cause; the same command tries them again.")
     return path
 
 
@@ -147,6 +162,13 @@ def describe(runs: Sequence[Run], todo: Sequence[Run]) -> str:
     for key in ("dataset", "method", "fold", "learning_rate", "seed"):
         lines.append(f"  {key + ':':15s}{listed(key)}")
     return "\n".join(lines)
+
+
+def _command() -> str:
+    """The command that this process was started with."""
+    program = Path(sys.argv[0])
+    name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
+    return f"{name} {shlex.join(sys.argv[1:])}".replace("python -m bundle", "python -m monai.bundle")
 
 
 def _read(files: Sequence[str | Path]) -> list[Mapping[str, Any]]:

@@ -52,6 +52,8 @@ def test_the_rate_is_the_trainings_own_unless_given(prepared):
         ({"training": ["trian.yaml"]}, "trian.yaml: no such file"),
         ({"evaluation": ["evaluat.yaml"]}, "evaluat.yaml: no such file"),
         ({"dataset_dir": "/nowhere"}, "no such datalist"),
+        ({"dataset_dir": None, "datasets": {".h": "/nowhere"}}, "data set '.h': its name names a folder"),
+        ({"dataset_dir": None, "datasets": {"a/b": "/nowhere"}}, "data set 'a/b': its name names a folder"),
     ],
 )
 def test_what_cannot_be_run_is_told_before_anything_runs(prepared, settings, message):
@@ -68,7 +70,17 @@ def test_the_hash_follows_what_decides_the_result(prepared, tmp_path):
     assert hashes(overrides={"num_workers": 3, "device": "cpu"}) == {base}
     assert hashes(overrides={"epochs": 3}) != {base}
     assert hashes(seeds=[1]) != {base}
+    assert hashes(learning_rates=[1]) == hashes(learning_rates=[1.0])
+    for overlay in ("network: $@network_def", "validate#dataset#data: $@parts['test']", "run: []"):
+        (tmp_path / "overlay.yaml").write_text(overlay)
+        changed = hashes(training=["train.yaml", str(tmp_path / "overlay.yaml")])
+        assert changed != {base}, f"the evaluation, which sets it too, must not hide {overlay}"
     assert hashes(training=["train.yaml", "paper.yaml"]) != {base}
+
+    runs = make_plan(prepared, learning_rates=[0.1, 0.10000001])
+    assert len({run.path for run in runs}) == len(runs) == 12
+    assert len({run.protocol_hash for run in runs}) == 1
+    assert runs[0].protocol_hash != make_plan(prepared, overrides={"epochs": 3})[0].protocol_hash
 
     moved = shutil.copytree(prepared, tmp_path / "moved")
     assert hashes(dataset_dir=str(moved)) == {base}, "where the data lie decides nothing"

@@ -100,6 +100,11 @@ def test_a_changed_configuration_is_refused(study, prepared):
     assert done.returncode == 1
     assert "6 finished runs are of another configuration" in done.stderr
     assert "Traceback" not in done.stderr
+    done = run(prepared, folder, overrides=overrides, methods=["IN"])
+    assert "6 finished runs are of another configuration" in done.stderr, "of other methods too, if they would be mixed"
+    done = run(prepared, folder, overrides=overrides, redo_changed=True, backend="ray", address="127.0.0.1:1")
+    assert done.returncode == 1
+    assert len(read_records(folder).runs) == 6, "nothing is deleted before the new run is there"
     done = run(prepared, folder, overrides=overrides, redo_changed=True, dry_run=True)
     assert "6 runs, 0 finished, 6 to do" in done.stdout
     assert "estimated time: " in done.stdout
@@ -123,22 +128,55 @@ def test_a_failed_run_is_tried_again_and_told(prepared, tmp_path):
     folder = tmp_path / "study"
     overrides = SMALL["overrides"] | {"loss": {"_target_": "torch.nn.L1Loss", "reduction": "$1 / 0"}}
     done = run(prepared, folder, overrides=overrides, folds=[0])
-    assert done.returncode == 0, done.stderr
-    assert "2 runs failed; the same command tries them again" in done.stdout
+    assert done.returncode == 1
+    assert "error: 2 runs failed, see above. Mend the cause; the same command tries them again." in done.stderr
+    assert "Traceback" not in done.stderr
     records = read_records(folder)
     assert list(records.runs["status"]) == ["failed", "failed"]
     assert "ZeroDivisionError" in records.runs["message"].iloc[0]
     assert (folder / "report" / "report.html").is_file()
 
 
+def test_overrides_do_not_replace_what_the_evaluation_sets(study, prepared, tmp_path):
+    folder = tmp_path / "study"
+    overrides = SMALL["overrides"] | {"network": "$@network_def.to(@device)"}  # as it is in the training
+    done = run(prepared, folder, overrides=overrides, folds=[0], methods=["ILN"])
+    assert done.returncode == 0, done.stderr
+    found, expected = read_records(folder), read_records(study[0])
+    scores = expected.runs[(expected.runs["method"] == "ILN") & (expected.runs["fold"] == 0)]["test_dice"]
+    assert list(found.runs["test_dice"]) == list(scores), "the trained weights, not new ones"
+
+
+def test_a_worker_that_always_dies_is_alone_to_blame(prepared, tmp_path):
+    poison = tmp_path / "poison.yaml"
+    poison.write_text("initialize:\n  - '$@learning_rate < 0.4 or __import__(\"os\")._exit(1)'\n  - $@network\n")
+    folder = tmp_path / "study"
+    settings = {
+        "training": ["train.yaml", str(poison)],
+        "learning_rates": [0.5, 0.01],
+        "folds": [0],
+        "methods": ["ILN"],
+    }
+    done = run(prepared, folder, **settings)
+    assert done.returncode == 1
+    runs = read_records(folder).runs
+    assert dict(zip(runs["learning_rate"], runs["status"], strict=True)) == {0.5: "failed", 0.01: "finished"}
+    assert "its worker died 2 times" in done.stdout
+
+
 def test_killed_at_any_moment_and_started_again(study, prepared, tmp_path):
     """A study that was killed three times leaves the records of one that was not."""
     folder = tmp_path / "study"
-    for seconds in (9, 12, 15):
+    for seconds in (0, 2, 4):
         process = subprocess.Popen(
             command(prepared, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
+        deadline = time.monotonic() + 120
+        while not list(folder.rglob(".seed_*")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         time.sleep(seconds)
+        assert process.poll() is None, "killed while it works"
         os.kill(process.pid, signal.SIGKILL)  # its workers are not told
         process.wait()
     done = run(prepared, folder)
@@ -172,9 +210,11 @@ def test_two_studies_in_one_folder_are_refused(prepared, tmp_path):
 
     folder = tmp_path / "study"
     folder.mkdir()
+    (folder / "study.json").write_text("{}")
     with FileLock(folder / ".lock"):
         done = run(prepared, folder)
     assert done.returncode == 1
+    assert (folder / "study.json").read_text() == "{}", "that of the other"
     assert "another process runs this study" in done.stderr
 
 

@@ -177,6 +177,11 @@ def _caveats(evidence: Evidence) -> list[str]:
         caveats.append("Each setting was trained with one seed, so what a new seed would change is not known.")
     if reduced := _deviations(evidence):
         caveats.append(f"The protocol is not the paper's: {'; '.join(reduced)}.")
+    if unit := _without_spacing(evidence):
+        caveats.append(
+            f"Every voxel of {join(unit)} is recorded as 1 x 1 x 1 mm, as of files that do not know their spacing, "
+            "such as PNG: then mm are pixels, ml thousands of voxels, and only ratios mean something."
+        )
     if missing := [method for method in evidence.methods if method not in evidence.shown_methods]:
         caveats.append(f"Without a result by this rule: {join(missing)}.")
     if len(evidence.runs) < evidence.planned():
@@ -196,8 +201,24 @@ def _deviations(evidence: Evidence) -> list[str]:
         said.append(f"learning rates {got} instead of {paper}")
     folds = evidence.tested_folds
     said += [f"{folds[name]} of {FOLDS} folds of {name}" for name in ours if folds[name] < FOLDS]
-    said += [f"{key} = {value}" for key, value in dict(evidence.study.get("overrides") or {}).items()]
+    training = [str(file) for file in evidence.study.get("training") or ()]
+    said += [f"another training ({', '.join(training)})"] if training and "paper.yaml" not in training else []
+    # What the paper did not hold out, a study has to, where the test fold is not to choose the rate.
+    own = {"validation_every": None}
+    overrides = dict(evidence.study.get("overrides") or {})
+    said += [f"{key} = {value}" for key, value in overrides.items() if key not in own or value != own[key]]
     return said
+
+
+def _without_spacing(evidence: Evidence) -> list[str]:
+    """Data sets whose voxels all measure 1 ml / 1000: so they do where the files do not know their spacing."""
+    images = evidence.images[evidence.images["truth_pixels"] > 0]
+    unit = np.isclose(images["truth_ml"], images["truth_pixels"] / 1000, atol=1e-6)
+    return [
+        name
+        for name in evidence.datasets
+        if (images["dataset"] == name).any() and unit[images["dataset"] == name].all()
+    ]
 
 
 __all__ = ["write_report"]

@@ -1,0 +1,60 @@
+"""Ray as a backend of joblib: a pool as large as what answers."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from monai_iln.errors import UserError, require
+from monai_iln.study.settings import Study
+
+_PING_SECONDS = 30.0  # a node has to start Python first
+
+
+def connect_to_ray(study: Study) -> dict[str, Any]:
+    """What joblib has to be told for a pool of one worker for each run that fits into the cluster.
+
+    Raises:
+        UserError: if Ray is not installed, no cluster answers at the address, or no run fits into it.
+    """
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError as error:
+        raise UserError("backend 'ray': Ray is not installed. Install it: pip install 'monai-iln[ray]'.") from error
+    if not ray.is_initialized():
+        try:
+            ray.init(address=study.address, log_to_driver=False, configure_logging=False)
+        except Exception as error:  # of many kinds
+            raise UserError(
+                f"address {study.address!r}: no Ray cluster answers there ({error}). Start one first."
+            ) from error
+    register_ray()
+    # A pool waits for all of its workers, so there must not be more of them than the cluster can hold.
+    cpus, gpus = _resources(ray)
+    most = cpus if study.gpus_per_run == 0 else min(cpus, int(gpus / study.gpus_per_run))
+    require(most > 0, f"a cluster with {cpus} CPUs and {gpus:g} GPUs", "no run fits into it", "lower gpus_per_run")
+    shares = {"num_cpus": 1, "num_gpus": study.gpus_per_run}
+    return {"backend": "ray", "n_jobs": min(study.jobs or most, most), "ray_remote_args": shares}
+
+
+def _resources(ray: Any) -> tuple[int, float]:
+    """CPUs and GPUs of the nodes that answer: one that was just lost is listed as alive for a while."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
+    def ping() -> None: ...
+
+    asked = {
+        ping.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_PING_SECONDS)
+    cpus = gpus = 0.0
+    for answer in answered:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(answer)
+            cpus += asked[answer]["Resources"].get("CPU", 0)
+            gpus += asked[answer]["Resources"].get("GPU", 0)
+    return int(cpus), gpus
