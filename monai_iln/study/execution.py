@@ -27,7 +27,8 @@ from monai_iln.machine import describe_commit, describe_machine, describe_versio
 from monai_iln.study.grid import Run
 from monai_iln.study.records import GRID, RECORD, failure_path, read_record, write_failure, write_json
 
-_WATCH_SECONDS = 1.0
+_WATCH_SECONDS = 0.2
+_OVERRIDES = "overrides.json"
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ def execute(run: Run, place: Place) -> None:
             torch.set_num_threads(place.threads)
         with _logged(scratch / "log.txt" if leads else None):
             message, evaluating = _train_and_evaluate(run, place, scratch)
-        if leads:
+        if leads and _is_ours(scratch, place):
             _write_record(run, place, scratch, started, message, evaluating)
             _replace(scratch, final, run.config_hash)
             shutil.rmtree(failure_path(final), ignore_errors=True)
     except Exception as error:  # a run must never take the study down
-        if leads:
+        if leads and _is_ours(scratch, place):
             told = find_user_error(error)
             trace = "" if told else "".join(traceback.format_exception(error))
             grid = {key: getattr(run, key) for key in GRID}
@@ -98,7 +99,7 @@ def _train_and_evaluate(run: Run, place: Place, scratch: Path) -> tuple[str | No
     overrides: dict[str, Any] = {**run.overrides, "output_dir": str(scratch), "ckpt_dir": str(scratch)}
     if place.device is not None:
         overrides["device"] = f"$torch.device('{place.device}')"
-    overlay = scratch / "overrides.json"  # as a file they come before those of the evaluation, and stay to be read
+    overlay = scratch / _OVERRIDES  # as a file they come before those of the evaluation, and stay to be read
     if idist.get_rank() == 0:
         write_json(overlay, overrides)
     idist.barrier()
@@ -163,6 +164,12 @@ def _write_record(
     used = evaluating + cost.get("train_seconds", 0.0) + cost.get("validation_seconds", 0.0)
     cost["overhead_seconds"] = round(now - started - used, 3)
     write_json(scratch / RECORD, record)
+
+
+def _is_ours(scratch: Path, place: Place) -> bool:
+    """Whether the folder is still what this run made: a study that was started again takes it from an orphan."""
+    orphaned = place.parent in _WATCHED and os.getppid() != place.parent
+    return not orphaned and (scratch / _OVERRIDES).is_file()
 
 
 def _replace(scratch: Path, final: Path, config_hash: str) -> None:

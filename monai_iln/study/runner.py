@@ -145,7 +145,11 @@ def _is_done(run: Run, final: Path) -> bool:
 
 def _remove_unfinished(final: Path) -> None:
     for scratch in final.parent.glob(f".{final.name}.*"):
-        shutil.rmtree(scratch, ignore_errors=True)
+        # At once, so that a worker that still writes to it finds all of its files or none.
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(
+                scratch.rename(final.with_name(f".{final.name}.removed-{uuid.uuid4().hex}")), ignore_errors=True
+            )
 
 
 def run_on_all_ranks(runs: Sequence[Run], study: Study, folder: Path) -> None:

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any
 
 from monai_iln.errors import UserError, require
@@ -152,6 +153,8 @@ def read_settings(config: Mapping[str, Any]) -> Study:
     for key in ("folds", "learning_rates", "seeds", "training"):
         values = list(getattr(study, key) or ())
         require(len(set(values)) == len(values), f"{key} {values!r}", "an entry occurs twice", "drop it")
+    tracked = study.tracking != "mlflow" or find_spec("mlflow") is not None
+    require(tracked, "tracking 'mlflow'", "MLflow is not installed", "pip install 'monai-iln[mlflow]'")
     both = study.dataset_dir is not None and study.datasets is not None
     require(not both, "dataset_dir and datasets", "they say the same in two ways", "give one of them")
     return study
