@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import ignite.distributed as idist
 import pandas as pd
@@ -75,7 +76,7 @@ def execute(run: Run, place: Place) -> None:
     try:
         if place.threads is not None:
             torch.set_num_threads(place.threads)
-        with _logged(scratch / "log.txt" if leads else None):
+        with logged(scratch / "log.txt" if leads else None):
             message, evaluating = _train_and_evaluate(run, place, scratch)
         if leads and _is_ours(scratch, place):
             _write_record(run, place, scratch, started, message, evaluating)
@@ -186,7 +187,7 @@ def _replace(scratch: Path, final: Path, config_hash: str) -> None:
 
 
 @contextlib.contextmanager
-def _logged(path: Path | None) -> Iterator[None]:
+def logged(path: Path | None) -> Iterator[None]:
     """Everything that is printed, logged or warned of, to a file, also by what holds on to the terminal itself."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(os.devnull if path is None else path, "w", encoding="utf-8"))  # noqa: PTH123
@@ -199,8 +200,17 @@ def _logged(path: Path | None) -> Iterator[None]:
         stack.enter_context(contextlib.redirect_stdout(file))
         stack.enter_context(contextlib.redirect_stderr(file))
         stack.enter_context(warnings.catch_warnings())
-        stack.callback(file.flush)
+        stack.callback(_let_go, file)
         yield
+
+
+def _let_go(file: TextIO) -> None:
+    """Loggers that were made meanwhile hold on to the file: give them the terminal instead, before it is closed."""
+    file.flush()
+    loggers = [logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)]
+    for handler in [handler for logger in loggers for handler in logger.handlers]:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is file:
+            handler.setStream(sys.__stderr__)
 
 
 def _end_with(parent: int | None) -> None:

@@ -138,10 +138,10 @@ def plan(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
     Raises:
         UserError: for what cannot be run.
     """
-    training, evaluation, shared = (
-        tuple(str((folder / file).resolve()) for file in files)
-        for files in (study.training, study.evaluation, study.distributed if distributed else ())
+    training, evaluation = (
+        tuple(str((folder / file).resolve()) for file in files) for files in (study.training, study.evaluation)
     )
+    shared = tuple(str(Path(training[0]).parent / file) for file in (study.distributed if distributed else ()))
     for key in study.overrides:
         taken = key in SWEPT or key in PLACES
         require(not taken, f"override {key!r}", "the study itself sets it", "use the study's own keys instead")
@@ -154,7 +154,7 @@ def plan(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
         "choose one",
     )
     base = read_training(training, dict(study.overrides))
-    read_training(training + evaluation, {})
+    read_training(training + shared + evaluation, {})
     check_keys(SWEPT, _ids(base.config), f"id of {training[0]}, though a study must set it; its ids")
     rates = [float(rate) for rate in study.learning_rates or [base["learning_rate"]]]
     root = str(Path(training[0]).parent.parent)  # of the bundle

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from monai_iln.errors import UserError
 from monai_iln.study.cluster import connect_to_ray
-from monai_iln.study.execution import Place, execute
+from monai_iln.study.execution import Place, execute, logged
 from monai_iln.study.grid import Run, read_training
 from monai_iln.study.records import FAILURE, GRID, failure_path, find_records, read_record, write_failure
 from monai_iln.study.settings import Study
@@ -277,4 +277,5 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[f
 
 def _steps(run: Run) -> int:
     """Optimizer steps of a training."""
-    return int(read_training(run.training, run.overrides).get_parsed_content("iterations"))
+    with logged(None):
+        return int(read_training(run.training, run.overrides).get_parsed_content("iterations"))

@@ -34,7 +34,8 @@ class Study:
     Attributes:
         training: configuration files of the bundle's training, relative to the folder of the study's own.
         evaluation: files that, on top of them, evaluate the weights it leaves.
-        distributed: files that, on top of them, spread the training over the processes of ``torchrun``.
+        distributed: files that, on top of them, spread the training over the processes of ``torchrun``; relative to
+            the first file of the training.
         dataset_dir: folder of the datalist; ``None`` for what the training makes for itself (phantoms).
         datasets: several of them by name, instead of ``dataset_dir``.
         methods: ``"paper"`` for all of :data:`PAPER`; a list of its names and of norm specifications; or a mapping of

@@ -112,9 +112,7 @@ class CrossValidationWorkflow(BundleWorkflow):
             "format": 1,
             "methods": methods,
             "reference": self.study.reference or next(iter(methods)),
-            "folds": {
-                run.dataset: sorted({r.fold for r in self.runs if r.dataset == run.dataset}) for run in self.runs
-            },
+            "folds": folds,
             "learning_rates": sorted({run.learning_rate for run in self.runs}, reverse=True),
             "seeds": list(self.study.seeds),
             "datasets": {run.dataset: {**run.data, "path": run.overrides["dataset_dir"]} for run in self.runs},

@@ -127,6 +127,7 @@ def test_a_changed_configuration_is_refused(study, prepared):
     done = run(prepared, folder, overrides=overrides, redo_changed=True, dry_run=True)
     assert "6 runs, 0 finished, 6 to do" in done.stdout
     assert "estimated time: " in done.stdout
+    assert "rror" not in done.stderr.replace("UserWarning", ""), done.stderr
     assert len(read_records(folder).runs) == 6, "a dry run deletes nothing"
 
 
