@@ -31,8 +31,9 @@ def overlay(image: NDArray[Any], prediction: NDArray[Any], truth: NDArray[Any] |
 
     Example:
         >>> truth = np.eye(4)
-        >>> overlay(np.zeros((4, 4)), np.ones((4, 4)), truth)[0, :2].round(2).tolist()
-        [[0.45, 0.45, 0.0], [0.0, 0.45, 0.0]]
+        >>> print(overlay(np.zeros((4, 4)), np.ones((4, 4)), truth)[0, :2])
+        [[0.45 0.45 0.  ]
+         [0.   0.45 0.  ]]
     """
     predicted = np.asarray(prediction) != 0
     true = np.zeros_like(predicted) if truth is None else np.asarray(truth) != 0
