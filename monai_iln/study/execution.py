@@ -26,7 +26,7 @@ from monai.bundle import ConfigWorkflow
 from monai_iln.errors import DivergedError, find_user_error, root_cause
 from monai_iln.machine import describe_commit, describe_machine, describe_versions
 from monai_iln.study.grid import Run
-from monai_iln.study.records import GRID, RECORD, failure_path, read_record, write_failure, write_json
+from monai_iln.study.records import RECORD, failure_path, read_record, write_failure, write_json
 
 _WATCH_SECONDS = 0.2
 _OVERRIDES = "overrides.json"
@@ -86,8 +86,7 @@ def execute(run: Run, place: Place) -> None:
         if leads and _is_ours(scratch, place):
             told = find_user_error(error)
             trace = "" if told else "".join(traceback.format_exception(error))
-            grid = {key: getattr(run, key) for key in GRID}
-            write_failure(final, grid, str(told or root_cause(error)), trace, retry=told is None)
+            write_failure(final, run.point, str(told or root_cause(error)), trace, retry=told is None)
             with contextlib.suppress(OSError):
                 shutil.copyfile(scratch / "log.txt", failure_path(final) / "log.txt")
             shutil.rmtree(scratch, ignore_errors=True)

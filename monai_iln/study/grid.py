@@ -15,6 +15,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigParser
 
 from monai_iln.errors import UserError, find_user_error, require, root_cause
+from monai_iln.study.records import GRID
 from monai_iln.study.settings import Study, check_keys, check_names, name_methods
 
 SWEPT = ("norm", "fold", "learning_rate", "seed", "dataset_dir")
@@ -63,6 +64,11 @@ class Run:
         """Its folder, relative to that of the study."""
         rate = f"lr_{self.learning_rate!r}"
         return Path("runs", self.dataset, self.method, f"fold_{self.fold}", rate, f"seed_{self.seed}")
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """Its place in the grid, as records have it."""
+        return {key: getattr(self, key) for key in GRID}
 
     def __str__(self) -> str:
         return f"{self.dataset}, {self.method}, fold {self.fold}, rate {self.learning_rate:g}, seed {self.seed}"
@@ -158,6 +164,8 @@ def plan(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
     check_keys(SWEPT, _ids(base.config), f"id of {training[0]}, though a study must set it; its ids")
     rates = [float(rate) for rate in study.learning_rates or [base["learning_rate"]]]
     root = str(Path(training[0]).parent.parent)  # of the bundle
+    # Laid over the training, the evaluation would hide what it replaces of it.
+    evaluated = [ConfigParser.load_config_file(file) for file in evaluation]
     runs = []
     for dataset, place in _datasets(study).items():
         common = {**study.overrides, "bundle_root": root, "dataset_dir": place}
@@ -165,11 +173,12 @@ def plan(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
         folds = data["folds"] if study.folds is None else study.folds
         wrong = sorted(set(folds) - set(data["folds"]))
         require(not wrong, f"folds {wrong}", f"the datalist of {dataset} has {data['folds']}", "choose among them")
-        protocol = _hash(training, evaluation, {**common, **dict.fromkeys(SWEPT)}, data["sha256"])
+        config = read_training(training, common).config
+        protocol = _hash({**config, **dict.fromkeys(SWEPT)}, evaluated, data["sha256"])
         for fold, seed, rate, (method, norm) in itertools.product(folds, study.seeds, rates, methods.items()):
             swept = {"norm": norm, "fold": fold, "learning_rate": rate, "seed": seed}
             overrides = {**common, **swept}
-            digest = _hash(training, evaluation, overrides, [data["sha256"], data["structures"]])
+            digest = _hash({**config, **swept}, evaluated, [data["sha256"], data["structures"]])
             point = (dataset, method, norm, fold, rate, seed)
             runs.append(Run(*point, training + shared, evaluation, overrides, digest, protocol, data))
     return runs
@@ -178,8 +187,6 @@ def plan(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
 def _datasets(study: Study) -> dict[str, str | None]:
     """Absolute folders of the datalists by the names of their data sets."""
     if study.datasets is not None:
-        wrong = not isinstance(study.datasets, Mapping) or not study.datasets
-        require(not wrong, f"datasets {study.datasets!r}", "it must map names to folders", "{name: folder}")
         check_names([str(name) for name in study.datasets], "data set")
         return {str(name): str(Path(place).resolve()) for name, place in study.datasets.items()}
     if study.dataset_dir is None:
@@ -204,12 +211,8 @@ def _look_at(training: Sequence[str], overrides: Mapping[str, Any], methods: Map
     return data
 
 
-def _hash(training: Sequence[str], evaluation: Sequence[str], overrides: Mapping[str, Any], data: Any) -> str:
+def _hash(config: Mapping[str, Any], evaluated: Sequence[Any], data: Any) -> str:
     """SHA-256 of what decides the result of a run; where it ran, and where its files lie, do not."""
-    trained = dict(read_training(training, overrides).config)
-    for key in _NO_PART_OF_THE_RESULT:
-        trained.pop(key, None)
-    # Laid over one another, the evaluation would hide what it replaces of the training.
-    evaluated = [ConfigParser.load_config_file(file) for file in evaluation]
+    trained = {key: value for key, value in config.items() if key not in _NO_PART_OF_THE_RESULT}
     text = json.dumps([trained, evaluated, data], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

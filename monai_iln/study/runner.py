@@ -26,7 +26,7 @@ from monai_iln.errors import UserError
 from monai_iln.study.cluster import connect_to_ray
 from monai_iln.study.execution import Place, execute, logged
 from monai_iln.study.grid import Run, read_training
-from monai_iln.study.records import FAILURE, GRID, failure_path, find_records, read_record, write_failure
+from monai_iln.study.records import FAILURE, failure_path, find_records, read_record, write_failure
 from monai_iln.study.settings import Study
 
 _POLL_SECONDS = 0.5
@@ -125,8 +125,8 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
                     suspects.append(run)
                     tries[run.path] += len(batch) == 1
                     if tries[run.path] >= study.attempts:
-                        grid = {key: getattr(run, key) for key in GRID}
-                        write_failure(final, grid, f"its worker died {study.attempts} times ({type(trouble).__name__})")
+                        message = f"its worker died {study.attempts} times ({type(trouble).__name__})"
+                        write_failure(final, run.point, message)
                 _remove_unfinished(final)
             if not begun:
                 raise UserError(
@@ -136,6 +136,10 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
                 ) from trouble
             left = [run for run in left if tries[run.path] < study.attempts and not _is_done(run, folder / run.path)]
             suspects = [run for run in suspects if run in left]
+
+
+def _jobs(study: Study) -> int:
+    return study.jobs or torch.cuda.device_count() or os.cpu_count() or 1
 
 
 def _is_done(run: Run, final: Path) -> bool:
@@ -170,8 +174,7 @@ def run_on_all_ranks(runs: Sequence[Run], study: Study, folder: Path) -> None:
 
 def _execute_in_parallel(runs: Sequence[Run], study: Study, place: Place) -> BaseException | None:
     """One pass over the runs; what breaks the backend, such as a killed worker, ends the pass and is returned."""
-    gpus = torch.cuda.device_count()
-    jobs = study.jobs or (gpus or os.cpu_count() or 1)
+    gpus, jobs = torch.cuda.device_count(), _jobs(study)
     options: dict[str, Any] = {"n_jobs": jobs, "backend": "loky"}
     devices: list[str | None] = [f"cuda:{index % gpus}" if gpus else None for index in range(len(runs))]
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -252,7 +255,7 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[f
         folder: of the study.
         study: its settings.
     """
-    jobs = min(study.jobs or torch.cuda.device_count() or os.cpu_count() or 1, len(runs))
+    jobs = min(_jobs(study), len(runs))
     finished = [read_record(path.parent) for path in find_records(folder)]
     seconds = [record["cost"]["total_seconds"] for record in finished if record and record["status"] == "finished"]
     if seconds:
