@@ -14,10 +14,14 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.config import disable_value_validation
-from pydicom.pixels import apply_rescale
 
 from monai_iln.datasets.folders import list_files
 from monai_iln.errors import UserError
+
+try:
+    from pydicom.pixels import apply_modality_lut
+except ImportError:  # pydicom 2, to which MONAI Label is bound
+    from pydicom.pixel_data_handlers import apply_modality_lut
 
 MAX_PIXELS = 4096**2  # a short-axis image has 512 x 512 at most; a damaged header may claim anything
 
@@ -121,7 +125,7 @@ def read_pixels(frame: Frame) -> NDArray[np.generic]:
             claimed = (dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1), dataset.SamplesPerPixel)
             if claimed != (*frame.shape, 1, 1):  # before anything of that size is unpacked
                 raise ValueError(f"rows, columns, frames and samples of {claimed}, where one grey image is expected")
-            pixels: NDArray[np.generic] = apply_rescale(dataset.pixel_array, dataset)
+            pixels: NDArray[np.generic] = apply_modality_lut(dataset.pixel_array, dataset)
         if pixels.shape != frame.shape or not np.isfinite(pixels).all():
             raise ValueError(f"pixels of shape {pixels.shape}, where {frame.shape} finite numbers are expected")
     except Exception as error:  # pydicom raises many kinds on damaged pixel data
