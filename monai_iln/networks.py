@@ -83,9 +83,11 @@ class PaperUNet(nn.Module):
             two_convolutions(below, channels)
             for below, channels in zip((in_channels, *features), features, strict=False)
         )
-        # ceil_mode keeps the odd row: the transposed convolution can then reach every size of the skip connection.
+        # ceil_mode keeps the odd row: what the transposed convolutions double then covers the skip connection.
         self.pool = Pool[Pool.MAX, spatial_dims](2, ceil_mode=True)
-        self.upsample = nn.ModuleList(transposed(below, c, 3, stride=2, padding=1) for c, below in levels)
+        self.upsample = nn.ModuleList(
+            transposed(below, c, 3, stride=2, padding=1, output_padding=1) for c, below in levels
+        )
         self.upsample_norm = nn.ModuleList(nn.Sequential(*normalized(nn.Identity(), c)[1:]) for c, _ in levels)
         self.decoder = nn.ModuleList(two_convolutions(2 * c, c) for c, _ in levels)
         self.head = Conv[Conv.CONV, spatial_dims](features[0], out_channels, 1)
@@ -98,8 +100,10 @@ class PaperUNet(nn.Module):
             skips.append(x)
         for level, (up, norm, decode) in enumerate(zip(self.upsample, self.upsample_norm, self.decoder, strict=True)):
             skip = skips[-2 - level]
-            x = norm(up(x, output_size=skip.shape[2:]))
-            x = decode(torch.cat([skip, x], dim=1))
+            x = up(x)
+            for axis in range(2, x.dim()):  # an output_size would be a constant to exporters
+                x = x.narrow(axis, 0, skip.shape[axis])
+            x = decode(torch.cat([skip, norm(x)], dim=1))
         output: Tensor = self.head(x)
         return output
 
