@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 
 
@@ -30,6 +32,27 @@ def require(holds: bool, got: str, rule: str, remedy: str) -> None:
     """
     if not holds:
         raise UserError(f"{got}: {rule}. Remedy: {remedy}.")
+
+
+def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Refuse unknown keys, and name the nearest known one.
+
+    Raises:
+        UserError: for the first key that is not known.
+
+    Example:
+        >>> check_keys(["metods"], ["methods", "folds"], "key of a study")
+        Traceback (most recent call last):
+            ...
+        monai_iln.errors.UserError: 'metods' is no key of a study. Did you mean 'methods'? ...
+    """
+    known = list(known)
+    for key in map(str, given):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            some = ", ".join(known if len(known) < 40 else [name for name in known if "#" not in name])
+            raise UserError(f"{key!r} is no {what}.{hint} There are: {some}.")
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
-from monai.bundle import ComponentLocator, ConfigParser
+from monai.bundle import ConfigParser
 
-from monai_iln.errors import UserError, find_user_error, require, root_cause
+from monai_iln.configuration import ids_of, read_configuration
+from monai_iln.errors import UserError, check_keys, find_user_error, require, root_cause
 from monai_iln.study.records import GRID
-from monai_iln.study.settings import Study, check_keys, check_names, name_methods
+from monai_iln.study.settings import Study, check_names, name_methods
 
 SWEPT = ("norm", "fold", "learning_rate", "seed", "dataset_dir")
 """Ids of the training that a grid goes through: no override may name them."""
@@ -74,59 +73,6 @@ class Run:
         return f"{self.dataset}, {self.method}, fold {self.fold}, rate {self.learning_rate:g}, seed {self.seed}"
 
 
-def read_training(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigParser:
-    """The configuration of a training with overrides.
-
-    Raises:
-        UserError: if a file is missing or no configuration, or an override names an id that the training lacks.
-    """
-    parser = ConfigParser()
-    try:
-        parser.read_config(list(files))
-    except (OSError, ValueError) as error:
-        missing = [file for file in files if not Path(file).is_file()]
-        got = f"{missing[0]}: no such file" if missing else f"{', '.join(files)}: not a configuration ({error})"
-        raise UserError(
-            f"{got}. The study needs the bundle's training: correct 'training' and 'evaluation'."
-        ) from error
-    except Exception as error:  # the parser of YAML has exceptions of its own
-        raise UserError(f"{', '.join(files)}: not a configuration ({error}). Correct it.") from error
-    known = _ids(parser.config)
-    for key in overrides:
-        parent, _, argument = key.rpartition("#")
-        target = parser.get(f"{parent}#_target_") if parent in known else None
-        if key in known or target is None:
-            check_keys([key], known, "id of the training")
-        else:  # an argument that the configuration leaves at its default
-            check_keys([argument], _arguments(str(target)), f"argument of {target}")
-    parser.update(dict(overrides))
-    return parser
-
-
-def _arguments(target: str) -> list[str]:
-    """The arguments of what a configuration's ``_target_`` names."""
-    module = ComponentLocator().get_component_module_name(target)
-    called = locate(f"{module}.{target}" if isinstance(module, str) else target)
-    require(
-        callable(called), f"_target_ {target!r}", "it names nothing that can be called", "correct the configuration"
-    )
-    return list(inspect.signature(called).parameters)  # type: ignore[arg-type]
-
-
-def _ids(config: Any, prefix: str = "") -> list[str]:
-    """All ids of a configuration, as the command line of MONAI writes them."""
-    if isinstance(config, Mapping):
-        children = [(str(key), value) for key, value in config.items()]
-    elif isinstance(config, list):
-        children = [(str(index), value) for index, value in enumerate(config)]
-    else:
-        return []
-    ids = []
-    for key, value in children:
-        ids += [prefix + key, *_ids(value, f"{prefix}{key}#")]
-    return ids
-
-
 def plan(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
     """All runs of a study, after its configuration, methods and data have been checked.
 
@@ -159,9 +105,9 @@ def plan(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
         f"methods are {list(methods)}",
         "choose one",
     )
-    base = read_training(training, dict(study.overrides))
-    read_training(training + shared + evaluation, {})
-    check_keys(SWEPT, _ids(base.config), f"id of {training[0]}, though a study must set it; its ids")
+    base = read_configuration(training, dict(study.overrides))
+    read_configuration(training + shared + evaluation, {})
+    check_keys(SWEPT, ids_of(base.config), f"id of {training[0]}, though a study must set it; its ids")
     rates = [float(rate) for rate in study.learning_rates or [base["learning_rate"]]]
     root = str(Path(training[0]).parent.parent)  # of the bundle
     # Laid over the training, the evaluation would hide what it replaces of it.
@@ -173,7 +119,7 @@ def plan(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
         folds = data["folds"] if study.folds is None else study.folds
         wrong = sorted(set(folds) - set(data["folds"]))
         require(not wrong, f"folds {wrong}", f"the datalist of {dataset} has {data['folds']}", "choose among them")
-        config = read_training(training, common).config
+        config = read_configuration(training, common).config
         protocol = _hash({**config, **dict.fromkeys(SWEPT)}, evaluated, data["sha256"])
         for fold, seed, rate, (method, norm) in itertools.product(folds, study.seeds, rates, methods.items()):
             swept = {"norm": norm, "fold": fold, "learning_rate": rate, "seed": seed}
@@ -199,7 +145,7 @@ def _look_at(training: Sequence[str], overrides: Mapping[str, Any], methods: Map
     """What the bundle says of the datalist, after every norm has been built once."""
     try:
         for norm in methods.values():
-            parser = read_training(training, {**overrides, "norm": norm})
+            parser = read_configuration(training, {**overrides, "norm": norm})
             parser.get_parsed_content("network_def")
         data: dict[str, Any] = dict(parser.get_parsed_content("data"))
     except Exception as error:  # MONAI wraps what is raised in a configuration

@@ -22,10 +22,11 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from monai_iln.configuration import read_configuration
 from monai_iln.errors import UserError
 from monai_iln.study.cluster import connect_to_ray
 from monai_iln.study.execution import Place, execute, logged
-from monai_iln.study.grid import Run, read_training
+from monai_iln.study.grid import Run
 from monai_iln.study.records import FAILURE, failure_path, find_records, read_record, write_failure
 from monai_iln.study.settings import Study
 
@@ -281,4 +282,4 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[f
 def _steps(run: Run) -> int:
     """Optimizer steps of a training."""
     with logged(None):
-        return int(read_training(run.training, run.overrides).get_parsed_content("iterations"))
+        return int(read_configuration(run.training, run.overrides).get_parsed_content("iterations"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any
 
-from monai_iln.errors import UserError, require
+from monai_iln.errors import UserError, check_keys, require
 
 PAPER: dict[str, Any] = {
     "ILN": ["ILN", {"num_groups": 16}],
@@ -113,27 +112,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dry_run": (lambda v: _is(v, bool), "true or false"),
     "redo_changed": (lambda v: _is(v, bool), "true or false"),
 }
-
-
-def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Refuse unknown keys, and name the nearest known one.
-
-    Raises:
-        UserError: for the first key that is not known.
-
-    Example:
-        >>> check_keys(["metods"], ["methods", "folds"], "key of a study")
-        Traceback (most recent call last):
-            ...
-        monai_iln.errors.UserError: 'metods' is no key of a study. Did you mean 'methods'? ...
-    """
-    known = list(known)
-    for key in map(str, given):
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            some = ", ".join(known if len(known) < 40 else [name for name in known if "#" not in name])
-            raise UserError(f"{key!r} is no {what}.{hint} There are: {some}.")
 
 
 def read_settings(config: Mapping[str, Any]) -> Study:

@@ -40,7 +40,7 @@ def test_the_rate_is_the_trainings_own_unless_given(prepared):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"overrides": {"epoch": 1}}, "'epoch' is no id of the training. Did you mean 'epochs'"),
+        ({"overrides": {"epoch": 1}}, "'epoch' is no id of the configuration. Did you mean 'epochs'"),
         ({"overrides": {"network_def#featurs": [8, 16]}}, "no argument of .*PaperUNet. Did you mean 'features'"),
         ({"overrides": {"train#dataloader#nonsense": 1}}, "'nonsense' is no argument of DataLoader"),
         ({"overrides": {"fold": 1}}, "override 'fold': the study itself sets it"),

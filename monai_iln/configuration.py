@@ -1,0 +1,99 @@
+"""Configurations of bundles: read, and their ids checked, which MONAI does not do."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from monai.bundle import ComponentLocator, ConfigParser, run
+
+from monai_iln.errors import UserError, check_keys, require
+
+
+def read_configuration(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigParser:
+    """The configuration in files, with overrides.
+
+    Raises:
+        UserError: if a file is missing or no configuration, or an override names an id that it lacks.
+    """
+    parser = ConfigParser()
+    try:
+        parser.read_config(list(files))
+    except (OSError, ValueError) as error:
+        missing = [file for file in files if not Path(file).is_file()]
+        got = f"{missing[0]}: no such file" if missing else f"{', '.join(files)}: not a configuration ({error})"
+        raise UserError(
+            f"{got}. A training, and a study of it, needs its bundle's files: correct their names."
+        ) from error
+    except Exception as error:  # the parser of YAML has exceptions of its own
+        raise UserError(f"{', '.join(files)}: not a configuration ({error}). Correct it.") from error
+    _check_ids(parser, overrides)
+    parser.update(dict(overrides))
+    return parser
+
+
+def _check_ids(parser: ConfigParser, ids: Iterable[str]) -> None:
+    known = ids_of(parser.config)
+    for key in ids:
+        parent, _, argument = key.rpartition("#")
+        target = parser.get(f"{parent}#_target_") if parent in known else None
+        if key in known or target is None:
+            check_keys([key], known, "id of the configuration")
+        else:  # an argument that the configuration leaves at its default
+            check_keys([argument], _arguments(str(target)), f"argument of {target}")
+
+
+def _arguments(target: str) -> list[str]:
+    """The arguments of what a configuration's ``_target_`` names."""
+    module = ComponentLocator().get_component_module_name(target)
+    called = locate(f"{module}.{target}" if isinstance(module, str) else target)
+    require(
+        callable(called), f"_target_ {target!r}", "it names nothing that can be called", "correct the configuration"
+    )
+    return list(inspect.signature(called).parameters)  # type: ignore[arg-type]
+
+
+def ids_of(config: Any, prefix: str = "") -> list[str]:
+    """All ids of a configuration, as the command line of MONAI writes them."""
+    if isinstance(config, Mapping):
+        children = [(str(key), value) for key, value in config.items()]
+    elif isinstance(config, list):
+        children = [(str(index), value) for index, value in enumerate(config)]
+    else:
+        return []
+    ids = []
+    for key, value in children:
+        ids += [prefix + key, *ids_of(value, f"{prefix}{key}#")]
+    return ids
+
+
+def check_command_line() -> None:
+    """Refuse ids that the configuration lacks, on the command line of ``python -m monai.bundle run``.
+
+    MONAI adds what it does not find: with ``--flod 2``, fold 0 would run. For the ``initialize`` of a bundle. Does
+    nothing where the configuration is run by another program.
+
+    Raises:
+        UserError: for the first such id; it names the nearest one that there is.
+    """
+    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+        return
+    given: dict[str, Any] = {}
+    for option, value in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+        if option.startswith("--"):
+            name, equals, inline = option.removeprefix("--").partition("=")
+            given[name] = inline if equals else value
+    if "args_file" in given:
+        given = ConfigParser.load_config_file(given["args_file"]) | given
+    files = given.get("config_file", ())
+    if isinstance(files, str):
+        files = ast.literal_eval(files) if files.startswith(("[", "(")) else [files]
+    parser = ConfigParser()
+    parser.read_config(files)
+    own = inspect.signature(run).parameters
+    _check_ids(parser, [name for name in given if name not in own])
