@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch, set_track_meta
 from monai.data.utils import to_affine_nd
-from monai.transforms import Compose, Flipd, Invertd, ResizeWithPadOrCropd, Rotate
+from monai.transforms import Compose, Flipd, Invertd, ResizeWithPadOrCropd, Rotate, SaveImage
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
@@ -19,6 +19,8 @@ from monai_iln.datasets.dicom import read_stack
 from monai_iln.errors import UserError
 from monai_iln.transforms import (
     FixedRotations,
+    LargestComponentSlicewise,
+    LargestComponentSlicewised,
     LoadStack,
     LoadStackd,
     RandRotateSet,
@@ -29,6 +31,10 @@ from monai_iln.transforms import (
     RasterizeContourd,
     ScaleIntensitySlicewise,
     ScaleIntensitySlicewised,
+    SliceDataset,
+    StackWriter,
+    StandardizeInPlane,
+    StandardizeInPlaned,
     TakeSlice,
     TakeSliced,
 )
@@ -87,15 +93,184 @@ def test_load_stack(official, prepared):
         LoadStackd("image")({"image": str(folder)})
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3, 2)])
-def test_not_a_stack(tmp_path, shape):
+@pytest.mark.parametrize(
+    ("array", "spacing", "message"),
+    [
+        (np.zeros((4, 4), np.float32), (1.4, 1.4, 8), "describe 3 or 4 axes"),
+        (np.zeros((4, 4, 3, 2), np.float32), (1.4, 1.4, 8), "A stack has three axes .*: split a cine into its phases"),
+        (np.zeros((4, 30, 30), np.float32), (8, 1.4, 1.4), "axis 0 counts the slices. It must be the last"),
+        (np.zeros((30, 30, 4), np.complex64), (1.4, 1.4, 8), "axes of real numbers"),
+        (np.zeros((30, 30, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), (1.4, 1.4, 8), "axes of real numbers"),
+        (np.full((30, 30, 4), np.nan, np.float32), (1.4, 1.4, 8), "3600 voxels are NaN"),
+    ],
+)
+def test_not_a_stack(tmp_path, array, spacing, message):
     path = tmp_path / "image.nii.gz"
-    nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), np.eye(4)), path)
-    with pytest.raises(UserError, match=r"A stack has three axes"):
+    nib.save(nib.Nifti1Image(array, np.diag([*spacing, 1.0])), path)
+    with pytest.raises(UserError, match=message):
         LoadStackd("image")({"image": path})
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(UserError, match="cannot be read as an image"):
-        LoadStackd("image")({"image": path})
+
+
+def test_files_that_are_not_there_or_not_whole(tmp_path, prepared):
+    with pytest.raises(UserError, match=r"nowhere.nii: no such file"):
+        LoadStack()(tmp_path / "nowhere.nii")
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(sorted((prepared / "images").iterdir())[0].read_bytes()[:2000])
+    with pytest.raises(UserError, match="must be whole"):
+        LoadStack()(path)
+
+
+def test_an_image_and_its_label_lie_on_one_grid(tmp_path, prepared):
+    image, other = sorted((prepared / "images").iterdir())[:2]
+    label = sorted((prepared / "labels").iterdir())[0]
+    loaded = LoadStackd(["image", "label"])({"image": image, "label": label})
+    assert loaded["image"].shape == loaded["label"].shape
+    array, affine = nib.load(image).get_fdata(), nib.load(image).affine
+    for wrong in (nib.Nifti1Image(array[:-1], affine), nib.Nifti1Image(array, affine @ np.diag([-1, 1, 1, 1]))):
+        nib.save(wrong, tmp_path / "wrong.nii.gz")
+        with pytest.raises(UserError, match="wrong.nii.gz: the label of .*They lie on one grid"):
+            LoadStackd(["image", "label"])({"image": image, "label": tmp_path / "wrong.nii.gz"})
+    assert other != image
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_a_written_stack_keeps_its_axes(tmp_path, slices):
+    affine = np.diag([1.4, 1.4, 8.0, 1.0])
+    nib.save(nib.Nifti1Image(np.ones((6, 5, slices), np.float32), affine), tmp_path / "stack.nii.gz")
+    save = SaveImage(tmp_path, "mask", writer=StackWriter, separate_folder=False, print_log=False, resample=False)
+    save(LoadStack()(tmp_path / "stack.nii.gz"))
+    written = nib.load(tmp_path / "stack_mask.nii.gz")
+    assert written.shape == (6, 5, slices)
+    np.testing.assert_allclose(written.affine, affine)
+
+
+# Geometry
+
+
+def _stack(affine, shape=(40, 30, 4)):
+    smooth = np.fromfunction(lambda x, y, z: np.sin(x / 6) * np.cos(y / 5) + z, shape)
+    return MetaTensor(torch.as_tensor(smooth[None], dtype=torch.float32), affine=torch.as_tensor(affine))
+
+
+OBLIQUE = np.array([[-0.8, 0.9, 2.0, 7.0], [0.9, 0.8, 1.0, 4.0], [0.3, -0.2, 7.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def test_geometry_keeps_planes_centre_and_values():
+    stack = _stack(OBLIQUE)
+    standard = StandardizeInPlane([0.6, 1.0])(stack)
+    affine = standard.affine.numpy()
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, :2], axis=0), [0.6, 1.0])
+    np.testing.assert_allclose(affine[:3, 2], OBLIQUE[:3, 2], err_msg="a sheared stack keeps its planes")
+    # Rows lead to the back: against the first axis. Columns lead to the left: against the second, which leads right.
+    np.testing.assert_allclose(affine[:3, 0] / 0.6, -OBLIQUE[:3, 0] / np.linalg.norm(OBLIQUE[:3, 0]))
+    np.testing.assert_allclose(affine[:3, 1], -OBLIQUE[:3, 1] / np.linalg.norm(OBLIQUE[:3, 1]))
+    assert standard.shape == (1, 83, 37, 4)  # 40 pixels of 1.241 mm, 30 of 1.221 mm
+    for k in range(4):
+        centres = [
+            matrix @ [(shape[1] - 1) / 2, (shape[2] - 1) / 2, k, 1]
+            for matrix, shape in ((OBLIQUE, stack.shape), (affine, standard.shape))
+        ]
+        np.testing.assert_allclose(*centres)
+    # Truth: the same function of the place, seen through both affines.
+    index = np.stack(np.meshgrid(*map(np.arange, standard.shape[1:]), indexing="ij"), -1)
+    place = np.concatenate([index, np.ones((*index.shape[:-1], 1))], -1) @ affine.T
+    x, y, z, _ = np.moveaxis(place @ np.linalg.inv(OBLIQUE).T, -1, 0)
+    error = np.abs(standard[0].numpy() - (np.sin(x / 6) * np.cos(y / 5) + z))
+    assert error[2:-2, 2:-2].max() < 0.02
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_every_way_to_store_a_stack_becomes_the_same(order, signs):
+    screen = np.array([[0.3, -1.4, 0, 9.0], [-1.0, -0.4, 2, 3.0], [-0.9, 0.2, 8, 5.0], [0, 0, 0, 1]])
+    pixels = torch.rand(1, 12, 9, 3)
+    stored = pixels.permute(0, *(axis + 1 for axis in order), 3)
+    affine = screen[:, [*order, 2, 3]]
+    for axis, sign in enumerate(signs):
+        if sign < 0:
+            stored = stored.flip(axis + 1)
+            affine[:3, 3] += affine[:3, axis] * (stored.shape[axis + 1] - 1)
+            affine[:3, axis] *= -1
+    standardize = StandardizeInPlane(np.linalg.norm(screen[:3, :2], axis=0).tolist())
+    standard = standardize(MetaTensor(stored, affine=torch.as_tensor(affine)))
+    torch.testing.assert_close(standard.as_tensor(), pixels)
+    np.testing.assert_allclose(standard.affine, screen, atol=1e-12)
+    back = standardize.inverse(standard)
+    torch.testing.assert_close(back.as_tensor(), stored)
+    np.testing.assert_allclose(back.affine, affine, atol=1e-12)
+
+
+def test_geometry_is_undone():
+    stack = _stack(OBLIQUE)
+    item = {"image": stack, "label": (stack > 1).float()}
+    standardize = StandardizeInPlaned(["image", "label"], [0.5, 0.5], mode=["bilinear", "nearest"])
+    standard = standardize(item)
+    assert set(standard["label"].unique().tolist()) == {0.0, 1.0}
+    back = standardize.inverse(standard)
+    for key in item:
+        assert back[key].shape == stack.shape
+        np.testing.assert_allclose(back[key].affine, OBLIQUE)
+    assert (back["image"] - stack).abs()[:, 2:-2, 2:-2].max() < 0.05
+    assert (back["label"] != item["label"]).float().mean() < 0.02
+
+
+@pytest.mark.parametrize(("affine", "pixdim"), [(np.eye(4), [1.4, 1.4]), (OBLIQUE, None), (-np.eye(4), [2, 2])])
+def test_unknown_geometry_is_left_alone(affine, pixdim):
+    stack = _stack(affine)
+    standardize = StandardizeInPlane(pixdim)
+    torch.testing.assert_close(standardize(stack).as_tensor(), stack.as_tensor())
+    np.testing.assert_allclose(standardize.inverse(standardize(stack)).affine, affine)
+
+
+def test_wrong_pixel_sizes():
+    for wrong in ([1.4], [1.4, 0], [1.4, float("nan")]):
+        with pytest.raises(UserError, match="a pixel has two sizes in mm above 0"):
+            StandardizeInPlane(wrong)
+    with pytest.raises(UserError, match="three independent axes"):
+        StandardizeInPlane([1.4, 1.4])(_stack(np.diag([1.0, 0.0, 8.0, 1.0])))
+
+
+# Components
+
+
+def test_largest_component_of_every_slice_and_class():
+    mask = torch.zeros(1, 6, 8, 3)
+    mask[0, 0:2, 0:2, 0] = 1  # 4 pixels
+    mask[0, 4, 4, 0] = 1  # of a component that is large in the next slice only
+    mask[0, 3:6, 3:6, 1] = 1
+    mask[0, 0, 0, 1] = 1
+    mask[0, 0, 7, 0] = mask[0, 1, 6, 0] = 2  # one component over a corner
+    mask[0, 5, 7, 0] = 2
+    expected = mask.clone()
+    expected[0, 4, 4, 0] = expected[0, 0, 0, 1] = expected[0, 5, 7, 0] = 0
+    affine = torch.diag(torch.tensor([1.4, 1.4, 8.0, 1.0], dtype=torch.float64))
+    kept = LargestComponentSlicewised("pred")({"pred": MetaTensor(mask.clone(), affine=affine)})["pred"]
+    torch.testing.assert_close(kept.as_tensor(), expected)
+    torch.testing.assert_close(kept.affine, affine)
+    full = torch.ones(1, 3, 3, 2, dtype=torch.uint8)
+    torch.testing.assert_close(LargestComponentSlicewise()(full).as_tensor(), full)
+
+
+# All slices
+
+
+def test_slice_dataset_reads_once_and_transforms_every_time():
+    loads = []
+
+    def load(item):
+        loads.append(item["name"])
+        return item | {"image": torch.full((1, 4, 5, item["slices"]), 7.0), "label": torch.zeros(1, 4, 5, 3)}
+
+    items = [{"name": "a", "slices": 3}, {"name": "b", "slices": 3}]
+    dataset = SliceDataset(items, ["image", "label"], load, lambda item: item | {"seen": True})
+    assert [(item["slice"], item["seen"], tuple(item["image"].shape)) for item in dataset] == [
+        (index, True, (1, 4, 5)) for index in (0, 1, 2, 0, 1, 2)
+    ]
+    assert loads == ["a", "b"]
+    with pytest.raises(UserError, match="different numbers of slices"):
+        SliceDataset([{"name": "a", "slices": 2}], ["image", "label"], load)
+    with pytest.raises(UserError, match="no slices to train on"):
+        SliceDataset([], ["image", "label"], load)
 
 
 # Rotations
@@ -518,6 +693,8 @@ def test_real_contours_give_the_published_masks(real):
 
 
 TRANSFORMS = {
+    "StandardizeInPlane": {"pixdim": [1.4, 1.4]},
+    "LargestComponentSlicewise": {},
     "LoadStack": {},
     "RandRotateSet": {"angles": [10, 20]},
     "RandSliceSamples": {"num_samples": 2},
@@ -528,7 +705,7 @@ TRANSFORMS = {
 
 
 def test_names_are_monai_s_kind_and_free():
-    names = {name for name in monai_iln.transforms.__all__ if name != "FixedRotations"}
+    names = set(monai_iln.transforms.__all__) - {"FixedRotations", "SliceDataset", "StackWriter"}
     assert names == {name + ending for name in TRANSFORMS for ending in ("", "d", "D", "Dict")}
     assert not names & set(dir(monai.transforms))
     for name in TRANSFORMS:

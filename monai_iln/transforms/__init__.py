@@ -1,14 +1,26 @@
-"""MONAI transforms that MONAI lacks: stacks of slices, the ILN paper's rotations, contours.
+"""MONAI transforms that MONAI lacks: stacks of slices and their geometry, the ILN paper's rotations, contours.
 
 As in MONAI every transform has an array and a dictionary version (``TakeSlice`` and ``TakeSliced``, which is also
 ``TakeSliceD`` and ``TakeSliceDict``), takes channels first, and keeps a ``MetaTensor``'s affine and trace.
 """
 
+from monai_iln.transforms.components import (
+    LargestComponentSlicewise,
+    LargestComponentSlicewiseD,
+    LargestComponentSlicewised,
+    LargestComponentSlicewiseDict,
+)
 from monai_iln.transforms.contours import (
     RasterizeContour,
     RasterizeContourD,
     RasterizeContourd,
     RasterizeContourDict,
+)
+from monai_iln.transforms.geometry import (
+    StandardizeInPlane,
+    StandardizeInPlaneD,
+    StandardizeInPlaned,
+    StandardizeInPlaneDict,
 )
 from monai_iln.transforms.intensity import (
     ScaleIntensitySlicewise,
@@ -16,7 +28,7 @@ from monai_iln.transforms.intensity import (
     ScaleIntensitySlicewised,
     ScaleIntensitySlicewiseDict,
 )
-from monai_iln.transforms.io import LoadStack, LoadStackD, LoadStackd, LoadStackDict
+from monai_iln.transforms.io import LoadStack, LoadStackD, LoadStackd, LoadStackDict, StackWriter
 from monai_iln.transforms.rotations import (
     FixedRotations,
     RandRotateSet,
@@ -29,6 +41,7 @@ from monai_iln.transforms.slices import (
     RandSliceSamplesD,
     RandSliceSamplesd,
     RandSliceSamplesDict,
+    SliceDataset,
     TakeSlice,
     TakeSliceD,
     TakeSliced,
@@ -37,6 +50,10 @@ from monai_iln.transforms.slices import (
 
 __all__ = [
     "FixedRotations",
+    "LargestComponentSlicewise",
+    "LargestComponentSlicewiseD",
+    "LargestComponentSlicewiseDict",
+    "LargestComponentSlicewised",
     "LoadStack",
     "LoadStackD",
     "LoadStackDict",
@@ -57,6 +74,12 @@ __all__ = [
     "ScaleIntensitySlicewiseD",
     "ScaleIntensitySlicewiseDict",
     "ScaleIntensitySlicewised",
+    "SliceDataset",
+    "StackWriter",
+    "StandardizeInPlane",
+    "StandardizeInPlaneD",
+    "StandardizeInPlaneDict",
+    "StandardizeInPlaned",
     "TakeSlice",
     "TakeSliceD",
     "TakeSliceDict",

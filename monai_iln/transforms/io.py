@@ -1,4 +1,4 @@
-"""Files to stacks."""
+"""Files to stacks, and stacks to files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import LoadImage, MapTransform, Transform
+from monai.data import MetaTensor, NibabelWriter
+from monai.transforms import MapTransform, Transform
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
-from torch import Tensor
+from numpy.typing import NDArray
 
 from monai_iln.datasets.dicom import read_stack
+from monai_iln.datasets.volumes import read_volume, same_place, slice_axis
 from monai_iln.errors import UserError
 
 
 class LoadStack(Transform):
-    """Load a stack from a NIfTI file, or one phase of a short-axis cine from a folder of DICOM files.
+    """Load a stack from a NIfTI or Analyze file, or one phase of a short-axis cine from a folder of DICOM files.
 
-    MONAI's readers take all files of a folder for one volume, which a cine is not.
+    MONAI's readers take all files of a folder for one volume, which a cine is not, and read damaged files, colours and
+    complex values into other numbers than they hold.
 
     Args:
         phase: cardiac phase to read from DICOM, 1 is the first; needed where the series holds more than one.
@@ -30,53 +32,73 @@ class LoadStack(Transform):
         A path to ``(1, H, W, Z)`` as a ``MetaTensor`` with the affine to RAS millimetres.
 
     Raises:
-        UserError: if a file cannot be read or has not three axes; for folders see
-            :func:`monai_iln.datasets.dicom.read_stack`.
+        UserError: if a file cannot be read, has not three axes, or slices do not lie along the last; for files see
+            :func:`monai_iln.datasets.volumes.read_volume`, for folders :func:`monai_iln.datasets.dicom.read_stack`.
     """
 
     def __init__(self, phase: int | None = None) -> None:
         self.phase = phase
-        self.load = LoadImage(image_only=True, ensure_channel_first=True)
 
-    def __call__(self, path: Path | str) -> Tensor:
+    def __call__(self, path: Path | str) -> MetaTensor:
         path = Path(path)
-        return self._read_folder(path) if path.is_dir() else self._read_file(path)
-
-    def _read_file(self, path: Path) -> Tensor:
-        try:
-            stack: Tensor = self.load(path)
-        except Exception as error:  # every reader has its own errors
-            raise UserError(f"{path}: cannot be read as an image. It must be a NIfTI file: export it again.") from error
-        if stack.dim() != 4 or stack.shape[0] != 1:  # a fourth axis of a file becomes the channels
-            raise UserError(
-                f"{path}: an image of shape {tuple(stack.shape)}, channels first. A stack has three axes (rows, "
-                "columns, slices): split a cine into its phases, or stack single slices."
-            )
-        if not torch.isfinite(stack).all():
-            raise UserError(f"{path}: holds values that are not finite. An image has numbers only: export it again.")
-        return stack
-
-    def _read_folder(self, path: Path) -> Tensor:
-        pixels, affine = read_stack(path, self.phase)
+        pixels, affine = read_stack(path, self.phase) if path.is_dir() else self._read_file(path)
         meta = {
             MetaKeys.AFFINE: torch.as_tensor(affine),
             MetaKeys.ORIGINAL_AFFINE: affine,
             MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.SPATIAL_SHAPE: np.array(pixels.shape),
             ImageMetaKey.FILENAME_OR_OBJ: str(path),
         }
-        stack: Tensor = MetaTensor(torch.as_tensor(pixels.astype(np.float32))[None], meta=meta)
-        return stack
+        return MetaTensor(torch.as_tensor(pixels.astype(np.float32))[None], meta=meta)
+
+    def _read_file(self, path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        if not path.exists():
+            raise UserError(f"{path}: no such file. Give the path of a NIfTI stack or of a folder with DICOM files.")
+        pixels, affine = read_volume(path)
+        if pixels.ndim != 3:
+            raise UserError(
+                f"{path}: an image of shape {pixels.shape}. A stack has three axes (rows, columns, slices): split a "
+                "cine into its phases, or stack single slices."
+            )
+        if (axis := slice_axis(pixels.shape, affine)) != 2:
+            sizes = " x ".join(f"{size:.2f}" for size in np.linalg.norm(affine[:3, :3], axis=0))
+            raise UserError(
+                f"{path}: shape {pixels.shape}, voxels of {sizes} mm: by these, axis {axis} counts the slices. It must "
+                "be the last (rows, columns, slices): reorder the axes."
+            )
+        return pixels, affine
 
 
 class LoadStackd(MapTransform):
-    """Dictionary version of :class:`LoadStack`; replaces the paths by the stacks."""
+    """Dictionary version of :class:`LoadStack`; replaces the paths by the stacks.
+
+    Raises:
+        UserError: if the stacks of an item, an image and its label for example, differ in shape or place.
+    """
 
     def __init__(self, keys: KeysCollection, phase: int | None = None, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.load = LoadStack(phase)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        return dict(data) | {key: self.load(data[key]) for key in self.key_iterator(data)}
+        stacks = {key: self.load(data[key]) for key in self.key_iterator(data)}
+        first, *others = stacks
+        for key in others:
+            shapes = [tuple(stacks[one].shape[1:]) for one in (first, key)]
+            if shapes[0] != shapes[1] or not same_place(*(stacks[one].affine.numpy() for one in (first, key))):
+                raise UserError(
+                    f"{data[key]}: the {key} of {data[first]}, but shape {shapes[1]} and not {shapes[0]}, or in "
+                    f"another place by its affine. They lie on one grid: draw or export the {key} on the {first}."
+                )
+        return dict(data) | stacks
+
+
+class StackWriter(NibabelWriter):
+    """MONAI's NIfTI writer, for ``SaveImage``; but a stack of one slice keeps its third axis."""
+
+    @classmethod
+    def convert_to_channel_last(cls, data: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().convert_to_channel_last(data, *args, **kwargs | {"squeeze_end_dims": False})[..., 0]
 
 
 LoadStackD = LoadStackDict = LoadStackd

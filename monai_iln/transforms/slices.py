@@ -1,16 +1,16 @@
-"""Stacks to slices: a given one, or random ones."""
+"""Stacks to slices: a given one, random ones, or all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor, get_track_meta
+from monai.data import Dataset, MetaTensor, get_track_meta
 from monai.data.utils import to_affine_nd
 from monai.transforms import InvertibleTransform, MapTransform, MultiSampleTrait, Randomizable
 from monai.transforms.utils import create_translate
@@ -26,6 +26,17 @@ def _count_slices(img: Any) -> int:
             "load with ensure_channel_first, and take slices only once."
         )
     return int(img.shape[-1])
+
+
+def _count_alike(stacks: Mapping[Hashable, Any]) -> int:
+    """The number of slices that all stacks have."""
+    counts = {key: _count_slices(stack) for key, stack in stacks.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(
+            f"stacks with different numbers of slices, {counts}. The same slices are taken of every key: resample "
+            "the stacks to one grid, or check that they belong together."
+        )
+    return next(iter(counts.values()), 0)
 
 
 def _take(img: Any, index: Any, transform: InvertibleTransform) -> torch.Tensor:
@@ -211,12 +222,7 @@ class RandSliceSamplesd(Randomizable, MapTransform, InvertibleTransform, MultiSa
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         stacks = {key: data[key] for key in self.key_iterator(data)}
-        counts = {key: _count_slices(stack) for key, stack in stacks.items()}
-        if len(set(counts.values())) > 1:
-            raise UserError(
-                f"stacks with different numbers of slices, {counts}. The same slices are taken of every key: resample "
-                "the stacks to one grid, or check that they belong together."
-            )
+        _count_alike(stacks)
         rest = {key: value for key, value in data.items() if key not in stacks}
         items = [deepcopy(rest) for _ in range(self.sampler.num_samples)]
         if stacks:
@@ -228,6 +234,44 @@ class RandSliceSamplesd(Randomizable, MapTransform, InvertibleTransform, MultiSa
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         return dict(data) | {key: self.sampler.inverse(data[key]) for key in self.key_iterator(data)}
+
+
+class SliceDataset(Dataset):
+    """Every slice of every stack, an item each. Stacks are read once and kept in memory as slices.
+
+    Args:
+        data: items with the stacks, or the paths of their files, under ``keys``.
+        keys: of the stacks, which have the same number of slices. All else in an item, such as the list of its slices,
+            is left out: a batch could not hold it.
+        load: from an item of ``data`` to one with stacks ``(C, H, W, Z)``; applied once.
+        transform: of a slice's item, ``(C, H, W)`` under ``keys`` and its index under ``"slice"``; applied every time.
+
+    Raises:
+        UserError: if the stacks of an item differ in the number of slices, or there is none.
+
+    Example:
+        >>> stack = {"image": torch.rand(1, 4, 5, 3), "label": torch.ones(1, 4, 5, 3)}
+        >>> dataset = SliceDataset([stack, stack], keys=["image", "label"])
+        >>> len(dataset), dataset[5]["image"].shape, dataset[5]["slice"]
+        (6, torch.Size([1, 4, 5]), 2)
+    """
+
+    def __init__(
+        self,
+        data: Iterable[Mapping[Hashable, Any]],
+        keys: KeysCollection,
+        load: Callable[[Any], Any] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        take = TakeSliced(keys)
+        slices: list[Any] = []
+        for item in data:
+            loaded = item if load is None else load(item)
+            stacks = {key: loaded[key] for key in take.keys}
+            slices += [take({**stacks, take.slice_key: index}) for index in range(_count_alike(stacks))]
+        if not slices:
+            raise UserError("no slices to train on. The data must hold at least one stack: add some.")
+        super().__init__(slices, transform)
 
 
 TakeSliceD = TakeSliceDict = TakeSliced

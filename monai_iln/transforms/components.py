@@ -1,0 +1,66 @@
+"""Connected components of masks, slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import get_track_meta
+from monai.transforms import MapTransform, Transform
+from monai.utils import TransformBackends, convert_to_tensor
+from scipy import ndimage
+from torch import Tensor
+
+_IN_PLANE = np.zeros((3, 3, 3), dtype=bool)
+_IN_PLANE[:, :, 1] = True  # neighbours of a voxel, corners included, in its own slice
+
+
+class LargestComponentSlicewise(Transform):
+    """Keep the largest connected component of every class in every slice of a mask.
+
+    The cavity of a ventricle is one region of a short-axis slice, or nearly always. MONAI's
+    ``KeepLargestConnectedComponent`` looks at the stack: what is wrong in a slice may touch what is right in the next.
+
+    Shape:
+        ``(1, H, W, Z)`` of classes, 0 the background, to the same.
+
+    Example:
+        >>> mask = torch.tensor([1, 1, 0, 1, 0]).reshape(1, 5, 1, 1)
+        >>> LargestComponentSlicewise()(mask).flatten().tolist()
+        [1, 1, 0, 0, 0]
+    """
+
+    backend: ClassVar[list[Any]] = [TransformBackends.NUMPY]
+
+    def __call__(self, img: Any) -> Tensor:
+        kept: Tensor = convert_to_tensor(img, track_meta=get_track_meta()).clone()
+        mask = kept[0].cpu().numpy()
+        for value in np.unique(mask[mask != 0]):
+            components, count = ndimage.label(mask == value, structure=_IN_PLANE)
+            sizes = np.bincount(components.ravel(), minlength=count + 1)
+            for index in range(mask.shape[2]):
+                labels = components[..., index]
+                present = np.unique(labels[labels != 0])
+                if len(present) > 1:
+                    small = (labels != 0) & (labels != present[sizes[present].argmax()])
+                    kept[0, ..., index][torch.as_tensor(small)] = 0
+        return kept
+
+
+class LargestComponentSlicewised(MapTransform):
+    """Dictionary version of :class:`LargestComponentSlicewise`."""
+
+    backend = LargestComponentSlicewise.backend
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.keep = LargestComponentSlicewise()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return dict(data) | {key: self.keep(data[key]) for key in self.key_iterator(data)}
+
+
+LargestComponentSlicewiseD = LargestComponentSlicewiseDict = LargestComponentSlicewised
