@@ -149,15 +149,17 @@ def _prepare(
     return output / FILE_NAME
 
 
-def phantom_datalist(folder: Path | str) -> str:
+def phantom_datalist(folder: Path | str, ventricle: str) -> str:
     """A datalist of phantoms for a training without data: made under ``folder`` once, and said so every time.
 
     Args:
-        folder: gets ``phantoms_raw`` (Sunnybrook's official layout) and ``phantoms`` (stacks and datalist).
+        folder: gets ``phantoms_raw`` (in the layout of a public data set) and ``phantoms`` (stacks and datalist).
+        ventricle: ``"left"`` or ``"right"``, the one that is labelled.
 
     Returns:
         The folder of the datalist.
     """
+    layout, prepare = {"left": ("official", prepare_sunnybrook), "right": ("chla", prepare_right_ventricle)}[ventricle]
     raw, prepared = Path(folder) / "phantoms_raw", Path(folder) / "phantoms"
     print(
         f"No dataset_dir given: training on PHANTOMS, synthetic hearts in {prepared}. Their Dice says nothing about "
@@ -165,6 +167,6 @@ def phantom_datalist(folder: Path | str) -> str:
     )
     if not (prepared / FILE_NAME).is_file():
         if not raw.is_dir():
-            write_phantom(raw, subjects=8, slices=6, progress=True)  # a few minutes of training on two cores
-        prepare_sunnybrook(raw, prepared, progress=True)
+            write_phantom(raw, layout=layout, subjects=8, slices=6, progress=True)  # minutes of training on two cores
+        prepare(raw, prepared, progress=True)
     return str(prepared)
