@@ -11,10 +11,11 @@ from typing import Any
 from tqdm import tqdm
 
 from monai_iln import __version__
-from monai_iln.benchmark.command import add_options
+from monai_iln.benchmark.command import add_options as add_benchmark_options
 from monai_iln.datasets import DataWarning
 from monai_iln.datasets.command import add_commands as add_data_commands
 from monai_iln.errors import UserError
+from monai_iln.label.command import add_options as add_label_options
 from monai_iln.study.command import add_commands as add_study_commands
 
 
@@ -48,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_data_commands(commands)
     add_study_commands(commands)
-    add_options(commands.add_parser("benchmark", help="time norms and networks against one another"))
+    add_label_options(commands.add_parser("label-app", help="write a MONAI Label app with trained bundles"))
+    add_benchmark_options(commands.add_parser("benchmark", help="time norms and networks against one another"))
     return parser
 
 
