@@ -16,6 +16,7 @@ from monai.networks.utils import one_hot
 from monai_iln.datasets import prepare_right_ventricle, prepare_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.networks import PaperUNet
+from monai_iln.transforms import LargestComponentSlicewise
 
 pytestmark = [
     # MONAI's own: it says of every bundle that a federation runs its code.
@@ -116,8 +117,9 @@ def dice_of(client, weights, norm):
     for item in client.evaluator.data_loader.dataset:
         with torch.no_grad():
             item["pred"] = torch.stack([network(one[None])[0] for one in item["image"].unbind(-1)], dim=-1)
-        classes = back(item)["pred"].argmax(0), item["label"][0]  # (rows, columns, slices)
-        metric(*(one_hot(one.permute(2, 0, 1)[:, None].as_tensor(), 2) for one in classes))
+        pred = LargestComponentSlicewise()(back(item)["pred"].argmax(0, keepdim=True))
+        # (1, rows, columns, slices) to a batch of slices.
+        metric(*(one_hot(one.permute(3, 0, 1, 2).as_tensor(), 2) for one in (pred, item["label"])))
     return metric.aggregate().item()
 
 
