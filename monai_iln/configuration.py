@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -41,21 +42,35 @@ def _check_ids(parser: ConfigParser, ids: Iterable[str]) -> None:
     known = ids_of(parser.config)
     for key in ids:
         parent, _, argument = key.rpartition("#")
+        if parent in known and argument.startswith("_"):  # _disabled_ and its kin, which MONAI reads
+            continue
         target = parser.get(f"{parent}#_target_") if parent in known else None
         if key in known or target is None:
-            check_keys([key], known, "id of the configuration")
-        else:  # an argument that the configuration leaves at its default
-            check_keys([argument], _arguments(str(target)), f"argument of {target}")
+            check_keys([key], known, "id of the configuration")  # which may be an argument left at its default:
+        elif (arguments := _arguments(str(target))) is not None:
+            check_keys([argument], arguments, f"argument of {target}")
 
 
-def _arguments(target: str) -> list[str]:
-    """The arguments of what a configuration's ``_target_`` names."""
+def _arguments(target: str) -> list[str] | None:
+    """The arguments of what a configuration's ``_target_`` names; ``None`` if it hands on whatever it gets."""
     module = ComponentLocator().get_component_module_name(target)
     called = locate(f"{module}.{target}" if isinstance(module, str) else target)
     require(
         callable(called), f"_target_ {target!r}", "it names nothing that can be called", "correct the configuration"
     )
-    return list(inspect.signature(called).parameters)  # type: ignore[arg-type]
+    chain: list[Any] = [called]
+    if isinstance(called, type):
+        chain = [base for base in called.__mro__[:-1] if "__init__" in vars(base)]
+    names: list[str] = []
+    for one in chain:  # a class with **kwargs hands them to the next
+        try:
+            parameters = inspect.signature(one).parameters.values()
+        except ValueError:  # written in C, without a signature
+            return None
+        names += [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return names
+    return None
 
 
 def ids_of(config: Any, prefix: str = "") -> list[str]:
@@ -81,13 +96,13 @@ def check_command_line() -> None:
     Raises:
         UserError: for the first such id; it names the nearest one that there is.
     """
-    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py") or sys.argv[1:2] != ["run"]:
         return
     given: dict[str, Any] = {}
     for option, value in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
-        if option.startswith("--"):
-            name, equals, inline = option.removeprefix("--").partition("=")
-            given[name] = inline if equals else value
+        if match := re.fullmatch(r"--?([A-Za-z_][^=]*)(?:=(.*))?", option, re.DOTALL):  # one hyphen is enough for Fire
+            name = match[1].replace("-", "_").replace("::", "#")
+            given[name] = value if match[2] is None else match[2]
     if "args_file" in given:
         given = ConfigParser.load_config_file(given["args_file"]) | given
     files = given.get("config_file", ())

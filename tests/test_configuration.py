@@ -13,7 +13,9 @@ PROGRAM = "/somewhere/monai/bundle/__main__.py"
 def config(tmp_path):
     """Two files of which the second is laid over the first."""
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
-    first.write_text("fold: 0\nstages: [{rate: 1}]\noptimizer: {_target_: torch.optim.AdamW, lr: 1}\n")
+    optimizer = "{_target_: torch.optim.AdamW, lr: 1}"
+    others = "loader: {_target_: DataLoader}\ncall: {_target_: builtins.dict}"
+    first.write_text(f"fold: 0\nstages: [{{rate: 1}}]\noptimizer: {optimizer}\n{others}\n")
     second.write_text("part: test\n")
     return first, second
 
@@ -29,6 +31,9 @@ def check(monkeypatch, *arguments, program=PROGRAM):
         ["--fold", "1"],
         ["--fold=1", "--stages#0#rate", "-2"],
         ["--optimizer#betas", "[0.9, 0.99]", "--logging_file", "logging.conf"],
+        ["--optimizer::lr", "2", "--stages#0#_disabled_", "True"],
+        ["--loader#pin_memory", "True"],  # which MONAI's DataLoader hands on to torch's
+        ["--call#anything", "2"],  # which nobody can check
     ],
 )
 def test_ids_that_are_there(monkeypatch, config, arguments):
@@ -41,9 +46,11 @@ def test_ids_that_are_there(monkeypatch, config, arguments):
         (["--flod", "1"], "'flod' is no id of the configuration. Did you mean 'fold'?"),
         (["--flod=1"], "'flod' is no id of the configuration. Did you mean 'fold'?"),
         (["--flod"], "'flod' is no id of the configuration"),
+        (["-flod", "2"], "'flod' is no id of the configuration"),  # Fire takes one hyphen, too
         (["--stages#1#rate", "2"], "'stages#1#rate' is no id of the configuration. Did you mean 'stages#0#rate'?"),
         (["--optimizer#beta", "2"], "'beta' is no argument of torch.optim.AdamW. Did you mean 'betas'?"),
         (["--part", "validation"], "'part' is no id of the configuration"),
+        (["--loader#pin_memry", "True"], "'pin_memry' is no argument of DataLoader. Did you mean 'pin_memory'?"),
     ],
 )
 def test_ids_that_are_not(monkeypatch, config, arguments, message):
@@ -62,7 +69,11 @@ def test_several_files_and_arguments_from_a_file(monkeypatch, config, tmp_path):
         else:
             with pytest.raises(UserError, match="Did you mean 'part'"):
                 check(monkeypatch, f"--args_file={arguments}")
+    arguments.write_text(json.dumps({"config_file": "nowhere.yaml"}))
+    check(monkeypatch, "--args_file", arguments, "--config-file", config[0])  # the command line has precedence
 
 
 def test_other_programs_have_options_of_their_own(monkeypatch):
     check(monkeypatch, "--flod", "1", program="/usr/bin/monai-iln")
+    monkeypatch.setattr(sys, "argv", [PROGRAM, "run_workflow", "--workflow_name", "ConfigWorkflow"])
+    check_command_line()

@@ -218,7 +218,9 @@ class _Train(BundleTrainTask):
     def _partition_datalist(
         self, datalist: list[dict[str, str]], request: Mapping[str, Any], shuffle: bool = False
     ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-        share = float(request.get("val_split", 0.2))
+        share = request.get("val_split", 0.2)
+        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise UserError(f"val_split {share!r}: a share of the stacks is held out. Choose from 0 to below 1.")
         held_out = min(max(1, round(share * len(datalist))), len(datalist) - 1) if share > 0 else 0
         logger.info(f"{len(datalist)} labelled stacks, of which {held_out} held out for validation")
         if not held_out:

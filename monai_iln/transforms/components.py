@@ -14,6 +14,8 @@ from monai.utils import TransformBackends, convert_to_tensor
 from scipy import ndimage
 from torch import Tensor
 
+from monai_iln.errors import UserError
+
 _IN_PLANE = np.zeros((3, 3, 3), dtype=bool)
 _IN_PLANE[:, :, 1] = True  # neighbours of a voxel, corners included, in its own slice
 
@@ -27,6 +29,9 @@ class LargestComponentSlicewise(Transform):
     Shape:
         ``(1, H, W, Z)`` of classes, 0 the background, to the same.
 
+    Raises:
+        UserError: for any other shape.
+
     Example:
         >>> mask = torch.tensor([1, 1, 0, 1, 0]).reshape(1, 5, 1, 1)
         >>> LargestComponentSlicewise()(mask).flatten().tolist()
@@ -36,6 +41,11 @@ class LargestComponentSlicewise(Transform):
     backend: ClassVar[list[Any]] = [TransformBackends.NUMPY]
 
     def __call__(self, img: Any) -> Tensor:
+        if len(img.shape) != 4 or img.shape[0] != 1:
+            raise UserError(
+                f"a mask of shape {tuple(img.shape)}. Components are those of a stack of classes (1, rows, columns, "
+                "slices): take the largest logit first."
+            )
         kept: Tensor = convert_to_tensor(img, track_meta=get_track_meta()).clone()
         mask = kept[0].cpu().numpy()
         for value in np.unique(mask[mask != 0]):

@@ -28,9 +28,9 @@ class StandardizeInPlane(InvertibleTransform):
     and pixels resampled, linearly in images. Planes, their order, the image's centre and its extent stay.
 
     A stack whose voxels measure :math:`1 \times 1 \times 1` does not know its geometry (it was made from PNG files or
-    arrays), for slices of short-axis stacks are never 1 mm apart. It is left as it is. So is every stack if ``pixdim``
-    is ``None``. MONAI's ``Orientation`` and ``Spacing`` know no such exception; on an oblique stack the one may take
-    the slices for rows, and the other straightens a sheared stack.
+    arrays), for slices of short-axis stacks are never 1 mm apart. It is left as it is. MONAI's ``Orientation`` and
+    ``Spacing`` know no such exception; on an oblique stack the one may take the slices for rows, and the other
+    straightens a sheared stack. Of files without an orientation (Analyze) nibabel's convention is taken, as everywhere.
 
     Args:
         pixdim: size of a pixel along rows and columns in mm.
@@ -52,13 +52,22 @@ class StandardizeInPlane(InvertibleTransform):
 
     backend = SpatialResample.backend
 
-    def __init__(self, pixdim: Sequence[float] | None, mode: str = "bilinear") -> None:
-        if pixdim is not None and not (len(pixdim) == 2 and all(0 < size < float("inf") for size in pixdim)):
-            raise UserError(f"pixdim {pixdim!r}: a pixel has two sizes in mm above 0, or null to leave all as it is.")
-        self.pixdim = pixdim
+    def __init__(self, pixdim: Sequence[float], mode: str = "bilinear") -> None:
+        try:
+            self.pixdim = [float(size) for size in pixdim]
+            known = len(self.pixdim) == 2 and all(0 < size < float("inf") for size in self.pixdim)
+        except (TypeError, ValueError):
+            known = False
+        if not known:
+            raise UserError(f"pixdim {pixdim!r}: a pixel has two sizes in mm above 0. Give them as [1.4, 1.4].")
         self.resample = SpatialResample(mode=mode, padding_mode="border", dtype=torch.float64)
 
     def __call__(self, img: Any) -> Tensor:
+        if len(img.shape) != 4 or not hasattr(img, "affine"):
+            raise UserError(
+                f"an image of shape {tuple(img.shape)}. Geometry is that of a stack (channels, rows, columns, slices) "
+                "with an affine: load it with LoadStack, and take slices afterwards."
+            )
         affine, shape = self._standard(img.affine.numpy().astype(np.float64), np.array(img.shape[1:]))
         resampled: Tensor = self.resample(img, dst_affine=torch.as_tensor(affine), spatial_size=shape.tolist())
         return resampled.float()
@@ -71,7 +80,7 @@ class StandardizeInPlane(InvertibleTransform):
                 f"a stack with the affine {affine[:3].tolist()}, which does not map voxels to millimetres. It needs "
                 "three independent axes: correct the header."
             )
-        if self.pixdim is None or np.allclose(sizes, 1, atol=1e-4):
+        if np.allclose(sizes, 1, atol=1e-4):
             return affine, shape
         (rows, columns), signs = _reading_direction(affine[:3, :2] / sizes[:2])
         order = [rows, columns, 2]
@@ -109,7 +118,7 @@ class StandardizeInPlaned(MapTransform, InvertibleTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        pixdim: Sequence[float] | None,
+        pixdim: Sequence[float],
         mode: Sequence[str] | str = "bilinear",
         allow_missing_keys: bool = False,
     ) -> None:

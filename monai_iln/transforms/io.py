@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from monai_iln.datasets.dicom import read_stack
 from monai_iln.datasets.volumes import read_volume, same_place, slice_axis
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, require
 
 
 class LoadStack(Transform):
@@ -82,8 +82,8 @@ class LoadStackd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         stacks = {key: self.load(data[key]) for key in self.key_iterator(data)}
-        first, *others = stacks
-        for key in others:
+        first = next(iter(stacks), None)
+        for key in stacks:
             shapes = [tuple(stacks[one].shape[1:]) for one in (first, key)]
             if shapes[0] != shapes[1] or not same_place(*(stacks[one].affine.numpy() for one in (first, key))):
                 raise UserError(
@@ -98,6 +98,7 @@ class StackWriter(NibabelWriter):
 
     @classmethod
     def convert_to_channel_last(cls, data: Any, *args: Any, **kwargs: Any) -> Any:
+        require(data.shape[0] == 1, f"shape {tuple(data.shape)}", "a stack has one channel", "save each by itself")
         return super().convert_to_channel_last(data, *args, **kwargs | {"squeeze_end_dims": False})[..., 0]
 
 

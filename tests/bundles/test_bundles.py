@@ -161,6 +161,26 @@ def test_the_paper_s_protocol(bundle, prepared, tmp_path):
     assert (tmp_path / "model.pt").is_file()
 
 
+def transforms(parser, *ids):
+    return [type(one).__name__ for id_ in ids for one in parser.get_parsed_content(id_)]
+
+
+@pytest.mark.parametrize("name", ["train", "inference"])
+def test_what_happens_to_images_by_default(name):
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / f"{name}.yaml")
+    parser["network"] = "@network_def"
+    post = ["Invertd", "AsDiscreted", "LargestComponentSlicewised"]
+    if name == "inference":
+        load = ["LoadStackd", "ScaleIntensitySlicewised", "StandardizeInPlaned", "ResizeWithPadOrCropd"]
+        assert transforms(parser, "preprocessing#transforms") == load
+        assert transforms(parser, "postprocessing#transforms") == [*post, "SaveImaged"]
+    else:
+        for part, crop in (("train", []), ("validate", ["ResizeWithPadOrCropd"])):
+            assert transforms(parser, f"{part}#deterministic_transforms") == ["StandardizeInPlaned", *crop]
+        assert transforms(parser, "validate#postprocessing#transforms") == [*post, "AsDiscreted"]
+
+
 def test_the_paper_s_protocol_in_detail(prepared):
     parser = ConfigParser()
     parser.read_config([BUNDLE / "configs" / "train.yaml", BUNDLE / "configs" / "paper.yaml"])
@@ -168,6 +188,13 @@ def test_the_paper_s_protocol_in_detail(prepared):
     parser["device"] = "$torch.device('cpu')"
     slices = sum(len(item["slices"]) for item in parser.get_parsed_content("parts")["training"])
     trainer = parser.get_parsed_content("train#trainer")
+    assert transforms(parser, "load", "train#deterministic_transforms") == [
+        "LoadStackd",
+        "ScaleIntensitySlicewised",
+        "ResizeWithPadOrCropd",
+    ]
+    assert transforms(parser, "validate#deterministic_transforms") == ["ResizeWithPadOrCropd"]
+    assert transforms(parser, "validate#postprocessing#transforms") == ["Invertd", "AsDiscreted", "AsDiscreted"]
     assert len(trainer.data_loader.dataset) == slices * 61
     assert trainer.data_loader.batch_size == 1
     (group,) = trainer.optimizer.param_groups
@@ -201,6 +228,7 @@ def test_without_data_it_says_so_and_trains_on_phantoms(source, tmp_path):
         ),
         (["--val_interval", "9"], "val_interval 9 and 2 epochs: a training needs at least one validation"),
         (["--dataset_dir", "nowhere"], "nowhere: no such datalist."),
+        (["--standardize", "false"], "standardize and largest_component are true or false"),
         (["--epoch", "2"], "'epoch' is no id of the configuration. Did you mean 'epochs'?"),
         (["--optimizer#beta=0.9"], "'beta' is no argument of torch.optim.AdamW. Did you mean 'betas'?"),
     ],
