@@ -95,6 +95,10 @@ def main() -> None:
     arguments = parser.parse_args()
     session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
     stack = nib.load(arguments.stack)
+    if len(stack.shape) != 3:
+        raise SystemExit(
+            f"{arguments.stack}: shape {stack.shape}. A stack has three axes: split a cine into its phases."
+        )
     mask = segment(session, stack.get_fdata(dtype=np.float32), stack.affine)
     nib.save(nib.Nifti1Image(mask, stack.affine), arguments.mask)
     print(f"{arguments.mask}: {np.count_nonzero(mask)} of {mask.size} voxels are marked")

@@ -10,7 +10,7 @@ from monai_iln.datasets.folders import new_folder, require_new
 from monai_iln.errors import UserError
 
 REQUIRED = ("configs/inference.yaml", "configs/metadata.json", "models/model.pt")
-_LEFT_OUT = shutil.ignore_patterns("data", "eval", "study", "__pycache__", ".*")
+_LEFT_OUT = shutil.ignore_patterns("data", "eval", "study", "__pycache__", ".*", "*.ts", "*.onnx")
 _MAIN = "from monai_iln.label.app import LabelApp  # noqa: F401 - the server looks for it here\n"
 _README = """# MONAI Label app
 

@@ -58,7 +58,8 @@ class LoadStack(Transform):
         if pixels.ndim != 3:
             raise UserError(
                 f"{path}: an image of shape {pixels.shape}. A stack has three axes (rows, columns, slices): split a "
-                "cine into its phases, or stack single slices."
+                "cine into its phases (nibabel.four_to_three does, and --phase chooses one of DICOM files), or stack "
+                "single slices."
             )
         if (axis := slice_axis(pixels.shape, affine)) != 2:
             sizes = " x ".join(f"{size:.2f}" for size in np.linalg.norm(affine[:3, :3], axis=0))
