@@ -246,6 +246,7 @@ def test_weights_must_fit(trained, prepared, tmp_path):
     for options, message in {
         ("--norm", "BATCH"): "give the same --norm",
         ("--ckpt_dir", tmp_path): "no such file",
+        ("--part", "validaton"): "part 'validaton': a datalist is split into training, validation, test.",
     }.items():
         done = run(bundle, *arguments, *options, run_id=["evaluating"], config=EVALUATE)
         assert done.returncode == 1
