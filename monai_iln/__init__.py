@@ -1,8 +1,23 @@
-"""Instance-layer normalization for MONAI. Importing this package registers the norm ``"ILN"``."""
+"""Instance-layer normalization for MONAI. Importing this package registers the norm ``"ILN"``.
 
-from monai_iln.norms import ILN, InstanceLayerNorm, register
+It imports neither torch nor MONAI: public names are imported when they are first used, and the norms are registered
+when MONAI's factory is loaded.
+"""
+
+from typing import TYPE_CHECKING
+
+from monai_iln.lazy import lazy_getattr
+from monai_iln.registration import register_when_loaded
+
+if TYPE_CHECKING:
+    from monai_iln.norms.layers import ILN, InstanceLayerNorm
 
 __version__ = "0.1.0"
 __all__ = ["ILN", "InstanceLayerNorm", "__version__"]
 
-register()
+__getattr__ = lazy_getattr(
+    __name__,
+    {"ILN": "norms.layers", "InstanceLayerNorm": "norms.layers"},
+    submodules=("benchmark", "datasets", "errors", "handlers", "label", "networks", "norms", "study", "transforms"),
+)
+register_when_loaded()

@@ -49,10 +49,20 @@ def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
     known = list(known)
     for key in map(str, given):
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             some = ", ".join(known if len(known) < 40 else [name for name in known if "#" not in name])
-            raise UserError(f"{key!r} is no {what}.{hint} There are: {some}.")
+            raise UserError(f"{key!r} is no {what}.{did_you_mean(key, known)} There are: {some}.")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question that names what is most like a misspelt name, after a space; empty if nothing is like it.
+
+    Example:
+        >>> did_you_mean("metods", ["methods", "folds"])
+        " Did you mean 'methods'?"
+    """
+    by_folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.45)
+    return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:

@@ -22,8 +22,8 @@ from monai_iln.benchmark.records import COPY, Setting
 from monai_iln.benchmark.report import document, table
 from monai_iln.benchmark.run import failure, run_setting
 from monai_iln.benchmark.work import NETWORKS, Platform, layer_work, network_work
-from monai_iln.datasets.folders import new_folder
 from monai_iln.errors import UserError, require
+from monai_iln.files import new_folder
 from monai_iln.machine import describe_commit, describe_machine, describe_versions, load_average
 
 # A small, a middling and a large map of the paper's U-Net, and one of a 3-D network.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import torch.nn.functional as F
 from monai.networks.layers.factories import Norm
 from torch import Tensor, nn
 
-from monai_iln.errors import UserError
-from monai_iln.norms.groups import fit_groups
+from monai_iln.errors import UserError, did_you_mean
+from monai_iln.norms.components import fit_groups
 
 REFERENCE = "instance"
 COMPILED = " compiled"
@@ -102,9 +101,7 @@ def find_contestants(names: Sequence[str]) -> list[Contestant]:
     """
     for name in names:
         if name not in NAMES:
-            lower = {known.lower(): known for known in NAMES}
-            near = difflib.get_close_matches(name.lower(), lower, n=1)
-            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
+            hint = did_you_mean(name, NAMES)
             known = ", ".join(repr(known) for known in NAMES)
             raise UserError(f"contestant {name!r} is unknown.{hint} Choose from {known}; quote names with a blank.")
     return [

@@ -8,12 +8,12 @@ from monai_iln.datasets.datalist import (
     slice_items,
     split_datalist,
 )
-from monai_iln.datasets.exclusion import REASONS
-from monai_iln.datasets.inspection import inspect_stacks
 from monai_iln.datasets.prepare import phantom_datalist, prepare_right_ventricle, prepare_sunnybrook
-from monai_iln.datasets.right_ventricle import read_right_ventricle
+from monai_iln.datasets.quality.exclusion import REASONS
+from monai_iln.datasets.quality.inspection import inspect_stacks
+from monai_iln.datasets.readers.folders import read_right_ventricle
+from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
 from monai_iln.datasets.stacks import DataWarning, Finding, Reading, Stack
-from monai_iln.datasets.sunnybrook import read_sunnybrook
 
 __all__ = [
     "REASONS",

@@ -7,11 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from monai_iln.datasets import download, phantom, right_ventricle, sunnybrook
-from monai_iln.datasets.contours import STRUCTURES
+from monai_iln.datasets import download, phantom
 from monai_iln.datasets.datalist import check_datalist, read_datalist, slice_items
-from monai_iln.datasets.exclusion import REASONS
+from monai_iln.datasets.formats.contours import STRUCTURES
 from monai_iln.datasets.prepare import prepare_right_ventricle, prepare_sunnybrook
+from monai_iln.datasets.quality.exclusion import REASONS
+from monai_iln.datasets.readers import folders, sunnybrook
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -92,7 +93,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         default="right-ventricle",
         help="name or value of the structure (default: right-ventricle)",
     )
-    right.add_argument("--layout", choices=right_ventricle.LAYOUTS, help="only needed where it cannot be told")
+    right.add_argument("--layout", choices=folders.LAYOUTS, help="only needed where it cannot be told")
     right.add_argument("--image", metavar="PATTERN", help="such as '{subject}/{phase}.nii.gz', below the source")
     right.add_argument("--mask", metavar="PATTERN", help="such as '{subject}/{phase}_rv.nii.gz'")
     right.set_defaults(run=_prepare, prepare=prepare_right_ventricle, options=("label", "layout", "image", "mask"))

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_iln.datasets.dicom import is_dicom
+from monai_iln.datasets.formats.dicom import is_dicom
+from monai_iln.datasets.formats.nifti import read_header, read_volume, same_place
 from monai_iln.datasets.stacks import Stack
-from monai_iln.datasets.volumes import read_header, read_volume, same_place
 from monai_iln.errors import UserError
 
 FILE_NAME = "datalist.json"

@@ -7,18 +7,18 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from monai_iln.datasets.archives import unpacked
 from monai_iln.datasets.datalist import FILE_NAME, write_datalist
-from monai_iln.datasets.exclusion import actions, excluded
-from monai_iln.datasets.folders import new_folder, require_new
 from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
-from monai_iln.datasets.inspection import inspect_stacks
+from monai_iln.datasets.formats.archives import unpacked
 from monai_iln.datasets.phantom import write_phantom
-from monai_iln.datasets.report import TABLE, summary, write_report
-from monai_iln.datasets.right_ventricle import read_right_ventricle
+from monai_iln.datasets.quality.exclusion import actions, excluded
+from monai_iln.datasets.quality.inspection import inspect_stacks
+from monai_iln.datasets.quality.report import TABLE, summary, write_report
+from monai_iln.datasets.readers.folders import read_right_ventricle
+from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
 from monai_iln.datasets.stacks import DataWarning, Reading
-from monai_iln.datasets.sunnybrook import read_sunnybrook
 from monai_iln.errors import UserError
+from monai_iln.files import new_folder, require_new
 
 Sources = Path | str | Sequence[Path | str]
 
@@ -38,7 +38,8 @@ def prepare_sunnybrook(
     """Turn Sunnybrook data into NIfTI stacks and a datalist.
 
     Args:
-        sources: folders or zip archives with the raw data, see :func:`~monai_iln.datasets.sunnybrook.read_sunnybrook`.
+        sources: folders or zip archives with the raw data, see
+            :func:`~monai_iln.datasets.readers.sunnybrook.read_sunnybrook`.
         output: folder to make; it must not exist, or be empty. It appears whole or not at all, with ``images``,
             ``labels``, ``datalist.json`` and the exclusion report, ``exclusions.csv`` and ``exclusions.png``.
         label: the structure that is labelled 1.
@@ -47,7 +48,7 @@ def prepare_sunnybrook(
             a file of them, see :func:`~monai_iln.datasets.folds.read_fold_lists`. Frames are excluded afterwards, so
             that what is excluded moves nobody to another fold.
         seed: of the folds.
-        keep: reasons of :data:`~monai_iln.datasets.exclusion.REASONS` that shall exclude nothing.
+        keep: reasons of :data:`~monai_iln.datasets.quality.exclusion.REASONS` that shall exclude nothing.
         exclude: reasons that shall exclude, though by default they do not.
         progress: whether to show bars.
 
@@ -84,7 +85,7 @@ def prepare_right_ventricle(
     """Turn right-ventricle data, or any with one folder a subject, into NIfTI stacks and a datalist.
 
     ``label``, ``layout``, ``image`` and ``mask`` are those of
-    :func:`~monai_iln.datasets.right_ventricle.read_right_ventricle`, all others those of :func:`prepare_sunnybrook`.
+    :func:`~monai_iln.datasets.readers.folders.read_right_ventricle`, all others those of :func:`prepare_sunnybrook`.
     """
 
     def read(paths: Sequence[Path]) -> Reading:

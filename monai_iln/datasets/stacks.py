@@ -57,7 +57,7 @@ class Finding(NamedTuple):
     """Something wrong with a frame, a phase or a subject.
 
     Attributes:
-        reason: a key of :data:`monai_iln.datasets.exclusion.REASONS`, which says what is done about it.
+        reason: a key of :data:`monai_iln.datasets.quality.exclusion.REASONS`, which says what is done about it.
         subject: whose data it is about.
         phase: ``""`` if it is about all.
         slice: number in the series, from 1; ``None`` if it is about all of the phase, or unknown.

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_iln.errors import require
+from monai_iln.handlers.metrics import positions, score
 from monai_iln.handlers.ranks import gather, is_first
-from monai_iln.handlers.scores import positions, score
 from monai_iln.handlers.slices import file_of, slice_number
 
 COLUMNS = (
@@ -35,10 +35,10 @@ class SaveImageMetrics:
     volumes. A line has:
 
     - ``part``, ``subject``, ``phase``, ``slice`` (its number in the series), ``index`` (along the stack's last axis),
-      ``position`` (see :func:`~monai_iln.handlers.scores.positions`) and ``structure``. Volumes have no ``slice``,
+      ``position`` (see :func:`~monai_iln.handlers.metrics.positions`) and ``structure``. Volumes have no ``slice``,
       ``index`` and ``position``.
     - ``dice``, ``hd95_mm``, ``asd_mm``, ``truth_pixels``, ``predicted_pixels``, ``truth_ml`` and ``predicted_ml``, see
-      :func:`~monai_iln.handlers.scores.score`. Cells of undefined distances are empty.
+      :func:`~monai_iln.handlers.metrics.score`. Cells of undefined distances are empty.
     - ``image`` and ``truth``, the files that were read, and ``prediction``, the file that was written, relative to
       ``output_dir``: classes as 8-bit integers, with the shape and the affine of the truth.
 

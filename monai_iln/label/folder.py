@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_iln.datasets.folders import new_folder, require_new
 from monai_iln.errors import UserError
+from monai_iln.files import new_folder, require_new
 
 REQUIRED = ("configs/inference.yaml", "configs/metadata.json", "models/model.pt")
 _LEFT_OUT = shutil.ignore_patterns("data", "eval", "study", "__pycache__", ".*", "*.ts", "*.onnx")

@@ -1,10 +1,15 @@
 """Normalization layers: tensors in, tensors out."""
 
-from monai_iln.norms.factory import check_norm, make_norm, register
-from monai_iln.norms.family import BatchInstanceNorm, SpatialLayerNorm, SwitchableNorm, UGATITInstanceLayerNorm
-from monai_iln.norms.gates import LayerGates, parameter_groups, plot_gates, read_gates
-from monai_iln.norms.modules import ILN, InstanceLayerNorm, MixtureNorm
-from monai_iln.norms.replace import replace_norm
+from typing import TYPE_CHECKING
+
+from monai_iln.lazy import lazy_getattr
+
+if TYPE_CHECKING:
+    from monai_iln.norms.factory import check_norm, make_norm, register
+    from monai_iln.norms.family import BatchInstanceNorm, SpatialLayerNorm, SwitchableNorm, UGATITInstanceLayerNorm
+    from monai_iln.norms.gates import LayerGates, parameter_groups, plot_gates, read_gates
+    from monai_iln.norms.layers import ILN, InstanceLayerNorm, MixtureNorm
+    from monai_iln.norms.replace import replace_norm
 
 __all__ = [
     "ILN",
@@ -23,3 +28,25 @@ __all__ = [
     "register",
     "replace_norm",
 ]
+
+# Only the factory and what builds on it import MONAI: a layer's user does not wait for it.
+__getattr__ = lazy_getattr(
+    __name__,
+    {
+        "BatchInstanceNorm": "family",
+        "ILN": "layers",
+        "InstanceLayerNorm": "layers",
+        "LayerGates": "gates",
+        "MixtureNorm": "layers",
+        "SpatialLayerNorm": "family",
+        "SwitchableNorm": "family",
+        "UGATITInstanceLayerNorm": "family",
+        "check_norm": "factory",
+        "make_norm": "factory",
+        "parameter_groups": "gates",
+        "plot_gates": "gates",
+        "read_gates": "gates",
+        "register": "factory",
+        "replace_norm": "replace",
+    },
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
@@ -10,36 +9,21 @@ from monai.networks.layers.factories import Norm, split_args
 from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
-from monai_iln.errors import UserError
-from monai_iln.norms.family import BatchInstanceNorm, SpatialLayerNorm, SwitchableNorm, UGATITInstanceLayerNorm
-from monai_iln.norms.modules import InstanceLayerNorm, MixtureNorm
+from monai_iln import norms
+from monai_iln.errors import UserError, did_you_mean
+from monai_iln.registration import CLASS_NAMES, add_norms
 
-REGISTERED = {
-    "ILN": InstanceLayerNorm,
-    "MIXTURE": MixtureNorm,
-    "SPATIAL_LAYER": SpatialLayerNorm,
-    "BIN": BatchInstanceNorm,
-    "SWITCHABLE": SwitchableNorm,
-    "UGATIT_ILN": UGATITInstanceLayerNorm,
-}
+REGISTERED: dict[str, type[nn.Module]] = {name: getattr(norms, kind) for name, kind in CLASS_NAMES.items()}
+"""The classes of this package by their names in MONAI's factory."""
 
 
 def register() -> None:
-    """Make the norms known to MONAI by name. Doing it again changes nothing.
+    """Make the norms known to MONAI by name. Importing ``monai_iln`` does so; doing it again changes nothing.
 
     Raises:
-        RuntimeError: if another package has taken one of the names; MONAI itself would overwrite it in silence.
+        RuntimeError: If another package has taken one of the names; MONAI itself would overwrite it in silence.
     """
-    for name, norm in REGISTERED.items():
-        if name in Norm.names:
-            taken = Norm[name, 2]
-            if taken is not norm:
-                raise RuntimeError(
-                    f"monai_iln: the norm name {name!r} is already taken in MONAI's factory by {taken!r}. "
-                    "Two packages cannot share it: import only one of them."
-                )
-            continue
-        Norm.add_factory_class(name, norm)
+    add_norms(Norm)
 
 
 def check_norm(norm: Any) -> None:
@@ -68,8 +52,7 @@ def check_norm(norm: Any) -> None:
         )
     names = sorted(Norm.names)
     if name.strip().upper() not in names:
-        near = difflib.get_close_matches(name.strip().upper(), names, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name.strip(), names)
         raise UserError(f"norm {name!r} is unknown.{hint} MONAI's norms are: {', '.join(names)}.")
 
 

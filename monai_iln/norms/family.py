@@ -1,4 +1,4 @@
-"""Named relatives of ILN, each a :class:`~monai_iln.norms.modules.MixtureNorm` with its published settings."""
+"""Named relatives of ILN, each a :class:`~monai_iln.norms.layers.MixtureNorm` with its published settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_iln.norms.affine import batch_moments
-from monai_iln.norms.modules import MixtureNorm
+from monai_iln.norms.coefficients import batch_moments
+from monai_iln.norms.layers import MixtureNorm
 
 
 class SpatialLayerNorm(MixtureNorm):
@@ -32,7 +32,7 @@ class SpatialLayerNorm(MixtureNorm):
         ``(N, C, *spatial)``, also ``(N, C)``; the output is like the input.
 
     Raises:
-        UserError: as :class:`~monai_iln.norms.modules.MixtureNorm`.
+        UserError: as :class:`~monai_iln.norms.layers.MixtureNorm`.
 
     Source:
         Ba et al., *Layer Normalization*, 2016, arXiv:1607.06450, as read by Wu & He, *Group Normalization*, 2018,
@@ -78,7 +78,7 @@ class BatchInstanceNorm(MixtureNorm):
         ``(N, C, *spatial)``, also ``(N, C)``; the output is like the input.
 
     Raises:
-        UserError: as :class:`~monai_iln.norms.modules.MixtureNorm`.
+        UserError: as :class:`~monai_iln.norms.layers.MixtureNorm`.
 
     Source:
         Nam & Kim, *Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks*, 2018,
@@ -135,7 +135,7 @@ class UGATITInstanceLayerNorm(MixtureNorm):
         ``(N, C, *spatial)``, also ``(N, C)``; the output is like the input.
 
     Raises:
-        UserError: as :class:`~monai_iln.norms.modules.MixtureNorm`.
+        UserError: as :class:`~monai_iln.norms.layers.MixtureNorm`.
 
     Source:
         Kim et al., *U-GAT-IT: Unsupervised Generative Attentional Networks with Adaptive Layer-Instance Normalization
@@ -197,7 +197,7 @@ class SwitchableNorm(MixtureNorm):
         ``(N, C, *spatial)``, also ``(N, C)``; the output is like the input.
 
     Raises:
-        UserError: as :class:`~monai_iln.norms.modules.MixtureNorm`.
+        UserError: as :class:`~monai_iln.norms.layers.MixtureNorm`.
 
     Source:
         Luo et al., *Differentiable Learning-to-Normalize via Switchable Normalization*, 2019, arXiv:1806.10779.

@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from monai_iln.errors import UserError, require
-from monai_iln.norms.groups import component_name
-from monai_iln.norms.modules import MixtureNorm
+from monai_iln.norms.components import component_name
+from monai_iln.norms.layers import MixtureNorm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def parameter_groups(
     :math:`k\,\eta\,\partial L / \partial \rho` in a gate. Decay would pull ``rho`` towards 0, which means something
     else for every kind of gate (half and half, the second component, equal weights), and never "simpler".
 
-    A gate is a ``rho``, ``mean_weight`` or ``var_weight`` of a :class:`~monai_iln.norms.modules.MixtureNorm`, and not
+    A gate is a ``rho``, ``mean_weight`` or ``var_weight`` of a :class:`~monai_iln.norms.layers.MixtureNorm`, and not
     what else has such a name. Every parameter of the model is in exactly one group, once, also where layers
     or parameters are shared. Frozen ones are included: optimizers skip them, and unfreezing them later just works.
 
@@ -99,7 +99,7 @@ def read_gates(model: nn.Module) -> dict[str, LayerGates]:
     appears once, under its first name; layers with a single component have no gate and are left out.
 
     Args:
-        model: any network with at least one gated :class:`~monai_iln.norms.modules.MixtureNorm`.
+        model: any network with at least one gated :class:`~monai_iln.norms.layers.MixtureNorm`.
 
     Returns:
         By the layer's name as in ``model.named_modules()`` (of a model that is itself a layer, its class), the

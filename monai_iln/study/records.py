@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from monai_iln.errors import UserError
+from monai_iln.files import write_json
 
 STUDY = "study.json"
 RECORD = "run.json"
@@ -55,16 +55,6 @@ def write_failure(run: Path, grid: Mapping[str, Any], message: str, traceback: s
     failure.mkdir(parents=True, exist_ok=True)
     document = {"message": message, "traceback": traceback, "retry": retry, "grid": dict(grid)}
     write_json(failure / FAILURE, document)
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a file that is there whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(document, indent=1, default=str) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
 
 
 def find_records(folder: Path) -> list[Path]:

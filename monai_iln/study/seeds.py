@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from monai_iln.study.scores import DECIMALS, GROUP, select_test
+from monai_iln.study.selection import DECIMALS, GROUP, select_test
 
 ALPHA = 0.05
 

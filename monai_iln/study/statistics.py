@@ -30,8 +30,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from monai_iln.errors import require
-from monai_iln.study.scores import DECIMALS, RULES, choose_rates, describe, select_images, subject_scores, volumes
 from monai_iln.study.seeds import ALPHA, SeedVariance, format_p, seed_variance
+from monai_iln.study.selection import DECIMALS, RULES, choose_rates, describe, select_images, subject_scores, volumes
 
 __all__ = [
     "MIN_SUBJECTS",

@@ -16,11 +16,12 @@ import yaml
 from monai.bundle import BundleWorkflow, ConfigParser
 
 from monai_iln.errors import UserError, hide_tracebacks
+from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_versions
 from monai_iln.study.grid import Run, plan
-from monai_iln.study.records import STUDY, read_records, write_json, write_tables
+from monai_iln.study.records import STUDY, read_records, write_tables
 from monai_iln.study.report import write_report
-from monai_iln.study.runner import estimate_seconds, locked, pending, run_all, run_on_all_ranks
+from monai_iln.study.scheduler import estimate_seconds, locked, pending, run_all, run_on_all_ranks
 from monai_iln.study.settings import Study, name_methods, read_settings
 
 
@@ -63,7 +64,7 @@ class CrossValidationWorkflow(BundleWorkflow):
         """Do what is missing, then write tables and report.
 
         Raises:
-            UserError: for what :func:`~monai_iln.study.runner.pending` refuses, and in the end if runs failed.
+            UserError: for what :func:`~monai_iln.study.scheduler.pending` refuses, and in the end if runs failed.
         """
         if self.study.dry_run:
             self._estimate()

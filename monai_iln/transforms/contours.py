@@ -12,7 +12,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_numpy, convert_to_tensor, ensure_tuple
 from torch import Tensor
 
-from monai_iln.datasets.contours import MAX_COORDINATE, rasterize
+from monai_iln.datasets.formats.contours import MAX_COORDINATE, rasterize
 from monai_iln.errors import UserError
 
 
@@ -62,7 +62,7 @@ class RasterizeContour(Transform):
         if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3 or not (np.abs(array) < MAX_COORDINATE).all():
             raise UserError(
                 f"points {points!r:.80}: a contour has at least three points of two numbers, x and y in pixels, each "
-                f"below {MAX_COORDINATE:g}. Read contour files with monai_iln.datasets.contours.read_contour."
+                f"below {MAX_COORDINATE:g}. Read contour files with monai_iln.datasets.formats.contours.read_contour."
             )
         rows, columns = self.spatial_size
         mask = rasterize(array, (rows, columns))

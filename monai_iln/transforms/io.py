@@ -14,8 +14,8 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
-from monai_iln.datasets.dicom import read_stack
-from monai_iln.datasets.volumes import read_volume, same_place, slice_axis
+from monai_iln.datasets.formats.dicom import read_stack
+from monai_iln.datasets.formats.nifti import read_volume, same_place, slice_axis
 from monai_iln.errors import UserError, require
 
 
@@ -33,7 +33,8 @@ class LoadStack(Transform):
 
     Raises:
         UserError: if a file cannot be read, has not three axes, or slices do not lie along the last; for files see
-            :func:`monai_iln.datasets.volumes.read_volume`, for folders :func:`monai_iln.datasets.dicom.read_stack`.
+            :func:`monai_iln.datasets.formats.nifti.read_volume`, for folders
+            :func:`monai_iln.datasets.formats.dicom.read_stack`.
     """
 
     def __init__(self, phase: int | None = None) -> None:

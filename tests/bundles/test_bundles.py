@@ -17,7 +17,7 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow, load, verify_metadata, verify_net_in_out
 
 import monai_iln
-from monai_iln.datasets.dicom import read_stack
+from monai_iln.datasets.formats.dicom import read_stack
 from monai_iln.networks import PaperUNet
 
 BUNDLES = sorted((Path(__file__).parents[2] / "bundles").glob("*_iln"))

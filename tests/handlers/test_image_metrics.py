@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 
 from monai_iln.errors import UserError
 from monai_iln.handlers import SaveImageMetrics, slices_from_engine
-from monai_iln.handlers.scores import positions, surface_distances
+from monai_iln.handlers.metrics import positions, surface_distances
 
 HEADER = (
     "part,subject,phase,slice,index,position,structure,dice,hd95_mm,asd_mm,truth_pixels,predicted_pixels,"

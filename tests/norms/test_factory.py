@@ -7,9 +7,9 @@ from monai.bundle import ConfigParser
 from monai.networks.layers import Norm
 from monai.networks.nets import SegResNet, UNet
 
-from monai_iln import ILN
+from monai_iln import ILN, registration
 from monai_iln.errors import UserError
-from monai_iln.norms import check_norm, factory, register
+from monai_iln.norms import check_norm, register
 
 UNET = {
     "_target_": "UNet",
@@ -56,7 +56,7 @@ def test_registering_again_changes_nothing():
 
 
 def test_a_taken_name_is_refused(monkeypatch):
-    monkeypatch.setitem(factory.REGISTERED, "BATCH", ILN)
+    monkeypatch.setitem(registration.CLASS_NAMES, "BATCH", "InstanceLayerNorm")
     with pytest.raises(RuntimeError, match="'BATCH' is already taken .*BatchNorm2d"):
         register()
 

@@ -12,7 +12,7 @@ from torch import nn
 from monai_iln import ILN
 from monai_iln.errors import UserError
 from monai_iln.norms.family import BatchInstanceNorm, SpatialLayerNorm, SwitchableNorm, UGATITInstanceLayerNorm
-from monai_iln.norms.modules import MixtureNorm
+from monai_iln.norms.layers import MixtureNorm
 
 EPS, GROUP, PAIRS = 1e-5, ("group", {"num_groups": 4}), ("group", {"num_groups": 2})
 ALL = ["instance", "layer", GROUP, "batch"]

@@ -9,9 +9,9 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are made, at their import
 pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
 
-from monai_iln.norms import cuda
-from monai_iln.norms.affine import BATCH, Mixture
-from monai_iln.norms.ops import mixture_norm_reference
+from monai_iln.norms.backends import cuda
+from monai_iln.norms.coefficients import BATCH, Mixture
+from monai_iln.norms.operator import mixture_norm_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # What rounding the input to the dtype leaves of it; float32 sums a few thousand products.

@@ -12,7 +12,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from monai_iln.norms import kernels
+from monai_iln.norms.backends import cuda_kernels as kernels
 
 def build(kernel, pointers, constants):
     signature = {name: pointers.get(name, "constexpr" if name in constants else "i32") for name in kernel.arg_names}

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from monai_iln import ILN
 from monai_iln.norms.family import BatchInstanceNorm
-from monai_iln.norms.modules import MixtureNorm
+from monai_iln.norms.layers import MixtureNorm
 
 WORLD, SECONDS = 2, 60
 THREE = ["layer", "batch", "instance"]

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_iln.datasets.folders import new_folder
 from monai_iln.datasets.phantom import contoured, volumes
 from monai_iln.datasets.phantom.heart import Heart, make_heart
 from monai_iln.errors import UserError
+from monai_iln.files import new_folder
 
 __all__ = ["LAYOUTS", "PhantomTruth", "phantom_truth", "write_phantom"]
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_iln.datasets.contours import rasterize
+from monai_iln.datasets.formats.contours import rasterize
 
 Array = NDArray[np.float64]
 

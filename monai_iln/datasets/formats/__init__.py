@@ -1,0 +1,1 @@
+"""One file of bytes in, arrays and geometry out: NIfTI and Analyze, DICOM, contours, archives."""

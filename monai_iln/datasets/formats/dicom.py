@@ -1,0 +1,293 @@
+"""Cine DICOM series: which frames lie where, their pixels, and the affine of a stack of them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.config import disable_value_validation
+
+from monai_iln.datasets.formats.listing import list_files
+from monai_iln.errors import UserError
+
+try:
+    from pydicom.pixels import apply_modality_lut
+except ImportError:  # pydicom 2, to which MONAI Label is bound
+    from pydicom.pixel_data_handlers import apply_modality_lut
+
+MAX_PIXELS = 4096**2  # a short-axis image has 512 x 512 at most; a damaged header may claim anything
+
+_TAGS = [
+    "InstanceNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SeriesInstanceUID",
+    "Rows",
+    "Columns",
+    "SpacingBetweenSlices",
+    "SliceThickness",
+]
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+_CYCLE = 8  # phases of a slice by which a series is known to be a whole cine
+_USUAL_PHASES, _MAX_PHASES = 20, 60
+_SAME_SLICE_MM = 0.5  # frames closer along the normal than this are one slice; real slices lie 5 mm apart and more
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One DICOM image of a series. Lengths in millimetres, positions in DICOM's LPS coordinates."""
+
+    path: Path
+    instance: int
+    series: tuple[str, ...]
+    shape: tuple[int, int]
+    position: tuple[float, float, float]
+    row_direction: tuple[float, float, float]
+    column_direction: tuple[float, float, float]
+    spacing: tuple[float, float]
+    slice_step: float
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        return np.cross(self.row_direction, self.column_direction)
+
+    @property
+    def depth(self) -> float:
+        """Where the frame lies along its normal."""
+        return float(self.normal @ np.asarray(self.position))
+
+
+def read_frame(path: Path) -> Frame:
+    """Read one file's header.
+
+    Raises:
+        UserError: if it is no DICOM image, or says not where it lies.
+    """
+    try:
+        with _quiet():
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+            orientation = [float(v) for v in header.ImageOrientationPatient]
+            x, y, z = (float(v) for v in header.ImagePositionPatient)
+            rows, columns = (float(v) for v in header.PixelSpacing)
+            frame = Frame(
+                path=path,
+                instance=int(header.InstanceNumber),
+                # Some series share one UID with others: folder, start of the name and geometry tell them apart.
+                series=(
+                    str(path.parent),
+                    "" if "." in path.stem else re.sub(r"-?\d+$", "", path.stem),  # a UID is no series' name
+                    str(header.SeriesInstanceUID),
+                    *(f"{v:.3f}" for v in orientation),
+                ),
+                shape=(int(header.Rows), int(header.Columns)),
+                position=(x, y, z),
+                row_direction=(orientation[0], orientation[1], orientation[2]),
+                column_direction=(orientation[3], orientation[4], orientation[5]),
+                spacing=(rows, columns),
+                slice_step=float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0),
+            )
+        # Written so that a value that is no number fails, too.
+        if (
+            not 0.99 < np.linalg.norm(frame.normal) < 1.01
+            or not abs(frame.depth) < 1e5
+            or not (0 < rows < 100 and 0 < columns < 100 and 0 < frame.slice_step < 1000)
+        ):
+            raise ValueError(f"orientation {orientation}, position {(x, y, z)}, spacing {(rows, columns)}")
+        if not 0 < frame.shape[0] * frame.shape[1] <= MAX_PIXELS:
+            raise ValueError(f"claims {frame.shape[0]} x {frame.shape[1]} pixels")
+    except Exception as error:  # pydicom raises many kinds on damaged headers
+        raise UserError(
+            f"{path}: cannot be read as a DICOM image ({type(error).__name__}: {error}). A frame needs InstanceNumber, "
+            "ImagePositionPatient, ImageOrientationPatient, PixelSpacing and its size. Download the file again, or "
+            "remove it."
+        ) from error
+    return frame
+
+
+def read_pixels(frame: Frame) -> NDArray[np.generic]:
+    """The frame's stored values, ``(rows, columns)``, rescaled where the header asks for it.
+
+    Raises:
+        UserError: if the pixel data are missing, truncated, or not one grey image of the size that the header says.
+    """
+    try:
+        with _quiet():
+            dataset = pydicom.dcmread(frame.path)
+            claimed = (dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1), dataset.SamplesPerPixel)
+            if claimed != (*frame.shape, 1, 1):  # before anything of that size is unpacked
+                raise ValueError(f"rows, columns, frames and samples of {claimed}, where one grey image is expected")
+            pixels: NDArray[np.generic] = apply_modality_lut(dataset.pixel_array, dataset)
+        if pixels.shape != frame.shape or not np.isfinite(pixels).all():
+            raise ValueError(f"pixels of shape {pixels.shape}, where {frame.shape} finite numbers are expected")
+    except Exception as error:  # pydicom raises many kinds on damaged pixel data
+        raise UserError(
+            f"{frame.path}: the header can be read, the pixel data cannot ({error}). The file is truncated or "
+            "damaged. Download it again, or remove it together with its contours."
+        ) from error
+    return pixels
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Real Sunnybrook headers hold invalid UIDs, of which nothing is used: pydicom shall not warn of them."""
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM: by its suffix ``.dcm``, or where it has none that says otherwise, by its mark."""
+    suffix = path.suffix.lower()
+    if suffix not in ("", ".ima", ".dicom"):
+        return suffix == ".dcm"
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[Path, UserError]]]:
+    """All series of DICOM files in and below folders, and the files that cannot be read.
+
+    A series is what shares folder, start of the file name, UID and orientation, by InstanceNumber.
+    """
+    series: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
+    damaged = []
+    for path in sorted({path for folder in folders for path in list_files(folder) if is_dicom(path)}):
+        try:
+            frame = read_frame(path)
+        except UserError as error:
+            damaged.append((path, error))
+        else:
+            series[frame.series].append(frame)
+    return [sorted(frames, key=lambda f: f.instance) for frames in series.values()], damaged
+
+
+def split_slices(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """The frames of each slice in order of phase; slices in order of their first InstanceNumber.
+
+    A cine series holds every slice once for each cardiac phase. What lies at one place along the normal is one slice.
+    """
+    slices: list[list[Frame]] = []
+    for frame in sorted(frames, key=lambda f: f.depth):
+        if slices and frame.depth - slices[-1][-1].depth < _SAME_SLICE_MM:
+            slices[-1].append(frame)
+        else:
+            slices.append([frame])
+    for slice_ in slices:
+        slice_.sort(key=lambda f: f.instance)
+    return sorted(slices, key=lambda s: s[0].instance)
+
+
+def number_frames(frames: Sequence[Frame]) -> tuple[dict[int, tuple[int, int, Frame]], int]:
+    """Slice and phase, from 0, of every frame, by InstanceNumber; and the number of phases in a cycle.
+
+    Where numbers run through the phases of one slice after the other, they tell, also with files missing: all numbers
+    of a slice lie in one cycle, of each slice in another, the next slice's in the next. Otherwise the order of the
+    frames in their slices does.
+    """
+    slices = split_slices(frames)
+    most = max(map(len, slices), default=1)
+    # A copy may hold the labelled frames alone: 20 is usual, else the shortest cycle that fits.
+    for phases in [most] if most >= _CYCLE else [_USUAL_PHASES, *range(most, _MAX_PHASES + 1)]:
+        for first in (1, 0):  # InstanceNumbers count from 1, some file names from 0
+            runs = [{(frame.instance - first) // phases for frame in slice_} for slice_ in slices]
+            cycles = set.union(*runs, set())
+            gapless = most >= _CYCLE or len(cycles) == max(cycles, default=0) - min(cycles, default=0) + 1
+            if gapless and all(len(run) == 1 for run in runs) and len(cycles) == len(runs):
+                return {frame.instance: (*divmod(frame.instance - first, phases), frame) for frame in frames}, phases
+    return {frame.instance: (s, p, frame) for s, slice_ in enumerate(slices) for p, frame in enumerate(slice_)}, most
+
+
+def stack_affine(frames: Sequence[Frame]) -> NDArray[np.float64]:
+    """The NIfTI affine (RAS, millimetres) of ``numpy.stack([rows x columns], axis=-1)`` of these frames.
+
+    Axis 0 counts rows, axis 1 columns, axis 2 slices in the order given; the step between slices is the mean of the
+    distances from ``ImagePositionPatient``, of one slice alone what the header says.
+    """
+    first, last = frames[0], frames[-1]
+    if len(frames) > 1:
+        step = (np.asarray(last.position) - np.asarray(first.position)) / (len(frames) - 1)
+    else:
+        step = first.normal * first.slice_step
+    affine = np.eye(4)
+    affine[:3, 0] = np.asarray(first.column_direction) * first.spacing[0]
+    affine[:3, 1] = np.asarray(first.row_direction) * first.spacing[1]
+    affine[:3, 2] = step
+    affine[:3, 3] = first.position
+    affine[:3] = _LPS_TO_RAS @ affine[:3]
+    return affine
+
+
+def uneven_steps(frames: Sequence[Frame]) -> bool:
+    """Whether steps between neighbours differ by more than a tenth, in length or direction: the affine is a mean."""
+    steps = np.diff([frame.position for frame in frames], axis=0)
+    if len(steps) < 2:
+        return False
+    mean = steps.mean(axis=0)
+    return bool(np.linalg.norm(steps - mean, axis=1).max() > 0.1 * np.linalg.norm(mean))
+
+
+def read_stack(folder: Path | str, phase: int | None = None) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """Read one short-axis stack of one cardiac phase from a folder of DICOM files.
+
+    Args:
+        folder: holds one series, either one image a slice or a cine with every phase of every slice.
+        phase: the phase to read, 1 is the first. Needed for a cine, where the series does not say which one is meant.
+
+    Returns:
+        The stack ``(rows, columns, slices)`` and its NIfTI affine, see :func:`stack_affine`.
+
+    Raises:
+        UserError: if there is no or more than one series, slices, phases or files are missing, the phase is not given
+            or out of range, or a file is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder. Give the folder that holds the DICOM files of one stack.")
+    series, damaged = find_series([folder])
+    if damaged:
+        raise damaged[0][1]
+    if len(series) != 1:
+        found = ", ".join(f"{len(frames)} files in {frames[0].path.parent}" for frames in series) or "no .dcm file"
+        raise UserError(
+            f"{folder}: {found}. A stack is one series: give the folder that holds the short-axis files alone."
+        )
+    slices = split_slices(series[0])
+    counts = sorted({len(slice_) for slice_ in slices})
+    if len(counts) > 1 or len({frame.instance for frame in series[0]}) < len(series[0]):
+        raise UserError(
+            f"{folder}: {counts[0]} to {counts[-1]} files for each of {len(slices)} slices, or numbers twice. Every "
+            "slice must be there in every phase, once, or phases would mix: add what is missing, remove copies."
+        )
+    if len({(frame.shape, frame.spacing) for frame in series[0]}) > 1 or min(series[0][0].spacing) <= 0:
+        raise UserError(
+            f"{folder}: frames of different size or pixel spacing, or a spacing of 0. A stack has one of each: remove "
+            "what belongs to another series."
+        )
+    phases = counts[0]
+    if phase is None and phases > 1:
+        raise UserError(
+            f"{folder}: a cine with {phases} phases of {len(slices)} slices. One phase is segmented at a time: choose "
+            f"it with phase (1 to {phases})."
+        )
+    phase = 1 if phase is None else phase
+    if not 1 <= phase <= phases:
+        raise UserError(f"{folder}: phase {phase} of {phases}. Phases count from 1 to {phases}: choose one of them.")
+    frames = [slice_[phase - 1] for slice_ in slices]
+    if uneven_steps(frames):
+        raise UserError(
+            f"{folder}: the slices are not evenly spaced, as if one were missing. A stack needs one step between "
+            "slices: add what is missing, or segment the parts one by one."
+        )
+    return np.stack([read_pixels(frame) for frame in frames], axis=-1), stack_affine(frames)

@@ -1,0 +1,1 @@
+"""One public layout each: files in, stacks of labelled slices out."""

@@ -1,0 +1,84 @@
+"""Right Ventricle Segmentation Challenge (RVSC) 2012: DICOM cine and text contours at ED and ES.
+
+``P01dicom/P01-0080.dcm``, ``P01contours-manual/P01-0080-icontour-manual.txt`` (i endocardium, o epicardium) and
+``P01list.txt``, which names the contours by Windows paths. Numbers in names count all frames of a study, from 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
+
+from monai_iln.datasets.formats.contours import FILE_NAME
+from monai_iln.datasets.formats.dicom import Frame
+from monai_iln.datasets.readers.contoured import read_cines
+from monai_iln.datasets.stacks import Finding, Reading
+from monai_iln.errors import UserError
+
+#: The structures, as contours call them.
+LABELS = {"right-ventricle": "endocardium", "epicardium": "epicardium", "myocardium": "myocardium"}
+_FRAME = re.compile(r"(?P<prefix>P\d+)-(?P<number>\d{1,9})\.dcm", re.IGNORECASE)
+_LIST = re.compile(r"(?P<prefix>P\d+)list\.txt", re.IGNORECASE)
+
+
+def is_rvsc(files: Iterable[Path]) -> bool:
+    """Whether there are contours named as this challenge names them."""
+    return any(
+        (match := FILE_NAME.fullmatch(path.name)) and re.fullmatch(r"P\d+", match["prefix"], re.IGNORECASE)
+        for path in files
+    )
+
+
+def read_rvsc(files: Iterable[Path], label: str | int, progress: bool = False) -> Reading:
+    """Read every labelled frame, one stack for each subject and phase; subjects are called as in the names, P01.
+
+    Args:
+        files: all there are.
+        label: a key of :data:`LABELS`.
+        progress: whether to show a bar.
+
+    Raises:
+        UserError: for another label, or if two files are of one frame.
+    """
+    if label not in LABELS:
+        raise UserError(f"label {label!r}: RVSC has {', '.join(LABELS)}. Choose one of them.")
+    contours: dict[str, dict[int, dict[str, Path]]] = defaultdict(lambda: defaultdict(dict))
+    folders: dict[str, set[Path]] = defaultdict(set)
+    listed: dict[str, Path] = {}
+    for path in files:
+        if match := FILE_NAME.fullmatch(path.name):
+            twin = contours[match["prefix"].upper()][int(match["number"])].setdefault(match["kind"].lower(), path)
+            if twin != path:
+                raise UserError(f"{path}: the same frame as {twin}. A frame has one contour of a kind: keep one.")
+        elif match := _FRAME.fullmatch(path.name):
+            folders[match["prefix"].upper()].add(path.parent)
+        elif match := _LIST.fullmatch(path.name):
+            listed[match["prefix"].upper()] = path
+    stacks, findings = read_cines("RVSC", contours, folders, LABELS[label], frames=_by_name, progress=progress)
+    for subject in sorted(contours):
+        findings.extend(_unlisted(subject, listed.get(subject), contours[subject]))
+    return Reading([replace(stack, thick_wall=False) for stack in stacks], findings)
+
+
+def _by_name(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames that are named as here, with the numbers of their names."""
+    matches = [(frame, _FRAME.fullmatch(frame.path.name)) for frame in frames]
+    return [replace(frame, instance=int(match["number"])) for frame, match in matches if match]
+
+
+def _unlisted(subject: str, listing: Path | None, contours: dict[int, dict[str, Path]]) -> list[Finding]:
+    """Contours that the list names and that are not there."""
+    if listing is None:
+        return []
+    try:
+        names = {PureWindowsPath(line.strip()).name for line in listing.read_text(encoding="latin-1").splitlines()}
+    except OSError as error:
+        return [Finding("unreadable", subject, "", None, str(listing), str(error))]
+    there = {path.name for kinds in contours.values() for path in kinds.values()}
+    missing = sorted(name for name in names - there if FILE_NAME.fullmatch(name))
+    return [
+        Finding("no-label", subject, "", None, str(listing), f"names {name}, which is not there") for name in missing
+    ]

@@ -1,0 +1,281 @@
+"""Sunnybrook Cardiac Data: short-axis cine MRI of 45 subjects with contours of the left ventricle at ED and ES.
+
+The same data are about in several layouts, all of them read here, whole or in part:
+
+========== ========================================================= ===============================================
+copy       images                                                    labels
+========== ========================================================= ===============================================
+official   ``SCD_IMAGES_01/SCD0000101/CINESAX_300/IM-0003-0048.dcm`` ``SCD_ManualContours/SC-HF-I-01/contours-manual/``
+                                                                     ``IRCCI-expert/IM-0001-0048-icontour-manual.txt``
+challenge  ``challenge_training/SC-HF-I-1/IM-0004-0048.dcm``         as above, elsewhere
+arterys    ``dicoms/SCD0000101/48.dcm``                              ``contourfiles/SC-HF-I-1/i-contours/IM-0001-...``
+png        ``Images/Sunnybrook_Part1/SC-HF-I-01-IM-0001-0048.dcm.png``, masks under the same names in ``Labels``
+========== ========================================================= ===============================================
+
+The first three are one layout, *dicom*: DICOM files and text contours anywhere below the source, joined by folders that
+are named after subjects, or after patients that a CSV table (``scd_patientdata.csv``, ``link.csv``) joins to subjects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from monai_iln.datasets.formats.contours import FILE_NAME, STRUCTURES
+from monai_iln.datasets.formats.dicom import MAX_PIXELS, is_dicom
+from monai_iln.datasets.formats.listing import list_files
+from monai_iln.datasets.readers.contoured import LabelledFrame, make_stacks, name_phases, read_cines
+from monai_iln.datasets.stacks import Finding, Reading
+from monai_iln.errors import UserError
+from monai_iln.files import read_csv
+
+LAYOUTS = ("dicom", "png")
+_PNG_NAME = re.compile(r"(?P<subject>.+)-IM-\d+-(?P<number>\d{1,9})\.dcm\.png")
+_SUBJECT = re.compile(r".*[A-Za-z].*-\d+")
+_PNG_PHASES = 20  # the mirror keeps the numbering of the cine series, 20 phases a slice, without their headers
+
+Contoured = dict[str, dict[int, dict[str, Path]]]
+Files = Mapping[Path, tuple[str, ...]]
+
+
+def read_sunnybrook(
+    sources: Path | str | Sequence[Path | str],
+    *,
+    label: str = "endocardium",
+    layout: str | None = None,
+    progress: bool = False,
+) -> Reading:
+    """Read every labelled frame, one stack for each subject and phase.
+
+    Args:
+        sources: folders that hold the data somewhere below; images and contours may lie in different ones.
+        label: ``"endocardium"`` (what it encloses), ``"epicardium"``, ``"myocardium"`` (between the two) or
+            ``"papillary-muscles"``. The last three were outlined on some frames only, mostly at ED; the mirror has the
+            first alone.
+        layout: ``"dicom"`` or ``"png"``; ``None`` finds out.
+        progress: whether to show a bar.
+
+    Returns:
+        Stacks by subject, ED before ES, slices in the order of the series (base to apex), and what was found wrong. The
+        mirror does not know sizes: its affine is the identity.
+
+    Raises:
+        UserError: if a source is missing, the sources hold none of the layouts or both, no subject has image and label,
+            or tables or contours contradict one another.
+    """
+    paths = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
+    if label not in STRUCTURES:
+        raise UserError(f"label {label!r}: Sunnybrook has {', '.join(STRUCTURES)}. Choose one of them.")
+    files = {file: _folders(file, path) for path in paths for file in list_files(path)}
+    images, contours = _png_files(files, "Images"), [file for file in files if FILE_NAME.fullmatch(file.name)]
+    found = [name for name, marks in zip(LAYOUTS, (contours, images), strict=True) if marks]
+    shown = ", ".join(map(str, paths))
+    if layout is None and len(found) > 1:
+        raise UserError(f"{shown}: holds the layouts {' and '.join(found)}. Choose one with --layout.")
+    if not found or layout not in (None, *found):
+        entries = ", ".join(sorted(entry.name for path in paths if path.is_dir() for entry in path.iterdir())[:5])
+        wanted = (
+            "one of the layouts" if layout is None else f"the layout {layout}, only {' and '.join(found) or 'none'}"
+        )
+        raise UserError(
+            f"{shown}: not {wanted}; it holds {entries or 'nothing'}. Sunnybrook data are DICOM files with text "
+            "contours like IM-0001-0048-icontour-manual.txt (dicom), or Images and Labels with names like "
+            "SC-N-02-IM-0001-0020.dcm.png (png). Give the folder above those."
+        )
+    if (layout or found[0]) == "dicom":
+        return _read_dicom(shown, files, label, progress)
+    if label != "endocardium":
+        raise UserError(f"label {label!r}: the PNG mirror has the endocardium only. Choose that, or the DICOM data.")
+    return _read_png(images, _png_files(files, "Labels"), progress)
+
+
+def _folders(file: Path, source: Path) -> tuple[str, ...]:
+    """The names of the folders that a file lies in, the source's own first."""
+    return () if file == source else (source.name, *file.relative_to(source).parts[:-1])
+
+
+def _name(subject: str) -> str:
+    """One spelling of a subject: SC-HF-I-1 and SC-HF-I-01 are the same."""
+    return re.sub(r"-0*(\d+)$", lambda match: f"-{int(match[1]):02d}", subject)
+
+
+def _stratum(subject: str) -> str:
+    """The group of pathology, which the names tell."""
+    return re.sub(r"-\d+$", "", subject)
+
+
+def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Reading:
+    reading = Reading([], [])
+    contours, patients = _find_contours(files), _read_tables(files)
+    folders: dict[str, set[Path]] = defaultdict(set)
+    unknown = 0
+    for folder, names in {(file.parent, names) for file, names in files.items() if is_dicom(file)}:
+        for part in reversed(names):
+            subject = patients.get(part, _name(part))
+            if part in patients or subject in contours or subject in patients.values():
+                folders[subject].add(folder)
+                break
+        else:
+            unknown += 1
+            detail = "DICOM files in no folder that is named after a subject, or after a patient in a table"
+            reading.findings.append(Finding("no-label", "", "", None, str(folder), detail))
+    stacks, findings = read_cines("Sunnybrook", contours, folders, label, stratum=_stratum, progress=progress)
+    reading.stacks.extend(stacks)
+    reading.findings.extend(findings)
+    if not reading.stacks:
+        faults = Counter((f.reason, f.subject) for f in reading.findings if f.reason not in ("no-image", "no-label"))
+        found = ", ".join(f"{count} {reason} of {subject}" for (reason, subject), count in sorted(faults.items()))
+        raise UserError(
+            f"{source}: no subject has an image with a contour of the {label}. {len(contours)} subjects have contours "
+            f"of any kind, {len(folders)} have DICOM files, {unknown} folders of DICOM files are nobody's. A folder is "
+            "named after the subject, or after a patient that scd_patientdata.csv or link.csv joins to one: add what "
+            "is missing."
+            f"{f' Found on the way: {found}.' if found else ''}"
+        )
+    return reading
+
+
+def _find_contours(files: Files) -> Contoured:
+    """The contour files of every subject and frame; copies that are alike count once."""
+    contours: Contoured = defaultdict(lambda: defaultdict(dict))
+    for path, names in files.items():
+        match = FILE_NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        folder = next((part for part in reversed(names) if _SUBJECT.fullmatch(part)), None)
+        if folder is None:
+            raise UserError(
+                f"{path}: whose contour is it? Contours lie below a folder that is named after their subject, such as "
+                "SC-HF-I-01: move it there, or remove it."
+            )
+        kinds = contours[_name(folder)][int(match["number"])]
+        twin = kinds.setdefault(match["kind"].lower(), path)
+        if twin != path and not _same_bytes(twin, path):
+            raise UserError(
+                f"{path}: the same frame as {twin}, but another contour. A frame has one contour of a kind: keep those "
+                "of one reader, or give the folders of one copy with --source."
+            )
+    return contours
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    try:
+        return one.read_bytes() == other.read_bytes()
+    except OSError as error:
+        raise UserError(f"{one} or {other}: cannot be read ({error}). Copy or download it again.") from error
+
+
+def _read_tables(files: Files) -> dict[str, str]:
+    """The subject of every patient, from all CSV tables with a column for each."""
+    subjects: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for path in files:
+        if path.suffix.lower() != ".csv":
+            continue
+        for patient, subject in _read_table(path):
+            if subjects.setdefault(patient, subject) != subject or owners.setdefault(subject, patient) != patient:
+                raise UserError(
+                    f"{path}: {patient} and {subject} are joined, but to others elsewhere in the tables. Subjects and "
+                    "image folders belong together one to one, or images of one person end up in two folds: correct "
+                    "the table."
+                )
+    return subjects
+
+
+def _read_table(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        table = read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read as a table ({error}). Download it from the same place as the images, or remove it."
+        ) from error
+    columns = {re.sub(r"\W|_", "", name).lower(): name for name in table.columns}
+    if {"patientid", "originalid"} <= columns.keys():
+        for row in table.rows:
+            patient, subject = row[columns["patientid"]], row[columns["originalid"]]
+            if patient and subject:
+                yield patient.strip(), _name(subject.strip())
+
+
+def _png_files(files: Files, kind: str) -> list[Path]:
+    """The ``"Images"`` or the ``"Labels"`` of the mirror: the nearest folder of either name tells."""
+    return [
+        path
+        for path, names in files.items()
+        if _PNG_NAME.fullmatch(path.name)
+        and next((part for part in reversed(names) if part in ("Images", "Labels")), None) == kind
+    ]
+
+
+def _read_png(images: Sequence[Path], labels: Sequence[Path], progress: bool) -> Reading:
+    frames: dict[str, dict[int, Path]] = defaultdict(dict)
+    reading = Reading([], [])
+    for path in {*labels} - {_label_of(image) for image in images}:
+        match = _PNG_NAME.fullmatch(path.name)
+        subject = _name(match["subject"]) if match else ""
+        reading.findings.append(
+            Finding("no-image", subject, "", None, str(path), "a mask without an image of its name")
+        )
+    for path in images:
+        match = _PNG_NAME.fullmatch(path.name)
+        assert match is not None
+        twin = frames[_name(match["subject"])].setdefault(int(match["number"]), path)
+        if twin != path and not _same_bytes(twin, path):
+            raise UserError(
+                f"{path}: the same frame as {twin}, but another image. A frame must be there once: keep one."
+            )
+    for subject, numbers in tqdm(sorted(frames.items()), desc="Sunnybrook", unit="subject", disable=not progress):
+        labelled = []
+        for number, path in sorted(numbers.items()):
+            slice_, phase = divmod(number - 1, _PNG_PHASES)
+            try:
+                image, mask = _read_grey(path), _read_mask(path)
+            except UserError as error:
+                reading.findings.append(Finding("unreadable", subject, "", slice_ + 1, str(path), str(error)))
+                continue
+            labelled.append(LabelledFrame(slice_, phase, image, mask, mask, path))
+        names = name_phases(labelled, _PNG_PHASES)
+        stacks, findings = make_stacks(subject, _stratum(subject), labelled, names, lambda _: np.eye(4))
+        reading.stacks.extend(stacks)
+        reading.findings.extend(findings)
+    if not reading.stacks:
+        raise UserError(f"{images[0].parent}: no image with a mask. {reading.findings[0].detail}")
+    return reading
+
+
+def _label_of(image: Path) -> Path:
+    parts = list(image.parts)
+    parts[len(parts) - 1 - parts[::-1].index("Images")] = "Labels"
+    return Path(*parts)
+
+
+def _read_grey(path: Path) -> NDArray[Any]:
+    try:
+        with Image.open(path) as image:
+            image.verify()  # of every chunk the checksum, which decoding passes over
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels")
+            if image.mode.startswith("I"):  # 16 bits, which convert would clip to 8
+                return np.asarray(image)
+            return np.asarray(image.convert("L"), dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        # PIL calls a broken PNG a SyntaxError
+        raise UserError(f"{path}: cannot be read as an image ({error}). Copy or download it again.") from error
+
+
+def _read_mask(image: Path) -> NDArray[np.uint8]:
+    path = _label_of(image)
+    mask = _read_grey(path)
+    values = np.unique(mask)
+    if not np.isin(values, (0, 255)).all():
+        raise UserError(f"{path}: holds the values {values[:5]}. A mask holds 0 and 255 only: export it again.")
+    return (mask > 0).astype(np.uint8)

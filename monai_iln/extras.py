@@ -1,0 +1,37 @@
+"""The extras of this package, and what is said where one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from monai_iln.errors import UserError
+
+
+class MissingExtraError(UserError, ModuleNotFoundError):
+    """A part of this package was asked for whose extra is not installed."""
+
+
+def require_extra(part: str, extra: str, *modules: str) -> None:
+    """Refuse to go on without the packages of an extra, before any of them is imported.
+
+    Args:
+        part: What needs them, as the user calls it.
+        extra: The extra that installs them.
+        modules: The names by which they are imported.
+
+    Raises:
+        MissingExtraError: If one of them cannot be found. The message holds the command that installs it.
+
+    Example:
+        >>> require_extra("the report", "study", "json", "no_such_package")
+        Traceback (most recent call last):
+            ...
+        monai_iln.extras.MissingExtraError: the report needs no_such_package, ... Run: pip install "monai-iln[study]"
+    """
+    missing = [name for name in modules if name not in sys.modules and importlib.util.find_spec(name) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise MissingExtraError(
+            f'{part} needs {", ".join(missing)}, which {verb} not installed. Run: pip install "monai-iln[{extra}]"'
+        )

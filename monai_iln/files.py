@@ -1,0 +1,136 @@
+"""Files and folders that appear whole or not at all, and tables in CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monai_iln.errors import UserError
+
+
+class Table(NamedTuple):
+    """A table in CSV: the names of its columns, and its rows by these names. A cell that is missing is empty."""
+
+    columns: list[str]
+    rows: list[dict[str, str]]
+
+
+def read_csv(path: Path) -> Table:
+    r"""Read a table in UTF-8, whose cells a comma, a semicolon or a tab parts: the one that its first line has most of.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If the file is no text in UTF-8, or no table.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "table.csv"
+        >>> _ = path.write_text("subject;fold\na;0\nb", encoding="utf-8")
+        >>> read_csv(path).rows
+        [{'subject': 'a', 'fold': '0'}, {'subject': 'b', 'fold': ''}]
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        head = file.readline()
+        file.seek(0)
+        reader = csv.DictReader(file, restkey="", restval="", delimiter=max(",;\t", key=head.count))
+        try:
+            columns = list(reader.fieldnames or ())
+            rows = [{column: row[column] for column in columns} for row in reader]
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
+    return Table(columns, rows)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table that is there whole or not at all.
+
+    Args:
+        path: The file; its folder must exist.
+        columns: The names of the columns.
+        rows: The cells of each row. ``None`` is an empty cell.
+    """
+    with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON file that is there whole or not at all; what JSON does not know is written as text."""
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write a file beside ``path`` and give it that name at the end, so that nothing half-written has it.
+
+    Args:
+        path: The file's final name; its folder must exist. A file that has the name already is replaced.
+
+    Yields:
+        The name to write to, which ends as the final one does. It is removed if writing fails.
+    """
+    partial = path.with_name(f".{os.getpid()}_{path.name}")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_new(output: Path) -> None:
+    """Refuse a folder that holds something, before long work is done for it.
+
+    Args:
+        output: The folder to be made.
+
+    Raises:
+        UserError: If ``output`` is anything but absent or an empty folder, or cannot be looked into.
+    """
+    try:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"{output}: is not an empty folder. Nothing is overwritten: choose another, or empty it.")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be looked into ({error}). Choose another folder.") from error
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Fill a folder beside ``output`` and give it that name at the end, so that nothing half-written has it.
+
+    Args:
+        output: The folder's final name. It must not exist, or be an empty folder.
+
+    Yields:
+        The folder to fill. It is removed if filling it fails.
+
+    Raises:
+        UserError: If ``output`` holds something already, or writing fails.
+    """
+    require_new(output)
+    partial = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+        yield partial
+        partial.chmod(0o755)  # mkdtemp makes it private
+        if output.exists():
+            output.rmdir()
+        partial.replace(output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error}). Free the disk, or choose another folder.") from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,36 @@
+"""Public names that are imported when they are first asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+
+def lazy_getattr(package: str, homes: Mapping[str, str], submodules: Collection[str] = ()) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package whose public names are imported on first use.
+
+    A package must not define ``__dir__`` beside it: MONAI looks at every name that ``dir`` lists, in every package
+    whose name starts with "monai", and would import all of them.
+
+    Args:
+        package: The package's ``__name__``.
+        homes: The module, relative to the package, that each public name is imported from.
+        submodules: The names of modules of the package that are imported on first use, too.
+
+    Example:
+        >>> lazy_getattr("monai_iln", {"UserError": "errors"})("UserError")
+        <class 'monai_iln.errors.UserError'>
+    """
+
+    def find(name: str) -> Any:
+        if name in submodules:
+            return importlib.import_module(f"{package}.{name}")
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        setattr(sys.modules[package], name, value)  # found without this function from now on
+        return value
+
+    return find

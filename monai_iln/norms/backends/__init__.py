@@ -1,0 +1,1 @@
+"""What the operator runs on: the definition, CPUs, and CUDA devices."""

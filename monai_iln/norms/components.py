@@ -1,0 +1,79 @@
+"""How a normalization is named in a specification, and how many groups a number of channels gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai_iln.errors import UserError
+from monai_iln.norms.coefficients import BATCH
+
+GROUPS = 16
+POLICIES = ("auto", "alive")
+
+
+def parse_component(component: Any, num_features: int, strict: bool) -> int:
+    """What a named normalization pools: a number of groups, or :data:`~monai_iln.norms.coefficients.BATCH`.
+
+    Raises:
+        UserError: if there is no such normalization, or it takes no such argument.
+
+    Example:
+        >>> parse_component("instance", 32, strict=True), parse_component(["group", {"num_groups": 4}], 32, strict=True)
+        (32, 4)
+    """
+    name, arguments = component if isinstance(component, (tuple, list)) and len(component) == 2 else (component, {})
+    name = name.strip().lower() if isinstance(name, str) else name
+    if not isinstance(arguments, dict) or set(arguments) - ({"num_groups"} if name == "group" else set()):
+        raise UserError(
+            f"component {component!r} has arguments it cannot have. Only group norm has any, its num_groups: write "
+            '("group", {"num_groups": 4}).'
+        )
+    if name == "group":
+        return fit_groups(num_features, arguments.get("num_groups", GROUPS), strict)
+    pooled = {"instance": num_features, "layer": 1, "batch": BATCH}
+    if not isinstance(name, str) or name not in pooled:
+        raise UserError(f"component {component!r} is unknown; choose of instance, layer, group and batch.")
+    return pooled[name]
+
+
+def component_name(component: int, num_features: int) -> str:
+    """The inverse of :func:`parse_component`, for people."""
+    named = {BATCH: "batch", 1: "layer", num_features: "instance"}
+    return named.get(component, f"group({component})")
+
+
+def fit_groups(num_features: int, num_groups: int | str, strict: bool = False) -> int:
+    """The number of groups for ``num_features`` channels.
+
+    Args:
+        num_features: channels.
+        num_groups: a number: the largest divisor of the channels not above it. ``"auto"``: the same with 16.
+            ``"alive"``: the same, of those divisors that leave at least two channels a group, which keeps the gate of
+            a blend before it alive.
+        strict: raise where the divisor is not the number itself, or where one channel cannot be kept alive.
+
+    Raises:
+        UserError: if ``num_groups`` is none of these, or for ``strict``.
+
+    Example:
+        >>> [fit_groups(16, policy) for policy in (16, "auto", "alive")], fit_groups(24, 16), fit_groups(7, "alive")
+        ([16, 16, 8], 12, 1)
+    """
+    if isinstance(num_groups, bool) or not (
+        num_groups in POLICIES if isinstance(num_groups, str) else isinstance(num_groups, int) and num_groups >= 1
+    ):
+        raise UserError(
+            f"num_groups is {num_groups!r}; it must be a whole number from 1, one of {', '.join(POLICIES)}, or, in "
+            "ILN, None to leave the group norm out."
+        )
+    wanted = num_groups if isinstance(num_groups, int) else GROUPS
+    most = num_features // 2 if num_groups == "alive" else num_features
+    fitting = next((g for g in range(min(wanted, most), 0, -1) if num_features % g == 0), 1)
+    if strict and isinstance(num_groups, int) and fitting != num_groups:
+        raise UserError(
+            f"{num_features} channels cannot be divided into {num_groups} equal groups; with strict=True they "
+            f"must be. Take num_groups={fitting}, which divides them, or strict=False, which does so by itself."
+        )
+    if strict and num_groups == "alive" and num_features == 1:
+        raise UserError("one channel cannot be shared out to groups of two: take strict=False, or another norm here.")
+    return fitting

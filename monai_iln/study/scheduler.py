@@ -1,0 +1,285 @@
+"""Everything that a plan still lacks, in parallel, and nothing twice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import joblib
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from monai_iln.configuration import read_configuration
+from monai_iln.errors import UserError
+from monai_iln.study.cluster import connect_to_ray
+from monai_iln.study.grid import Run
+from monai_iln.study.records import FAILURE, failure_path, find_records, read_record, write_failure
+from monai_iln.study.settings import Study
+from monai_iln.study.worker import Place, execute, logged
+
+_POLL_SECONDS = 0.5
+_TRIAL_STEPS = 8
+
+
+def pending(runs: Sequence[Run], folder: Path, redo_changed: bool = False) -> list[Run]:
+    """The runs of a plan that have no record yet.
+
+    Args:
+        runs: the plan.
+        folder: of the study.
+        redo_changed: whether runs whose record is of another configuration are to be done again. The old ones stay
+            until the new ones are finished.
+
+    Raises:
+        UserError: if a record, of this plan or not, is of another configuration or other data than the plan, and will
+            not be done again.
+    """
+    records = {path.parent.relative_to(folder): read_record(path.parent) for path in find_records(folder)}
+    hashes = {path: record["config_hash"] for path, record in records.items() if record}
+    missing = [run for run in runs if hashes.get(run.path) != run.config_hash]
+    changed = [str(run) for run in missing if run.path in hashes]
+    planned, protocols = {run.path for run in runs}, {run.protocol_hash for run in runs}
+    foreign = [
+        str(path)
+        for path, record in records.items()
+        if record and path not in planned and record.get("protocol_hash") not in protocols
+    ]
+    if foreign or (changed and not redo_changed):
+        remedy = "" if foreign else ", or do them again with redo_changed"
+        raise UserError(
+            f"{folder}: {len(changed + foreign)} finished runs are of another configuration or other data, the first "
+            f"is {(foreign or changed)[0]}. Runs of different configurations cannot be compared: choose another "
+            f"output_dir, restore the configuration{remedy}."
+        )
+    return missing
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else works on the study meanwhile.
+
+    Raises:
+        UserError: if somebody does, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"{folder}: another process runs this study. Wait for it, or choose another output_dir."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error}). Choose another output_dir.") from error
+    with lock:
+        yield
+
+
+def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
+    """Execute runs until each has a record or has failed ``study.attempts`` times.
+
+    A run that was under way when its worker died is tried again alone, so that it and no other is to blame if one
+    dies again.
+
+    Args:
+        runs: those to do, from :func:`pending`.
+        study: settings of the machine: jobs, backend and so on.
+        folder: of the study, which must be :func:`locked`.
+
+    Raises:
+        UserError: if the backend cannot run anything.
+    """
+    for run in runs:
+        _remove_unfinished(folder / run.path)
+        shutil.rmtree(failure_path(folder / run.path), ignore_errors=True)
+    tries: Counter[Path] = Counter()
+    left, suspects = list(runs), list[Run]()
+    with _Progress(runs, folder):
+        while left:
+            batch = suspects[:1] or left
+            place = Place(folder, uuid.uuid4().hex[:8], tracking=study.tracking, parent=os.getpid())
+            trouble = _execute_in_parallel(batch, study, place)
+            suspects, begun = [], False
+            for run in batch:
+                final = folder / run.path
+                scratch = final.with_name(f".{final.name}.{place.token}")
+                died, failed = scratch.exists(), failure_path(final).exists()
+                done = _is_done(run, final)
+                begun |= died or failed or done
+                if failed:
+                    failure = json.loads((failure_path(final) / FAILURE).read_text(encoding="utf-8"))
+                    tries[run.path] += 1 if failure["retry"] else study.attempts
+                elif died and not done:
+                    suspects.append(run)
+                    tries[run.path] += len(batch) == 1
+                    if tries[run.path] >= study.attempts:
+                        message = f"its worker died {study.attempts} times ({type(trouble).__name__})"
+                        write_failure(final, run.point, message)
+                _remove_unfinished(final)
+            if not begun:
+                raise UserError(
+                    f"the {study.backend} backend ran nothing ({trouble or 'no run has written to ' + str(folder)}). "
+                    "Every finished run is kept: mend it (is output_dir shared by all nodes?), and give the same "
+                    "command again."
+                ) from trouble
+            left = [run for run in left if tries[run.path] < study.attempts and not _is_done(run, folder / run.path)]
+            suspects = [run for run in suspects if run in left]
+
+
+def _jobs(study: Study) -> int:
+    return study.jobs or torch.cuda.device_count() or os.cpu_count() or 1
+
+
+def _is_done(run: Run, final: Path) -> bool:
+    record = read_record(final)
+    return record is not None and record["config_hash"] == run.config_hash
+
+
+def _remove_unfinished(final: Path) -> None:
+    for scratch in final.parent.glob(f".{final.name}.*"):
+        # At once, so that a worker that still writes to it finds all of its files or none.
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(
+                scratch.rename(final.with_name(f".{final.name}.removed-{uuid.uuid4().hex}")), ignore_errors=True
+            )
+
+
+def run_on_all_ranks(runs: Sequence[Run], study: Study, folder: Path) -> None:
+    """Under ``torchrun``: one run after another, each on all processes. A run that fails ends them all.
+
+    Args:
+        runs: those to do, alike on all processes.
+        study: its settings.
+        folder: of the study.
+    """
+    token = str(idist.broadcast(uuid.uuid4().hex[:8], src=0, safe_mode=True))
+    for run in tqdm(runs, desc="Study", unit="run", disable=idist.get_rank() > 0):
+        if idist.get_rank() == 0:
+            _remove_unfinished(folder / run.path)
+        execute(run, Place(folder, token, tracking=study.tracking))
+        idist.barrier()
+
+
+def _execute_in_parallel(runs: Sequence[Run], study: Study, place: Place) -> BaseException | None:
+    """One pass over the runs; what breaks the backend, such as a killed worker, ends the pass and is returned."""
+    gpus, jobs = torch.cuda.device_count(), _jobs(study)
+    options: dict[str, Any] = {"n_jobs": jobs, "backend": "loky"}
+    devices: list[str | None] = [f"cuda:{index % gpus}" if gpus else None for index in range(len(runs))]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    if study.backend == "ray":
+        options = connect_to_ray(study)
+        devices, threads = [None] * len(runs), 1  # Ray shows every run its own share of the GPUs
+        place = replace(place, parent=None)
+    place = replace(place, threads=threads)
+    tasks = [
+        joblib.delayed(execute)(run, replace(place, device=device if "device" not in run.overrides else None))
+        for run, device in zip(runs, devices, strict=True)
+    ]
+    try:
+        with joblib.parallel_config(**options):
+            joblib.Parallel(batch_size=1, pre_dispatch="all")(tasks)
+    except Exception as error:  # execute itself raises nothing: a worker or a node was lost
+        return error
+    return None
+
+
+class _Progress:
+    """A bar over the study with the time left, and a line for each run; it looks at the folders, as anybody could."""
+
+    def __init__(self, runs: Sequence[Run], folder: Path) -> None:
+        self.waiting = {run.path: run for run in runs}
+        self.folder = folder
+        self._stop = threading.Event()
+
+    def __enter__(self) -> None:
+        # A copy of stderr: a run in this very process sends the original to its log.
+        self.terminal = os.fdopen(os.dup(2), "w")
+        self.bar = tqdm(total=len(self.waiting), desc="Study", unit="run", smoothing=0, file=self.terminal)
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self.thread.join()
+        self._look()
+        self.bar.close()
+        self.terminal.close()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            self._look()
+            self.bar.refresh()
+
+    def _look(self) -> None:
+        for path, run in list(self.waiting.items()):
+            try:
+                record = read_record(self.folder / path)
+            except UserError:
+                continue
+            if record is None or record["config_hash"] != run.config_hash:
+                continue
+            del self.waiting[path]
+            tqdm.write(f"{run}: {summarize(record)}", file=self.terminal)
+            self.bar.update()
+
+
+def summarize(record: dict[str, Any]) -> str:
+    """A finished run in half a line."""
+    seconds = f"{record['cost']['total_seconds']:.0f} s"
+    if record["status"] == "diverged":
+        return f"diverged ({seconds})"
+    scores = record["scores"]
+    chosen = "" if scores["validation_dice"] is None else f", validation {scores['validation_dice']:.3f}"
+    return f"test Dice {scores['test_dice']:.3f}{chosen} ({seconds})"
+
+
+def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[float, str]:
+    """How long the pending runs of a plan would take, and what that is based on.
+
+    Finished runs of the study tell; without any, the first run is done in a temporary folder with a few steps an epoch.
+
+    Args:
+        runs: the pending ones, at least one.
+        folder: of the study.
+        study: its settings.
+    """
+    jobs = min(_jobs(study), len(runs))
+    finished = [read_record(path.parent) for path in find_records(folder)]
+    seconds = [record["cost"]["total_seconds"] for record in finished if record and record["status"] == "finished"]
+    if seconds:
+        return len(runs) * sum(seconds) / len(seconds) / jobs, f"{len(seconds)} finished runs"
+    with tempfile.TemporaryDirectory() as scratch:
+        first = min(runs, key=lambda run: run.learning_rate)  # which does not diverge at once
+        trial = replace(first, overrides={**first.overrides, "train#trainer#epoch_length": _TRIAL_STEPS})
+        final = Path(scratch) / trial.path
+        start = time.perf_counter()
+        execute(trial, Place(Path(scratch), "trial", threads=max(1, (os.cpu_count() or 1) // jobs)))
+        total = time.perf_counter() - start
+        record = read_record(final)
+        if record is None or record["status"] != "finished":
+            message = "it diverged"
+            if record is None:
+                message = json.loads((failure_path(final) / FAILURE).read_text(encoding="utf-8"))["message"]
+            raise UserError(f"{trial}: a trial of a few steps failed: {message} Mend it before the study.")
+        cost = record["cost"]
+        whole = total + cost["seconds_per_step"] * (_steps(first) - cost["steps"])
+    return len(runs) * whole / jobs, f"{cost['steps']} steps of one run"
+
+
+def _steps(run: Run) -> int:
+    """Optimizer steps of a training."""
+    with logged(None):
+        return int(read_configuration(run.training, run.overrides).get_parsed_content("iterations"))

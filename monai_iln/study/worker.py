@@ -1,0 +1,230 @@
+"""One run: the bundle's own training and evaluation in this process, and the folder that it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TextIO
+
+import ignite.distributed as idist
+import pandas as pd
+import torch
+from monai.bundle import ConfigWorkflow
+
+from monai_iln.errors import DivergedError, find_user_error, root_cause
+from monai_iln.files import write_json
+from monai_iln.machine import describe_commit, describe_machine, describe_versions
+from monai_iln.study.grid import Run
+from monai_iln.study.records import RECORD, failure_path, read_record, write_failure
+
+_WATCH_SECONDS = 0.2
+_OVERRIDES = "overrides.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how runs are executed; it decides no result.
+
+    Attributes:
+        folder: of the study.
+        token: of this start of the study, part of the names of folders under way.
+        threads: of torch in each run; ``None`` leaves them as they are.
+        device: overrides the device of the training.
+        tracking: see :class:`~monai_iln.study.settings.Study`.
+        parent: process that runs end with, if they are its children.
+    """
+
+    folder: Path
+    token: str
+    threads: int | None = None
+    device: str | None = None
+    tracking: Any = None
+    parent: int | None = None
+
+
+def execute(run: Run, place: Place) -> None:
+    """Train and evaluate, and give the run's folder its final name only when everything is in it.
+
+    Whatever happens inside, this returns: what was raised is written beside the run's folder as its failure. Only where
+    several processes share the run it is raised on, since the others would wait for ever. A loss that is not finite is
+    a result and no failure: the norm and the rate did not train.
+
+    Args:
+        run: what to do.
+        place: where to do it.
+    """
+    _end_with(place.parent)
+    final = place.folder / run.path
+    scratch = final.with_name(f".{final.name}.{place.token}")
+    leads = idist.get_rank() == 0
+    started = time.time()
+    if leads:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    idist.barrier()
+    try:
+        if place.threads is not None:
+            torch.set_num_threads(place.threads)
+        with logged(scratch / "log.txt" if leads else None):
+            message, evaluating = _train_and_evaluate(run, place, scratch)
+        if leads and _is_ours(scratch, place):
+            _write_record(run, place, scratch, started, message, evaluating)
+            _replace(scratch, final, run.config_hash)
+            shutil.rmtree(failure_path(final), ignore_errors=True)
+    except Exception as error:  # a run must never take the study down
+        if leads and _is_ours(scratch, place):
+            told = find_user_error(error)
+            trace = "" if told else "".join(traceback.format_exception(error))
+            write_failure(final, run.point, str(told or root_cause(error)), trace, retry=told is None)
+            with contextlib.suppress(OSError):
+                shutil.copyfile(scratch / "log.txt", failure_path(final) / "log.txt")
+            shutil.rmtree(scratch, ignore_errors=True)
+        if idist.get_world_size() > 1:
+            raise
+
+
+def _train_and_evaluate(run: Run, place: Place, scratch: Path) -> tuple[str | None, float]:
+    """Run the workflows; the message of a training that diverged, and the seconds of the evaluation."""
+    overrides: dict[str, Any] = {**run.overrides, "output_dir": str(scratch), "ckpt_dir": str(scratch)}
+    if place.device is not None:
+        overrides["device"] = f"$torch.device('{place.device}')"
+    overlay = scratch / _OVERRIDES  # as a file they come before those of the evaluation, and stay to be read
+    if idist.get_rank() == 0:
+        write_json(overlay, overrides)
+    idist.barrier()
+    training = [*run.training, str(overlay)]
+    try:
+        _workflow(training, {}, "training", place.tracking)
+    except Exception as error:
+        diverged = find_user_error(error)
+        if isinstance(diverged, DivergedError):
+            return str(diverged), 0.0
+        raise
+    idist.barrier()  # the weights are there
+    begun = time.perf_counter()
+    for part in ("validation", "test") if overrides.get("validation_every", 0) is not None else ("test",):
+        _workflow([*training, *run.evaluation], {"part": part}, "evaluating", None)
+    return None, time.perf_counter() - begun
+
+
+def _workflow(files: Sequence[str], overrides: Mapping[str, Any], run_id: str, tracking: Any) -> None:
+    workflow = ConfigWorkflow(config_file=list(files), run_id=run_id, tracking=tracking, **overrides)
+    workflow.initialize()
+    workflow.run()
+    if idist.get_world_size() == 1:  # several processes stay together for the next run
+        workflow.finalize()
+
+
+def _write_record(
+    run: Run, place: Place, scratch: Path, started: float, message: str | None, evaluating: float
+) -> None:
+    now = time.time()
+    record: dict[str, Any] = {
+        "format": 1,
+        "status": "finished" if message is None else "diverged",
+        **{key: value for key, value in asdict(run).items() if key not in ("overrides", "training", "evaluation")},
+        "overrides": {key: value for key, value in run.overrides.items() if key != "bundle_root"},
+        "message": message,
+        "scores": {},
+        "cost": {},
+        "environment": {
+            "versions": describe_versions(),
+            "commit": describe_commit(),
+            "machine": describe_machine(torch.device(place.device or ("cuda" if torch.cuda.is_available() else "cpu"))),
+            "processes": idist.get_world_size(),
+        },
+        "started": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
+        "finished": datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds"),
+    }
+    cost_file = scratch / "cost.json"
+    if cost_file.is_file():
+        record["cost"] = json.loads(cost_file.read_text(encoding="utf-8"))
+        cost_file.unlink()
+    if message is None:
+        images = pd.read_csv(scratch / "images.csv")
+        test, validation = (images.loc[images["part"] == part, "dice"] for part in ("test", "validation"))
+        record["scores"] = {
+            "test_dice": float(test.mean()),
+            "test_dice_std": float(test.std()),
+            "validation_dice": float(validation.mean()) if len(validation) else None,
+        }
+    cost = record["cost"]
+    cost["evaluation_seconds"], cost["total_seconds"] = round(evaluating, 3), round(now - started, 3)
+    used = evaluating + cost.get("train_seconds", 0.0) + cost.get("validation_seconds", 0.0)
+    cost["overhead_seconds"] = round(now - started - used, 3)
+    write_json(scratch / RECORD, record)
+
+
+def _is_ours(scratch: Path, place: Place) -> bool:
+    """Whether the folder is still what this run made: a study that was started again takes it from an orphan."""
+    orphaned = place.parent in _WATCHED and os.getppid() != place.parent
+    return not orphaned and (scratch / _OVERRIDES).is_file()
+
+
+def _replace(scratch: Path, final: Path, config_hash: str) -> None:
+    """Give a finished folder its name. What has it already stays if it is the same run, done faster by another."""
+    record = read_record(final)
+    if record is not None and record["config_hash"] == config_hash:
+        shutil.rmtree(scratch, ignore_errors=True)
+        return
+    old = scratch.with_name(f"{scratch.name}.old")
+    if final.exists():
+        final.rename(old)
+    scratch.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def logged(path: Path | None) -> Iterator[None]:
+    """Everything that is printed, logged or warned of, to a file, also by what holds on to the terminal itself."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(os.devnull if path is None else path, "w", encoding="utf-8"))  # noqa: PTH123
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            stream.flush()
+            kept = os.dup(number)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, number)
+            os.dup2(file.fileno(), number)
+        stack.enter_context(contextlib.redirect_stdout(file))
+        stack.enter_context(contextlib.redirect_stderr(file))
+        stack.enter_context(warnings.catch_warnings())
+        stack.callback(_let_go, file)
+        yield
+
+
+def _let_go(file: TextIO) -> None:
+    """Loggers that were made meanwhile hold on to the file: give them the terminal instead, before it is closed."""
+    file.flush()
+    loggers = [logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)]
+    for handler in [handler for logger in loggers for handler in logger.handlers]:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is file:
+            handler.setStream(sys.__stderr__)
+
+
+def _end_with(parent: int | None) -> None:
+    """End this process when the study's does: one that was killed cannot end its workers itself."""
+    if parent is None or os.getppid() != parent or _WATCHED:
+        return
+    _WATCHED.add(parent)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_WATCHED: set[int] = set()

@@ -1,0 +1,99 @@
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_iln.datasets.quality.exclusion import actions
+from monai_iln.datasets.quality.report import summary, write_report
+from monai_iln.datasets.stacks import Finding, Stack
+
+TILE, CAPTION = 224, 44
+RED, YELLOW = (255, 80, 80), (255, 205, 60)
+
+
+def stack(subject, place, slices=2, shape=(60, 90)):
+    """A grey landscape with a mask of 10 x 20 pixels at a place."""
+    label = np.zeros((*shape, slices), np.uint8)
+    row, column = place
+    label[row : row + 10, column : column + 20] = 1
+    image = np.linspace(0, 100, shape[1])[None, :, None] * np.ones((*shape, slices))
+    return Stack(subject, "ED", "", image, label, np.eye(4), tuple(range(1, slices + 1)))
+
+
+def finding(reason, subject, slice_, detail="measured"):
+    return Finding(reason, subject, "ED", slice_, f"{subject}.dcm", detail)
+
+
+@pytest.fixture
+def sheet(tmp_path):
+    stacks = [stack("A", (5, 10)), stack("B", (40, 60))]
+    findings = [
+        finding("area-jump", "A", 1),
+        finding("displaced", "B", 2),
+        finding("area-jump", "B", 2),
+        finding("unreadable", "C", None, "broken, with a comma"),
+    ]
+    write_report(tmp_path, stacks, findings, actions())
+    with Image.open(tmp_path / "exclusions.png") as image:
+        return np.asarray(image), tmp_path
+
+
+def outline(tile):
+    rows, columns = np.nonzero((tile[..., 1] > 200) & (tile[..., 0] < 120))
+    return rows.min(), rows.max(), columns.min(), columns.max()
+
+
+def test_tiles_show_the_frames_as_they_are_those_to_be_excluded_first(sheet):
+    image, _ = sheet
+    assert image.shape == (TILE + CAPTION + CAPTION // 2, 6 * TILE, 3)
+    scale, top = TILE / 90, (TILE - round(60 * TILE / 90)) // 2
+    for number, (row, column) in enumerate([(40, 60), (5, 10)]):
+        tile = image[:TILE, number * TILE : (number + 1) * TILE]
+        expected = [top + row * scale, top + (row + 10) * scale, column * scale, (column + 20) * scale]
+        np.testing.assert_allclose(outline(tile), expected, atol=3)
+        assert tile[top + 10, -8].mean() > tile[top + 10, 8].mean(), "brighter to the right, as the image is"
+        assert tile[: top - 3].max() == 0
+    assert (image[:, 2 * TILE :][:TILE] == 24).all(), "there are two tiles"
+
+
+def test_captions_say_what_is_done(sheet):
+    image, _ = sheet
+    for number, colour, other in ((0, RED, YELLOW), (1, YELLOW, RED)):
+        caption = image[TILE : TILE + CAPTION, number * TILE : (number + 1) * TILE].reshape(-1, 3)
+        assert (caption == colour).all(axis=1).sum() > 20
+        assert not (caption == other).all(axis=1).any()
+
+
+def test_the_table_holds_everything(sheet):
+    _, folder = sheet
+    with (folder / "exclusions.csv").open(newline="", encoding="utf-8") as file:
+        rows = [tuple(row.values()) for row in csv.DictReader(file)]
+    assert rows == [
+        ("A", "ED", "1", "keep", "area-jump", "measured", "A.dcm"),
+        ("B", "ED", "2", "keep", "area-jump", "measured", "B.dcm"),
+        ("B", "ED", "2", "exclude", "displaced", "measured", "B.dcm"),
+        ("C", "ED", "", "left out", "unreadable", "broken, with a comma", "C.dcm"),
+    ]
+
+
+def test_no_image_no_sheet(tmp_path):
+    write_report(
+        tmp_path, [stack("A", (5, 10))], [finding("unreadable", "A", 1), finding("displaced", "Z", 1)], actions()
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["exclusions.csv"]
+
+
+def test_more_frames_than_anybody_looks_at(tmp_path):
+    many = stack("A", (5, 10), slices=130)
+    write_report(tmp_path, [many], [finding("displaced", "A", number) for number in many.slices], actions())
+    with Image.open(tmp_path / "exclusions.png") as sheet:
+        assert sheet.height == 20 * (TILE + CAPTION) + CAPTION // 2
+
+
+def test_summary():
+    findings = [finding("displaced", name, 1) for name in "EDCBA"] + [finding("displaced", "A", 2)]
+    lines = summary([*findings, finding("unreadable", "", None)], actions(keep=["displaced"]))
+    assert lines[0].startswith("unreadable: 1 (left out) in unknown. A file is missing")
+    assert lines[1].startswith("displaced: 6 (keep) in A, B, C, D and 1 more. No blood pool")
+    assert summary([], actions()) == []
