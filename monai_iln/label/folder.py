@@ -34,22 +34,24 @@ def write_app(folder: Path | str, bundles: Sequence[Path | str]) -> Path:
     ``model/NAME`` for each bundle, without the data and results of its trainings.
 
     Args:
-        folder: to make; it must not exist, or be empty. It appears whole or not at all.
-        bundles: folders of bundles; their names become those of the models. All checkpoints in ``models`` come along.
+        folder: The folder to write. It must not exist, or be empty. It appears whole or not at all.
+        bundles: The folders of the bundles. Their names become those of the models. All checkpoints in ``models`` come
+            along.
 
     Returns:
-        ``folder``.
+        The folder.
 
     Raises:
-        UserError: if ``folder`` is in use or lies in a bundle, or a path is no bundle with weights, or two bundles
-            have one name.
+        UserError: If the folder is in use or lies in a bundle, a path is no bundle with weights, or two bundles have
+            one name.
     """
     folder = Path(folder)
     named: dict[str, Path] = {}
     for bundle in map(Path, bundles):
         _require_bundle(bundle)
         source = bundle.resolve()
-        if (twin := named.setdefault(source.name, source)) != source:
+        twin = named.setdefault(source.name, source)
+        if twin != source:
             raise UserError(
                 f"{bundle}: has the name of {twin}. A model is called by the name of its bundle's folder: rename one."
             )
