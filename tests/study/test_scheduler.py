@@ -12,14 +12,28 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from running import CONFIG, SMALL, command, run, settings_of
+from running import SMALL, command, run
 
-from monai_iln.errors import UserError
-from monai_iln.run_files import ALL_IMAGES, LOCK, LOSSES, RECORD, STUDY, SUMMARY
+from monai_iln.run_files import (
+    ALL_IMAGES,
+    CURVES,
+    CURVES_PICTURE,
+    GATES,
+    GATES_PICTURE,
+    IMAGES,
+    LOCK,
+    LOG,
+    LOSSES,
+    OVERLAY,
+    OVERRIDES,
+    PREDICTIONS,
+    RECORD,
+    STUDY,
+    SUMMARY,
+    WEIGHTS,
+)
 from monai_iln.study.records import find_runs, read_record, read_records
-from monai_iln.study.workflow import CrossValidationWorkflow, report
 
-WORKFLOW = "monai_iln.study.CrossValidationWorkflow"
 EXACT = ["part", "subject", "phase", "slice", "structure", "dice", "hd95_mm", "truth_pixels", "predicted_pixels"]
 
 
@@ -38,14 +52,6 @@ def wait_for(condition, process):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def study(prepared, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study") / "phantoms"
-    done = run(prepared, folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder, done
 
 
 def test_every_run_leaves_a_record_of_every_test_image(study, prepared):
@@ -75,6 +81,12 @@ def test_every_run_leaves_a_record_of_every_test_image(study, prepared):
     first = records.runs.iloc[0]
     assert summary[first["run"]]["endocardium"]["mean"] == pytest.approx(first["test_dice"])
     assert not list(folder.rglob(".seed_*")), "nothing unfinished is left"
+    left = {path.name for path in find_runs(folder)[0].iterdir()}
+    assert left == {
+        *(table.name for table in (CURVES, GATES, IMAGES, LOSSES)),
+        *(CURVES_PICTURE, GATES_PICTURE, LOG, OVERLAY, OVERRIDES, PREDICTIONS, RECORD, WEIGHTS),
+        *("tensorboard", f"test_{OVERLAY}", f"validation_{OVERLAY}"),
+    }
 
 
 def test_the_same_command_does_nothing_twice(study, prepared):
@@ -220,37 +232,6 @@ def test_two_studies_in_one_folder_are_refused(prepared, tmp_path):
     assert done.returncode == 1
     assert (folder / STUDY).read_text() == "{}", "that of the other"
     assert "another process runs this study" in done.stderr
-
-
-def test_the_workflow_runs_from_mona_is_command_line(study, prepared):
-    folder, _ = study
-    options = [f"--{key}={json.dumps(value)}" for key, value in settings_of(prepared, folder).items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run_workflow", WORKFLOW, "--config_file", str(CONFIG), *options],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 runs, 6 finished, 0 to do" in done.stdout
-
-
-def test_a_report_of_no_study_is_one_message(tmp_path):
-    with pytest.raises(UserError, match="no study"):
-        report(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("methods: [ILN", "not a configuration"), ("- 1", "it must hold keys and values"), (None, "no such file")],
-)
-def test_a_wrong_configuration_is_one_message(tmp_path, text, message):
-    file = tmp_path / "study.yaml"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(UserError, match=message):
-        CrossValidationWorkflow(str(file))
 
 
 def test_two_ranks_train_what_one_does(prepared, tmp_path):
