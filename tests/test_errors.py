@@ -1,4 +1,3 @@
-import importlib.util
 import logging
 import subprocess
 import sys
@@ -6,7 +5,6 @@ import sys
 import pytest
 from monai.bundle import ConfigWorkflow
 
-import monai_iln
 from monai_iln.errors import DivergedError, UserError, find_user_error, hide_tracebacks
 
 MONAI = "/somewhere/monai/bundle/__main__.py"
@@ -32,16 +30,6 @@ for module in pkgutil.walk_packages(monai_iln.__path__, "monai_iln."):
 after = state()
 assert before == after, [pair for pair in zip(before, after) if pair[0] != pair[1]]
 """
-
-
-@pytest.fixture
-def program(monkeypatch):
-    """Sets the name of this program; what belongs to the process is put back in the end."""
-    handlers = {handler: handler.filters[:] for handler in [*logging.getLogger().handlers, logging.lastResort]}
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    yield lambda name: monkeypatch.setattr(sys, "argv", [name])
-    for handler, filters in handlers.items():
-        handler.filters[:] = filters
 
 
 def wrapped(error):
@@ -111,15 +99,9 @@ def test_importing_any_module_changes_nothing_else():
     subprocess.run([sys.executable, "-c", STATE], check=True)
 
 
-def test_a_bundle_names_the_command_that_installs_what_it_lacks(program, tmp_path, monkeypatch, capsys):
+def test_a_bundle_names_the_command_that_installs_what_it_lacks(program, missing, tmp_path, capsys):
     program(MONAI)
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else find(name, *rest)
-    )
-    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
-    monkeypatch.delitem(sys.modules, "monai_iln.handlers", raising=False)
-    monkeypatch.delitem(vars(monai_iln), "handlers", raising=False)
+    missing("matplotlib", "monai_iln.handlers")
     config = tmp_path / "train.yaml"
     config.write_text(
         "imports: [$import monai_iln, $import monai_iln.errors, $import monai_iln.handlers]\n"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib.util import find_spec
 from typing import Any
 
 from monai_iln.errors import UserError, check_keys, require
+from monai_iln.extras import require_extra
 
 PAPER: dict[str, Any] = {
     "ILN": ["ILN", {"num_groups": 16}],
@@ -153,8 +153,8 @@ def read_settings(config: Mapping[str, Any]) -> Study:
     for key in ("folds", "learning_rates", "seeds", "training"):
         values = list(getattr(study, key) or ())
         require(len(set(values)) == len(values), f"{key} {values!r}", "an entry occurs twice", "drop it")
-    tracked = study.tracking != "mlflow" or find_spec("mlflow") is not None
-    require(tracked, "tracking 'mlflow'", "MLflow is not installed", "pip install 'monai-iln[mlflow]'")
+    if study.tracking == "mlflow":
+        require_extra("tracking 'mlflow'", "mlflow", "mlflow")
     both = study.dataset_dir is not None and study.datasets is not None
     require(not both, "dataset_dir and datasets", "they say the same in two ways", "give one of them")
     return study
@@ -198,7 +198,7 @@ def check_names(names: Sequence[str], what: str) -> None:
 
     Args:
         names: The names.
-        what: What they are names of, for the message.
+        what: The kind of thing that has such names, for the message.
 
     Raises:
         UserError: If there is such a name.
