@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai_iln.bundle import LEFT_BY_RUNS
 from monai_iln.errors import UserError
 from monai_iln.files import new_folder, require_new
 
 REQUIRED = ("configs/inference.yaml", "configs/metadata.json", "models/model.pt")
-_LEFT_OUT = shutil.ignore_patterns("data", "eval", "study", "__pycache__", ".*", "*.ts", "*.onnx")
 _MAIN = "from monai_iln.label.app import LabelApp  # noqa: F401 - the server looks for it here\n"
 _README = """# MONAI Label app
 
@@ -62,7 +62,7 @@ def write_app(folder: Path | str, bundles: Sequence[Path | str]) -> Path:
     require_new(folder)
     with new_folder(folder) as partial:
         for name, source in named.items():
-            shutil.copytree(source, partial / "model" / name, ignore=_LEFT_OUT)
+            shutil.copytree(source, partial / "model" / name, ignore=LEFT_BY_RUNS)
         (partial / "main.py").write_text(_MAIN, encoding="utf-8")
         models = "\n".join(f"- `{name}`" for name in named)
         (partial / "README.md").write_text(_README.format(models=models), encoding="utf-8")
