@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "turn raw data into NIfTI stacks and a datalist",
     "check": "look into every file that a datalist names",
     "phantom": "write synthetic hearts in the layout of a data set",
+    "bundle": "write a bundle with trained weights, ready to run",
     "study": "cross-validate norms on a datalist and report which is better",
     "report": "write tables and report of a study again, finished or under way",
     "label-app": "write a MONAI Label app with trained bundles",
