@@ -25,6 +25,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _write(options: argparse.Namespace) -> None:
     folder = write_bundle(options.name, options.output)
     print(
-        f"{folder}: complete. Next, in that folder: cd {shlex.quote(str(folder))} && python -m monai.bundle run "
+        f"{folder}: complete. Next: cd {shlex.quote(str(folder))} && python -m monai.bundle run "
         "--config_file configs/inference.yaml --dataset_dir STACK. Its docs/README.md tells the rest."
     )
