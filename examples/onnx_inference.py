@@ -2,9 +2,9 @@
 
     python onnx_inference.py model.onnx stack.nii.gz mask.nii.gz
 
-Does what configs/inference.yaml of the bundle does: scale every slice, bring it to standard orientation and 1.4 mm a
+It does what configs/inference.yaml of the bundle does: scale every slice, bring it to standard orientation and 1.4 mm a
 pixel, take the 144 x 144 pixels in the middle, run the network, bring the logits back to the stack's grid, take the
-largest. How to export model.onnx: docs/how-to/deploy.md.
+largest. docs/how-to/deploy.md says how to export model.onnx.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Turn = tuple[bool, slice, slice]  # whether to exchange rows and columns, then h
 
 
 def scale_slices(stack: Array) -> Array:
-    """Every slice to [0, 1] by its own minimum and maximum; a constant one to 0."""
+    """Scale every slice to [0, 1] by its own minimum and maximum, and a constant one to 0."""
     low = stack.min(axis=(0, 1), keepdims=True)
     span = stack.max(axis=(0, 1), keepdims=True) - low
     return (stack - low) / np.where(span > 0, span, 1)
 
 
 def standard_grid(affine: NDArray[np.float64]) -> tuple[Turn, NDArray[np.float64]]:
-    """The turn to the orientation of a screen, and then the step from one new pixel to the next, in old ones."""
+    """Find the turn to the orientation of a screen, and then the step from one new pixel to the next, in old ones."""
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if np.allclose(sizes, 1, atol=1e-4):  # a stack that does not know its geometry stays as it is
         return (False, slice(None), slice(None)), np.ones(2)
@@ -47,21 +47,21 @@ def standard_grid(affine: NDArray[np.float64]) -> tuple[Turn, NDArray[np.float64
 
 
 def resample(stack: Array, steps: NDArray[np.float64], shape: tuple[int, int]) -> Array:
-    """Rows and columns to another grid with the same centre, linearly; beyond the border its pixels go on."""
+    """Bring rows and columns to another grid with the same centre, linearly; beyond the border its pixels go on."""
     centre, new_centre = (np.array(stack.shape[:2]) - 1) / 2, (np.array(shape) - 1) / 2
     matrix, offset = np.diag([*steps, 1]), [*(centre - steps * new_centre), 0]
     return affine_transform(stack, matrix, offset, (*shape, stack.shape[2]), order=1, mode="nearest")
 
 
 def overlap(size: int) -> tuple[slice, slice]:
-    """Where `size` pixels and the SIZE in their middle meet: the place in the former, and in the latter."""
+    """Find where `size` pixels and the SIZE in their middle meet: the place in the former, and in the latter."""
     first, new_first = max(size // 2 - SIZE // 2, 0), max((SIZE - size) // 2, 0)
     shared = min(size, SIZE)
     return slice(first, first + shared), slice(new_first, new_first + shared)
 
 
 def segment(session: onnxruntime.InferenceSession, stack: Array, affine: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The class of every voxel of a stack (rows, columns, slices)."""
+    """Find the class of every voxel of a stack (rows, columns, slices)."""
     (exchange, *order), steps = standard_grid(affine)
     upright = scale_slices(stack.swapaxes(0, 1) if exchange else stack)[tuple(order)]
     old_shape = upright.shape[:2]
@@ -90,8 +90,9 @@ def segment(session: onnxruntime.InferenceSession, stack: Array, affine: NDArray
 def main() -> None:
     """Read, segment, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "stack", "mask"):
-        parser.add_argument(name)
+    parser.add_argument("model", help="the exported network")
+    parser.add_argument("stack", help="the NIfTI stack to segment")
+    parser.add_argument("mask", help="the NIfTI mask to write")
     arguments = parser.parse_args()
     session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
     stack = nib.load(arguments.stack)

@@ -3,56 +3,70 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from monai_iln import __version__
-from monai_iln.benchmark.command import add_options as add_benchmark_options
-from monai_iln.datasets import DataWarning
-from monai_iln.datasets.command import add_commands as add_data_commands
 from monai_iln.errors import UserError
-from monai_iln.label.command import add_options as add_label_options
-from monai_iln.study.command import add_commands as add_study_commands
+
+COMMANDS = {
+    "download": "fetch data that are public without registration",
+    "prepare": "turn raw data into NIfTI stacks and a datalist",
+    "check": "look into every file that a datalist names",
+    "phantom": "write synthetic hearts in the layout of a data set",
+    "bundle": "write a bundle with trained weights, ready to run",
+    "study": "cross-validate norms on a datalist and report which is better",
+    "report": "write tables and report of a study again, finished or under way",
+    "label-app": "write a MONAI Label app with trained bundles",
+    "benchmark": "time norms and networks against one another",
+}
+"""The subcommands, each a file of :mod:`monai_iln.commands`, and what they do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: without the program's name; ``None`` takes those of the process.
+        arguments: The arguments without the program's name; ``None`` takes those of the process.
 
     Returns:
         The exit status: 0, 1 after a user's mistake, which is told in one message, or 130 if interrupted.
     """
-    options = _parser().parse_args(arguments)
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", DataWarning)
-        warnings.showwarning = _show_warning
-        try:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parser(given[:1]).parse_args(given)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             options.run(options)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("interrupted; what is half done has no final name", file=sys.stderr)
-            return 130
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; what is half done has no final name", file=sys.stderr)
+        return 130
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="monai-iln", description="Instance-layer normalization for MONAI.")
+def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser, with the options of the chosen command alone: those of the others need not be imported."""
+    parser = argparse.ArgumentParser(
+        prog="monai-iln",
+        description="Instance-layer normalization for MONAI: the data, the bundles and the studies to measure it with.",
+        epilog="monai-iln COMMAND --help tells the options of a command, with an example.",
+    )
     parser.add_argument("--version", action="version", version=f"monai-iln {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_data_commands(commands)
-    add_study_commands(commands)
-    add_label_options(commands.add_parser("label-app", help="write a MONAI Label app with trained bundles"))
-    add_benchmark_options(commands.add_parser("benchmark", help="time norms and networks against one another"))
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name in chosen:
+            importlib.import_module(f"monai_iln.commands.{name.replace('-', '_')}").add_options(command)
     return parser
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    from tqdm import tqdm  # here: most commands, and every --help, do without it
+
     tqdm.write(f"warning: {message}", file=sys.stderr)  # beside the bar, not in it

@@ -7,17 +7,20 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Processor, cores, threads, and the GPU if it is the device."""
+    """The processor, its cores and threads, and the GPU if it is the device."""
+    import torch  # here: versions and the commit are described without it
+
     description: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": _usable_cores(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
     }
@@ -28,7 +31,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str | None]:
-    """Versions of everything that decides the speed; ``None`` for what is not installed."""
+    """The versions of everything that decides the speed; ``None`` for what is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in ("monai_iln", "torch", "monai", "triton"):
         try:
@@ -39,7 +42,7 @@ def describe_versions() -> dict[str, str | None]:
 
 
 def describe_commit() -> dict[str, Any] | None:
-    """Commit of the clone that this package runs from, and whether it was changed since; ``None`` outside a clone."""
+    """The commit of the clone that this package runs from, and whether it was changed since; ``None`` elsewhere."""
     try:
         # An installed package may lie in a virtual environment within somebody else's repository.
         _git("ls-files", "--error-unmatch", "__init__.py")
@@ -49,8 +52,16 @@ def describe_commit() -> dict[str, Any] | None:
 
 
 def load_average() -> list[float] | None:
-    """Of the last 1, 5 and 15 minutes, where the system tells."""
-    return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
+    """The load of the last 1, 5 and 15 minutes; ``None`` where the system does not tell."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    return [round(load, 2) for load in os.getloadavg()]
+
+
+def _usable_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _git(*arguments: str) -> str:

@@ -29,18 +29,18 @@ class PaperUNet(nn.Module):
     output channels and :math:`d` the spatial dimensions, truncated at two deviations; biases of convolutions at 0.1.
 
     Args:
-        spatial_dims: 1, 2 or 3.
-        in_channels: channels of the input.
-        out_channels: channels of the output (classes).
-        features: channels of each level, from full resolution down.
-        norm: norm specification as everywhere in MONAI, a name or ``(name, {arguments})``; ``None`` for no norm.
-        act: activation as everywhere in MONAI.
+        spatial_dims: The number of spatial axes: 1, 2 or 3.
+        in_channels: The channels of the input.
+        out_channels: The channels of the output (classes).
+        features: The channels of each level, from full resolution down.
+        norm: The norm specification as everywhere in MONAI, a name or ``(name, {arguments})``; ``None`` for no norm.
+        act: The activation as everywhere in MONAI.
 
     Shape:
         ``(N, in_channels, *spatial)`` to ``(N, out_channels, *spatial)``, any spatial size.
 
     Raises:
-        UserError: for a norm or norm arguments that MONAI does not know, or fewer than two levels.
+        UserError: For a norm or norm arguments that MONAI does not know, or fewer than two levels.
 
     Source:
         Zhou et al., *U-Net Training with Instance-Layer Normalization*, 2019, doi:10.1007/978-3-030-37969-8_13.
@@ -96,7 +96,9 @@ class PaperUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []
         for level, encode in enumerate(self.encoder):
-            x = encode(x if level == 0 else self.pool(x))
+            if level > 0:
+                x = self.pool(x)
+            x = encode(x)
             skips.append(x)
         for level, (up, norm, decode) in enumerate(zip(self.upsample, self.upsample_norm, self.decoder, strict=True)):
             skip = skips[-2 - level]
@@ -114,15 +116,15 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
     MONAI's ``CheckpointSaver`` saves the weights as they are, or under ``"model"`` if told to save more than them.
 
     Args:
-        network: of the same configuration as in training, its norm included. Settings without parameters, such as the
-            groups of a norm, are not in the file and cannot be checked.
-        path: of the checkpoint.
+        network: A network of the same configuration as in training, its norm included. Settings without parameters,
+            such as the groups of a norm, are not in the file and cannot be checked.
+        path: The checkpoint.
 
     Returns:
         ``network`` itself.
 
     Raises:
-        UserError: if the file is missing, no such checkpoint, or of another network.
+        UserError: If the file is missing, no such checkpoint, or of another network.
     """
     path = Path(path)
     if not path.is_file():
@@ -131,7 +133,7 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights = dict(saved.get("model", saved))
     except Exception as error:  # unpickling raises nearly anything on a file that is no pickle
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason, *_ = str(error).splitlines() or [type(error).__name__]
         raise UserError(
             f"{path}: not a checkpoint ({reason}). It must hold a network's weights: train again."
         ) from error

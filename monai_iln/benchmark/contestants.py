@@ -1,4 +1,4 @@
-"""Who is compared: norm specifications by name, and the two norms that only a benchmark needs."""
+"""The contestants: norm specifications by name, and the two norms that only a benchmark needs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COMPILED = " compiled"
 
 
 class ComposedILN(nn.Module):
-    """What the fused layer is compared with: ILN as its formula reads, one torch call per norm. Not for use.
+    """ILN as its formula reads, one torch call per norm: the fused layer is compared with it. Not for use.
 
     The sigmoid gate, one per layer, and the groups are those of :class:`monai_iln.InstanceLayerNorm`.
 
     Args:
-        num_features: channels ``C`` of the input.
-        num_groups: as in ILN, the largest divisor of ``C`` not above it is taken.
-        eps: added to every variance.
+        num_features: The channels ``C`` of the input.
+        num_groups: The number of groups; as in ILN, the largest divisor of ``C`` not above it is taken.
+        eps: The number added to every variance.
     """
 
     def __init__(self, num_features: int, num_groups: int = 16, eps: float = 1e-5) -> None:
@@ -70,9 +70,9 @@ class Contestant:
     """One norm, run as it is or through ``torch.compile``.
 
     Attributes:
-        name: as on the command line.
-        norm: norm specification as everywhere in MONAI; valid within :func:`benchmark_norms`.
-        compiled: whether the layer, or the whole network, goes through ``torch.compile``.
+        name: The name on the command line.
+        norm: The norm specification as everywhere in MONAI; it is valid within :func:`benchmark_norms`.
+        compiled: Whether the layer, or the whole network, goes through ``torch.compile``.
     """
 
     name: str
@@ -81,15 +81,17 @@ class Contestant:
 
     def compile(self, module: nn.Module) -> nn.Module:
         """The module as this contestant runs it."""
+        if not self.compiled:
+            return module
         # Shapes are fixed: a compiler that generalizes over them would be at a disadvantage.
-        return cast(nn.Module, torch.compile(module, dynamic=False)) if self.compiled else module
+        return cast(nn.Module, torch.compile(module, dynamic=False))
 
 
 def find_contestants(names: Sequence[str]) -> list[Contestant]:
     """Contestants by name, each once.
 
     Raises:
-        UserError: for a name that is not among :data:`NAMES`.
+        UserError: For a name that is not among :data:`NAMES`.
 
     Example:
         >>> find_contestants(["ILN compiled"])

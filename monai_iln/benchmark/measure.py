@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 Phases = Mapping[str, Callable[[], object]]
-"""What a contestant does, phase by phase, in order; later phases may use what earlier ones left."""
+"""The work of a contestant, phase by phase, in order; later phases may use what earlier ones left."""
 
 
 def rotation(names: Sequence[str], number: int) -> list[str]:
@@ -28,7 +28,9 @@ def rotation(names: Sequence[str], number: int) -> list[str]:
         [['A', 'B', 'C'], ['B', 'C', 'A'], ['C', 'A', 'B'], ['C', 'B', 'A']]
     """
     passes, shift = divmod(number, len(names))
-    order = list(names if passes % 2 == 0 else names[::-1])
+    order = list(names)
+    if passes % 2:
+        order.reverse()
     return order[shift:] + order[:shift]
 
 
@@ -73,12 +75,12 @@ def interleave(
     fall on one. Python's garbage collector rests meanwhile.
 
     Args:
-        contestants: by name.
-        device: to wait for.
-        rounds: how many are timed.
-        warmup: how many are run before and forgotten.
-        seconds: stop after the timed round in which they are over; at least one round is timed.
-        tick: called after every timed round.
+        contestants: The phases of each contestant, by its name.
+        device: The device to wait for.
+        rounds: The number of timed rounds.
+        warmup: The number of rounds that are run before and forgotten.
+        seconds: A limit: no round begins after them, but at least one is timed.
+        tick: A function, called after every timed round.
 
     Returns:
         Milliseconds by contestant and phase, one entry a round.

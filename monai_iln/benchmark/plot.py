@@ -21,9 +21,9 @@ def save_plot(settings: Sequence[Setting], caption: str, path: Path) -> None:
     """Draw settings below one another and phases beside one another.
 
     Args:
-        settings: at least one.
-        caption: where it was measured, below the panels.
-        path: of the PNG.
+        settings: One setting or more.
+        caption: A line on the machine and the time, below the panels.
+        path: The PNG to write.
     """
     phases = [phase for phase in next((s.phases() for s in settings if s.phases()), []) if phase != TOTAL] or [""]
     rows = [[result for result in setting.results if result.contestant != COPY] for setting in settings]
@@ -45,19 +45,20 @@ def save_plot(settings: Sequence[Setting], caption: str, path: Path) -> None:
 
 
 def _draw(panel: Axes, setting: Setting, results: Sequence[Result], phase: str) -> None:
-    reference = setting.result(REFERENCE)
-    base = None if reference is None else reference.times_ms.get(phase)
-    title = setting.name if phase in ("", "step") else f"{setting.name}: {phase}"
-    ends = [1.0] if base is not None else []
-    drawn = {}
-    for row, result in enumerate(results):
-        if phase in result.times_ms:
-            times = result.times_ms[phase]
-            drawn[row] = times if base is None else paired_ratios(times, base)
-            summary = summarize(drawn[row])
-            # An axis that reached the last outlier would squeeze what matters.
-            whisker = summary.upper_quartile + 1.5 * (summary.upper_quartile - summary.lower_quartile)
-            ends.append(min(whisker, 2.5 * summary.median))
+    base = setting.times(REFERENCE, phase)
+    title = setting.name
+    if phase not in ("", "step"):
+        title += f": {phase}"
+    drawn = {row: result.times_ms[phase] for row, result in enumerate(results) if phase in result.times_ms}
+    ends = []
+    if base is not None:
+        drawn = {row: paired_ratios(times, base) for row, times in drawn.items()}
+        ends = [1.0]
+    for values in drawn.values():
+        summary = summarize(values)
+        # An axis that reached the last outlier would squeeze what matters.
+        whisker = summary.upper_quartile + 1.5 * (summary.upper_quartile - summary.lower_quartile)
+        ends.append(min(whisker, 2.5 * summary.median))
     end = 1.1 * max(ends, default=1.0)
     for row, values in drawn.items():
         _strip(panel, row, values, end, _color(results[row].contestant), results[row].contestant.endswith(COMPILED))
@@ -94,7 +95,9 @@ def _strip(panel: Axes, row: int, values: Sequence[float], end: float, color: st
     )
     panel.plot([summary.median] * 2, [row - 0.3, row + 0.3], color=color, linewidth=2)
     beyond = len(values) - len(inside)
-    text = f" {summary.median:.2f}" + (f"  ({beyond} \N{RIGHTWARDS ARROW})" if beyond else "")
+    text = f" {summary.median:.2f}"
+    if beyond:
+        text += f"  ({beyond} \N{RIGHTWARDS ARROW})"
     panel.text(end, row, text, va="center", fontsize=7, color=color)
 
 

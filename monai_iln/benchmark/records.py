@@ -1,4 +1,4 @@
-"""What was measured, and the arithmetic on it: summaries and ratios of times taken round by round."""
+"""Results and the arithmetic on them: summaries and ratios of times taken round by round."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Result:
     """One contestant in one setting.
 
     Attributes:
-        contestant: its name.
-        times_ms: milliseconds by phase; the n-th entry of every contestant is of the same round.
-        peak_bytes: peak memory beyond what was there before, or ``None`` if not measured.
-        not_run: why there are no times, or ``None``.
+        contestant: The name of the contestant.
+        times_ms: The milliseconds by phase; the n-th entry of every contestant is of the same round.
+        peak_bytes: The peak memory beyond what was there before, or ``None`` if not measured.
+        not_run: The reason why there are no times, or ``None``.
     """
 
     contestant: str
@@ -32,10 +32,10 @@ class Setting:
     """All contestants on one shape.
 
     Attributes:
-        name: for people.
-        results: in the order of the contestants, those not run included.
-        tensor_bytes: size of the input, for a layer.
-        floor_tensors: by phase, how many tensors of that size a norm must at least read or write.
+        name: The name for people.
+        results: The results in the order of the contestants, those not run included.
+        tensor_bytes: The size of the input, for a layer.
+        floor_tensors: The number of tensors of that size that a norm must at least read or write, by phase.
     """
 
     name: str
@@ -47,10 +47,17 @@ class Setting:
         """The result of a contestant, if it took part."""
         return next((result for result in self.results if result.contestant == contestant), None)
 
+    def times(self, contestant: str, phase: str) -> list[float] | None:
+        """The times of a contestant in one phase, if it was timed."""
+        result = self.result(contestant)
+        if result is None:
+            return None
+        return result.times_ms.get(phase)
+
     def phases(self) -> list[str]:
         """The phases that were timed, the copy aside."""
-        timed = [result.times_ms for result in self.results if result.contestant != COPY and result.times_ms]
-        return list(timed[0]) if timed else []
+        timed = (result.times_ms for result in self.results if result.contestant != COPY and result.times_ms)
+        return list(next(timed, {}))
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,9 @@ class Ratios:
     """Times of one contestant against those of another.
 
     Attributes:
-        of_minima: what the machine can do at its quietest.
-        of_medians: the usual time against the usual time.
-        paired: the median of the ratios round by round. Both times of a pair were taken within one round, so that a
+        of_minima: The ratio of the minima: the machine at its quietest.
+        of_medians: The ratio of the medians: the usual time against the usual time.
+        paired: The median of the ratios round by round. Both times of a pair were taken within one round, so that a
             load that comes and goes falls on both.
     """
 

@@ -31,18 +31,18 @@ def run_setting(
     Whoever cannot run is left out of the rounds and stays in the results, with the reason.
 
     Args:
-        name: of the setting.
-        contestants: who takes part.
-        make: what makes the work of one of them.
-        device: where it runs.
-        copy: the copy of a tensor, timed in the same rounds.
-        tensor_bytes: see :class:`Setting`.
-        floor_tensors: see :class:`Setting`.
-        rounds: see :func:`interleave`, also the following.
-        warmup: rounds run before.
-        seconds: budget of the timed rounds.
-        tick: called after every timed round.
-        tell: called with what is done at the moment.
+        name: The name of the setting.
+        contestants: The contestants.
+        make: A function that makes the work of one of them.
+        device: The device that they run on.
+        copy: The copy of a tensor, timed in the same rounds.
+        tensor_bytes: The size of the input, see :class:`Setting`.
+        floor_tensors: The least traffic of a norm, see :class:`Setting`.
+        rounds: The number of timed rounds, see :func:`interleave`.
+        warmup: The number of rounds before them.
+        seconds: The budget of the timed rounds.
+        tick: A function, called after every timed round.
+        tell: A function, called with what is done at the moment.
     """
     if any(contestant.compiled for contestant in contestants):
         torch.compiler.reset()  # what was compiled for one setting counts against the limit of recompilations later
@@ -63,13 +63,15 @@ def run_setting(
     if copy is not None:
         entries[COPY] = copy
     tell(name)
-    times = interleave(entries, device, rounds=rounds if entries else 0, warmup=warmup, seconds=seconds, tick=tick)
-    results = [
-        Result(c.name, not_run=reasons[c.name])
-        if c.name in reasons
-        else Result(c.name, with_total(times[c.name]), peaks[c.name])
-        for c in contestants
-    ]
+    times = {}
+    if entries:
+        times = interleave(entries, device, rounds=rounds, warmup=warmup, seconds=seconds, tick=tick)
+    results = []
+    for contestant in contestants:
+        if contestant.name in reasons:
+            results.append(Result(contestant.name, not_run=reasons[contestant.name]))
+        else:
+            results.append(Result(contestant.name, with_total(times[contestant.name]), peaks[contestant.name]))
     if copy is not None:
         results.append(Result(COPY, times[COPY]))
     return Setting(name, results, tensor_bytes, dict(floor_tensors or {}))
@@ -95,4 +97,6 @@ def failure(error: Exception) -> str:
         'RuntimeError: no compiler'
     """
     text = " ".join(str(error).split()).partition(" Set TORCHDYNAMO_VERBOSE")[0] or "no message"
-    return f"{type(error).__name__}: {text[:200]}{'...' if len(text) > 200 else ''}"
+    if len(text) > 200:
+        text = f"{text[:200]}..."
+    return f"{type(error).__name__}: {text}"

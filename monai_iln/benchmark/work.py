@@ -1,4 +1,4 @@
-"""What is timed: one layer, or a training step of a network, with one norm."""
+"""The work that is timed: one layer, or a training step of a network, with one norm."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CLASSES = 2
 
 @dataclass(frozen=True)
 class Platform:
-    """On what and how it runs.
+    """The device, and how inputs lie on it.
 
     Attributes:
-        device: CPU or CUDA.
-        dtype: of the inputs. Half precision means what it does in mixed-precision training: ``torch.autocast`` over
-            parameters in float32.
-        channels_last: memory format of inputs, and of a network's weights.
+        device: The CPU or a CUDA device.
+        dtype: The dtype of the inputs. Half precision means what it does in mixed-precision training:
+            ``torch.autocast`` over parameters in float32.
+        channels_last: Whether inputs, and a network's weights, are in that memory format.
     """
 
     device: torch.device
@@ -47,8 +47,9 @@ class Platform:
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of every forward pass."""
-        half = self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half)
+        if self.dtype == torch.float32:
+            return torch.autocast(self.device.type, enabled=False)
+        return torch.autocast(self.device.type, dtype=self.dtype)
 
 
 class LayerWork:
@@ -108,7 +109,7 @@ class StepWork:
 
 
 def layer_work(shape: Sequence[int], platform: Platform) -> tuple[Callable[[Contestant], Phases], Phases]:
-    """What makes the work of a contestant on one shape, and a copy of the input beside it.
+    """A function that makes the work of a contestant on one shape, and a copy of the input beside it.
 
     The copy goes to memory that is there already: it shows what the machine moves, not what allocating costs.
     """
@@ -122,7 +123,7 @@ def layer_work(shape: Sequence[int], platform: Platform) -> tuple[Callable[[Cont
 def network_work(
     name: str, batch: int, size: int, platform: Platform
 ) -> tuple[Callable[[Contestant], Phases], Phases | None]:
-    """What makes the training step of a contestant: of a network with its norm, on one batch of cubes of that size."""
+    """A function that makes a contestant's training step: of a network with its norm, on one batch of such cubes."""
     dims = NETWORKS[name].spatial_dims
     shape = (batch, 1, *[size] * dims)
     x = platform.random(shape, 0)
@@ -144,11 +145,11 @@ class Network:
     """A network to train.
 
     Attributes:
-        make: makes it with a contestant's norm.
-        spatial_dims: 2 or 3.
-        batches: the usual batch sizes.
-        size: the usual length of every spatial axis.
-        multiple: of what the size must be a multiple.
+        make: A function that makes it with a contestant's norm.
+        spatial_dims: The number of spatial axes: 2 or 3.
+        batches: The usual batch sizes.
+        size: The usual length of every spatial axis.
+        multiple: The number that must divide the size.
     """
 
     make: Callable[[Contestant], nn.Module]

@@ -276,7 +276,7 @@ def split_datalist(path: Path | str, fold: int, validation_every: int | None = 1
     return parts
 
 
-def slice_items(stacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def slice_items(stacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One item for each slice of the stacks: ``image``, ``label`` and ``slice``, its index along the last axis."""
     return [
         {"image": item["image"], "label": item["label"], "slice": index}
@@ -320,3 +320,11 @@ def find_stacks(path: Path | str) -> list[str]:
         f"{path}: no stack found. It must be a NIfTI file, a folder with .nii or .nii.gz files, or a folder with the "
         "DICOM files of one short-axis series."
     )
+
+
+def summarize(path: Path | str, items: Sequence[Mapping[str, Any]]) -> str:
+    """A datalist in a line: its slices, subjects and folds."""
+    folds = Counter({item["subject"]: item["fold"] for item in items}.values())
+    sizes = "/".join(str(folds[fold]) for fold in sorted(folds))
+    slices = len(slice_items(items))
+    return f"{path}: {slices} slices of {folds.total()} subjects, folds of {sizes} subjects"

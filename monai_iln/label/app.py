@@ -1,7 +1,7 @@
 """The MONAI Label app of the folders that :func:`monai_iln.label.write_app` writes.
 
-MONAI Label's tasks for bundles do the work. What is added here: everything that a user can mend is answered with a
-message instead of a bare status 500, images and labels are looked at before they are used, and what fails without a
+MONAI Label's tasks for bundles do the work. This module adds three things: everything that a user can mend is answered
+with a message instead of a bare status 500; images and labels are checked before they are used; what fails without a
 GPU or with ``pretrained: false`` works. The server looks for a class whose direct base is ``MONAILabelApp``.
 """
 
@@ -85,25 +85,25 @@ class LabelApp(MONAILabelApp):
     def infer(self, request: Mapping[str, Any], datastore: Any = None) -> Any:
         image = request.get("image")
         self.bundle_path(request.get("model"))
-        with _answered():
-            known = datastore or self.datastore()
-            if isinstance(image, str) and not (Path(image).exists() or known.get_image_uri(image)):
+        with _answer_user_errors():
+            studies = datastore or self.datastore()
+            if isinstance(image, str) and not (Path(image).exists() or studies.get_image_uri(image)):
                 raise HTTPException(
                     404, f"image {image}: not among the studies. GET /datastore/?output=all lists them."
                 )
             return super().infer(request, datastore)
 
     def train(self, request: Mapping[str, Any]) -> Any:
-        if self._server_mode:  # as asked for with run_sync
-            with _answered():
+        if self._server_mode:  # the client asked for run_sync and waits
+            with _answer_user_errors():
                 return super().train(request)
-        hide_tracebacks()  # a process of its own, of whose output the server keeps the end
+        hide_tracebacks()  # this is a process of its own, and the server keeps the end of its output
         return super().train(request)
 
 
 @contextmanager
-def _answered() -> Iterator[None]:
-    """Mistakes that the client can mend become answers that say so; the server would answer 500 and nothing else."""
+def _answer_user_errors() -> Iterator[None]:
+    """Answer mistakes that the client can mend with a message; the server would answer 500 and nothing else."""
     try:
         yield
     except HTTPException:
@@ -118,22 +118,22 @@ def _answered() -> Iterator[None]:
 
 
 class _Datastore(LocalDatastore):
-    """The server's own takes any file for a label, and a training would find out."""
+    """Checks labels when they are submitted. The server's own takes any file, and a training would find out."""
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> Any:
-        with _answered():
+        with _answer_user_errors():
             if image := self.get_image_uri(image_id):
                 _load_label(image, label_filename)
             return super().save_label(image_id, label_filename, label_tag, label_info)
 
 
 def _load_label(image: str, label: str) -> Any:
-    """Refuse a label that does not lie on its image."""
+    """Load a label, and refuse one that does not lie on its image."""
     return LoadStackd(["image", "label"])({"image": image, "label": label})["label"]
 
 
 def _checkpoint(bundle: Path, request: Mapping[str, Any]) -> Path:
-    """The one that a request names, as name or as list of names whose first is meant."""
+    """The checkpoint that a request names: a name, or a list of names whose first is meant."""
     names = _checkpoints(bundle)
     asked = request.get("model_filename") or "model.pt"
     name = asked if isinstance(asked, str) else asked[0]
@@ -143,11 +143,13 @@ def _checkpoint(bundle: Path, request: Mapping[str, Any]) -> Path:
 
 
 def _checkpoints(bundle: Path) -> list[str]:
+    """The names of all checkpoints of a bundle, the default first."""
     names = sorted(path.name for path in (bundle / "models").glob("*.pt"))
-    return sorted(names, key=lambda name: name != "model.pt")  # the first is the default
+    return sorted(names, key=lambda name: name != "model.pt")
 
 
-def _channels(bundle: Path) -> dict[int, str]:
+def _class_names(bundle: Path) -> dict[int, str]:
+    """The name of each value of a bundle's masks."""
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     prediction = next(iter(metadata["network_data_format"]["outputs"].values()))
     return {int(value): name for value, name in prediction["channel_def"].items()}
@@ -158,7 +160,7 @@ class _Infer(BundleInferTask):
         super().__init__(str(bundle), conf, type="segmentation")
         self.bundle = bundle
         self.dimension = 3  # a stack, whatever the network sees of it
-        self.labels = {name: value for value, name in _channels(bundle).items() if name.lower() != "background"}
+        self.labels = {name: value for value, name in _class_names(bundle).items() if name.lower() != "background"}
         self.config()
 
     def config(self) -> dict[str, Any]:
@@ -166,7 +168,7 @@ class _Infer(BundleInferTask):
         return self._config  # type: ignore[no-any-return]
 
     def _get_network(self, device: str, data: Mapping[str, Any] | None) -> Any:
-        # MONAI Label's loads what fits of a file and leaves the rest random, and tells two files only by their times.
+        # MONAI Label loads what fits of a file and leaves the rest random, and tells two files only by their times.
         file = _checkpoint(self.bundle, data or {})
         state = file.stat()
         version = (file, state.st_mtime_ns, state.st_size)
@@ -202,18 +204,18 @@ class _Train(BundleTrainTask):
         return super().__call__(request, datastore)
 
     def _fetch_datalist(self, request: Mapping[str, Any], datastore: Any) -> list[dict[str, str]]:
-        pairs: list[dict[str, str]] = super()._fetch_datalist(request, datastore)
-        if not pairs:
+        items: list[dict[str, str]] = super()._fetch_datalist(request, datastore)
+        if not items:
             raise UserError("no stack has a label with the tag 'final'. A training needs at least one: submit some.")
-        channels = _channels(self.bundle)
-        for pair in pairs:
-            found = torch.unique(_load_label(pair["image"], pair["label"])).tolist()
-            if not set(found) <= set(channels):
+        class_names = _class_names(self.bundle)
+        for item in items:
+            found = torch.unique(_load_label(item["image"], item["label"])).tolist()
+            if not set(found) <= set(class_names):
                 raise UserError(
-                    f"{pair['label']}: holds the values {found[:8]}. {self.bundle.name} knows {channels}: correct the "
-                    "label, or serve the structures of other models from a folder of studies of their own."
+                    f"{item['label']}: holds the values {found[:8]}. {self.bundle.name} knows {class_names}: correct "
+                    "the label, or serve the structures of other models from a folder of studies of their own."
                 )
-        return sorted(pairs, key=lambda pair: pair["image"])  # phases of a heart side by side
+        return sorted(items, key=lambda item: item["image"])  # phases of a heart side by side
 
     def _partition_datalist(
         self, datalist: list[dict[str, str]], request: Mapping[str, Any], shuffle: bool = False
@@ -221,7 +223,9 @@ class _Train(BundleTrainTask):
         share = request.get("val_split", 0.2)
         if not isinstance(share, (int, float)) or not 0 <= share < 1:
             raise UserError(f"val_split {share!r}: a share of the stacks is held out. Choose from 0 to below 1.")
-        held_out = min(max(1, round(share * len(datalist))), len(datalist) - 1) if share > 0 else 0
+        held_out = 0
+        if share > 0:
+            held_out = min(max(1, round(share * len(datalist))), len(datalist) - 1)
         logger.info(f"{len(datalist)} labelled stacks, of which {held_out} held out for validation")
         if not held_out:
             logger.warning("No stack is held out: the best epoch is chosen on the stacks that are trained on")
@@ -229,7 +233,7 @@ class _Train(BundleTrainTask):
         return datalist[:-held_out], datalist[-held_out:]
 
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list[Any]) -> None:
-        """Nothing: without pretrained weights MONAI Label's raises a TypeError. See :meth:`_update_overrides`."""
+        """Does nothing: MONAI Label's raises a TypeError without pretrained weights. See :meth:`_update_overrides`."""
 
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
         if self._weights is not None:
@@ -243,7 +247,7 @@ class _BatchInfer(BatchInferTask):
         def infer_or_tell(request: Mapping[str, Any], datastore: Any) -> Any:
             try:
                 return infer(request, datastore)
-            except HTTPException as error:  # of one image; the others go on
+            except HTTPException as error:  # one image fails, the others go on
                 logger.error(f"{request['image']}: {error.detail}")
                 return {"error": error.detail}
 

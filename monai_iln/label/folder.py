@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai_iln.bundle import LEFT_BY_RUNS
 from monai_iln.errors import UserError
 from monai_iln.files import new_folder, require_new
 
 REQUIRED = ("configs/inference.yaml", "configs/metadata.json", "models/model.pt")
-_LEFT_OUT = shutil.ignore_patterns("data", "eval", "study", "__pycache__", ".*", "*.ts", "*.onnx")
 _MAIN = "from monai_iln.label.app import LabelApp  # noqa: F401 - the server looks for it here\n"
 _README = """# MONAI Label app
 
@@ -34,22 +34,24 @@ def write_app(folder: Path | str, bundles: Sequence[Path | str]) -> Path:
     ``model/NAME`` for each bundle, without the data and results of its trainings.
 
     Args:
-        folder: to make; it must not exist, or be empty. It appears whole or not at all.
-        bundles: folders of bundles; their names become those of the models. All checkpoints in ``models`` come along.
+        folder: The folder to write. It must not exist, or be empty. It appears whole or not at all.
+        bundles: The folders of the bundles. Their names become those of the models. All checkpoints in ``models`` come
+            along.
 
     Returns:
-        ``folder``.
+        The folder.
 
     Raises:
-        UserError: if ``folder`` is in use or lies in a bundle, or a path is no bundle with weights, or two bundles
-            have one name.
+        UserError: If the folder is in use or lies in a bundle, a path is no bundle with weights, or two bundles have
+            one name.
     """
     folder = Path(folder)
     named: dict[str, Path] = {}
     for bundle in map(Path, bundles):
         _require_bundle(bundle)
         source = bundle.resolve()
-        if (twin := named.setdefault(source.name, source)) != source:
+        twin = named.setdefault(source.name, source)
+        if twin != source:
             raise UserError(
                 f"{bundle}: has the name of {twin}. A model is called by the name of its bundle's folder: rename one."
             )
@@ -60,7 +62,7 @@ def write_app(folder: Path | str, bundles: Sequence[Path | str]) -> Path:
     require_new(folder)
     with new_folder(folder) as partial:
         for name, source in named.items():
-            shutil.copytree(source, partial / "model" / name, ignore=_LEFT_OUT)
+            shutil.copytree(source, partial / "model" / name, ignore=LEFT_BY_RUNS)
         (partial / "main.py").write_text(_MAIN, encoding="utf-8")
         models = "\n".join(f"- `{name}`" for name in named)
         (partial / "README.md").write_text(_README.format(models=models), encoding="utf-8")

@@ -27,14 +27,14 @@ class Mixture(NamedTuple):
     """What a layer blends, and how; everything about it that is not learned.
 
     Attributes:
-        components: what each normalization pools: a number of groups or :data:`BATCH`.
-        num_groups: groups of the normalization after the blend, a divisor of the channels; 0 leaves it out.
-        blend_statistics: blend means and variances instead of the normalized values.
-        unbiased: divide by one less than the count: in each component's variance, or, if ``blend_statistics``, in the
+        components: The groups of each normalization, or :data:`BATCH`.
+        num_groups: The groups of the normalization after the blend, a divisor of the channels; 0 leaves it out.
+        blend_statistics: Blends means and variances instead of the normalized values.
+        unbiased: Divides by one less than the count: in each component's variance, or, if ``blend_statistics``, in the
             variance of each channel, before pooling.
-        eps: added to every variance.
-        gate: how the weights of the components follow from ``rho``, see :func:`gate_weights`.
-        per_channel: whether each channel has a gate of its own.
+        eps: The number added to every variance.
+        gate: The kind of gate, see :func:`gate_weights`.
+        per_channel: Gives each channel a gate of its own.
     """
 
     components: list[int]
@@ -50,10 +50,10 @@ def gate_weights(rho: Tensor | None, gate: str) -> Tensor:
     """The weights of the components.
 
     Args:
-        rho: for ``"softmax"`` ``(J, G)``, where ``G`` is 1 or ``C``, or two such, one behind the other, ``(2, J, 1)``;
-            for all others ``(G,)``; ``None`` for one component, which needs no gate.
-        gate: ``"softmax"`` over the components; or else the first of two has ``sigmoid(rho)``, or ``rho`` clipped to
-            [0, 1], and the second its complement.
+        rho: The gate: for ``"softmax"`` ``(J, G)``, where ``G`` is 1 or ``C``, or two such, one behind the other,
+            ``(2, J, 1)``; for all others ``(G,)``; ``None`` for one component, which needs no gate.
+        gate: The kind of gate: ``"softmax"`` over the components; or else the first of two has ``sigmoid(rho)``, or
+            ``rho`` clipped to [0, 1], and the second its complement.
 
     Returns:
         ``(J, G)``, or ``(2 J, 1)``.
@@ -80,7 +80,7 @@ def gate_weights_backward(grads: list[Tensor], mix: Tensor, rho: Tensor, mixture
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
-    """What statistics are computed in: half precision holds neither the sums nor eps."""
+    """The dtype that statistics are computed in: half precision holds neither the sums nor eps."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
@@ -96,7 +96,7 @@ def spatial_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Centre ``x`` over its spatial axes.
 
     Args:
-        x: ``(N, C, *spatial)`` with any number of spatial axes, also none; floating point.
+        x: The input, ``(N, C, *spatial)`` with any number of spatial axes, also none; floating point.
 
     Returns:
         ``x - mean`` shaped like ``x``, and mean and biased variance of shape ``(N, C)``. Without spatial axes the
@@ -142,16 +142,16 @@ def mixture_coefficients(
         B = \gamma \frac{\mu - \mu_g}{\sqrt{q_g + \epsilon}} + \beta.
 
     Args:
-        mean: of each (sample, channel) over space, ``(N, C)``.
-        variance: biased, of each (sample, channel) over space, ``(N, C)``.
-        mix: the weights, ``(J, 1)`` or ``(J, C)`` for ``J`` components; if ``blend_statistics`` those of the means and
+        mean: The mean of each (sample, channel) over space, ``(N, C)``.
+        variance: The biased variance of each (sample, channel) over space, ``(N, C)``.
+        mix: The weights, ``(J, 1)`` or ``(J, C)`` for ``J`` components; if ``blend_statistics`` those of the means and
             then those of the variances, ``(2 J, 1)`` or ``(2 J, C)``.
-        weight: :math:`\gamma`, ``(C,)``, or ``None`` for 1.
-        bias: :math:`\beta`, ``(C,)``, or ``None`` for 0.
-        running_mean: what batch norm takes for the mean instead of the batch's, ``(C,)``, or ``None``.
-        running_var: what batch norm takes for the variance, ``(C,)``, or ``None``.
-        mixture: what is blended, and how.
-        size: number of positions behind each mean.
+        weight: The factor :math:`\gamma`, ``(C,)``, or ``None`` for 1.
+        bias: The summand :math:`\beta`, ``(C,)``, or ``None`` for 0.
+        running_mean: The mean that batch norm takes instead of the batch's, ``(C,)``, or ``None``.
+        running_var: The variance that batch norm takes instead of the batch's, ``(C,)``, or ``None``.
+        mixture: The components and how they are blended.
+        size: The number of positions behind each mean.
 
     Returns:
         ``(A, B)`` of shape ``(N, C)``: the layer is ``A * (x - mean) + B``.

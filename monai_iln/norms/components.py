@@ -1,4 +1,4 @@
-"""How a normalization is named in a specification, and how many groups a number of channels gets."""
+"""The components of a blend by their names, and the number of groups that fits a number of channels."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ POLICIES = ("auto", "alive")
 
 
 def parse_component(component: Any, num_features: int, strict: bool) -> int:
-    """What a named normalization pools: a number of groups, or :data:`~monai_iln.norms.coefficients.BATCH`.
+    """The number of groups that a named normalization pools, or :data:`~monai_iln.norms.coefficients.BATCH`.
 
     Raises:
-        UserError: if there is no such normalization, or it takes no such argument.
+        UserError: If there is no such normalization, or it takes no such argument.
 
     Example:
         >>> parse_component("instance", 32, strict=True), parse_component(["group", {"num_groups": 4}], 32, strict=True)
         (32, 4)
     """
-    name, arguments = component if isinstance(component, (tuple, list)) and len(component) == 2 else (component, {})
-    name = name.strip().lower() if isinstance(name, str) else name
-    if not isinstance(arguments, dict) or set(arguments) - ({"num_groups"} if name == "group" else set()):
+    name, arguments = component, {}
+    if isinstance(component, (tuple, list)) and len(component) == 2:
+        name, arguments = component
+    if isinstance(name, str):
+        name = name.strip().lower()
+    known = ("num_groups",) if name == "group" else ()
+    if not isinstance(arguments, dict) or not set(arguments) <= set(known):
         raise UserError(
             f"component {component!r} has arguments it cannot have. Only group norm has any, its num_groups: write "
             '("group", {"num_groups": 4}).'
@@ -46,22 +50,22 @@ def fit_groups(num_features: int, num_groups: int | str, strict: bool = False) -
     """The number of groups for ``num_features`` channels.
 
     Args:
-        num_features: channels.
-        num_groups: a number: the largest divisor of the channels not above it. ``"auto"``: the same with 16.
+        num_features: The number of channels.
+        num_groups: A number, for the largest divisor of the channels not above it. ``"auto"``: the same with 16.
             ``"alive"``: the same, of those divisors that leave at least two channels a group, which keeps the gate of
             a blend before it alive.
-        strict: raise where the divisor is not the number itself, or where one channel cannot be kept alive.
+        strict: Raises where the divisor is not the number itself, or where one channel cannot be kept alive.
 
     Raises:
-        UserError: if ``num_groups`` is none of these, or for ``strict``.
+        UserError: If ``num_groups`` is none of these, or for ``strict``.
 
     Example:
         >>> [fit_groups(16, policy) for policy in (16, "auto", "alive")], fit_groups(24, 16), fit_groups(7, "alive")
         ([16, 16, 8], 12, 1)
     """
-    if isinstance(num_groups, bool) or not (
-        num_groups in POLICIES if isinstance(num_groups, str) else isinstance(num_groups, int) and num_groups >= 1
-    ):
+    is_policy = isinstance(num_groups, str) and num_groups in POLICIES
+    is_number = isinstance(num_groups, int) and not isinstance(num_groups, bool) and num_groups >= 1
+    if not (is_policy or is_number):
         raise UserError(
             f"num_groups is {num_groups!r}; it must be a whole number from 1, one of {', '.join(POLICIES)}, or, in "
             "ILN, None to leave the group norm out."

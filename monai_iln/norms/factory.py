@@ -30,10 +30,10 @@ def check_norm(norm: Any) -> None:
     """Refuse what MONAI's norm factory would refuse, in words that help.
 
     Args:
-        norm: a norm specification: a registered name, a ``(name, {arguments})`` pair, or ``None`` for no norm.
+        norm: The norm specification: a registered name, a ``(name, {arguments})`` pair, or ``None`` for no norm.
 
     Raises:
-        UserError: if it has another form, or the name is not registered.
+        UserError: If it has another form, or the name is not registered.
 
     Example:
         >>> check_norm(("ILN", {"num_groups": 8}))
@@ -44,7 +44,9 @@ def check_norm(norm: Any) -> None:
     """
     if norm is None:
         return
-    name, arguments = norm if isinstance(norm, (tuple, list)) and len(norm) == 2 else (norm, {})
+    name, arguments = norm, {}
+    if isinstance(norm, (tuple, list)) and len(norm) == 2:
+        name, arguments = norm
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise UserError(
             f"norm {norm!r} has no valid form. It must be a name or a pair of a name and its arguments, for example "
@@ -60,7 +62,7 @@ def norm_class(norm: Any, spatial_dims: int) -> type[nn.Module]:
     """The class that a norm specification names, for inputs with ``spatial_dims`` spatial axes.
 
     Raises:
-        UserError: if MONAI does not know the norm, or the norm is ``None``.
+        UserError: If MONAI does not know the norm, or the norm is ``None``.
 
     Example:
         >>> norm_class("BATCH", 2)
@@ -78,12 +80,12 @@ def make_norm(norm: Any, spatial_dims: int, num_features: int) -> nn.Module:
     """The layer that a norm specification describes.
 
     Args:
-        norm: norm specification as everywhere in MONAI, a name or ``(name, {arguments})``.
-        spatial_dims: spatial axes of the layer's input: 1, 2 or 3.
-        num_features: channels of the layer's input.
+        norm: The norm specification as everywhere in MONAI, a name or ``(name, {arguments})``.
+        spatial_dims: The number of spatial axes of the layer's input: 1, 2 or 3.
+        num_features: The number of channels of the layer's input.
 
     Raises:
-        UserError: if MONAI does not know the norm, the norm is ``None``, or its arguments do not fit it.
+        UserError: If MONAI does not know the norm, the norm is ``None``, or its arguments do not fit it.
 
     Example:
         >>> make_norm(("ILN", {"num_groups": 8}), spatial_dims=2, num_features=32)

@@ -22,17 +22,17 @@ class SpatialLayerNorm(MixtureNorm):
     this one is the LN of the normalization papers, with an affine per channel.
 
     Args:
-        num_features: channels ``C`` of the input.
-        eps: added to the biased variance.
-        affine: whether to learn ``weight`` and ``bias``.
-        device: of the parameters.
-        dtype: of the parameters.
+        num_features: The channels ``C`` of the input.
+        eps: The number added to the biased variance.
+        affine: Learns ``weight`` and ``bias``.
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
 
     Shape:
         ``(N, C, *spatial)``, also ``(N, C)``; the output is like the input.
 
     Raises:
-        UserError: as :class:`~monai_iln.norms.layers.MixtureNorm`.
+        UserError: As :class:`~monai_iln.norms.layers.MixtureNorm`.
 
     Source:
         Ba et al., *Layer Normalization*, 2016, arXiv:1607.06450, as read by Wu & He, *Group Normalization*, 2018,
@@ -66,19 +66,19 @@ class BatchInstanceNorm(MixtureNorm):
     :func:`~monai_iln.norms.gates.parameter_groups`.
 
     Args:
-        num_features: channels ``C`` of the input.
-        eps: added to both biased variances.
-        momentum: weight of the new batch in the running statistics, which evaluation uses.
-        affine: whether to learn ``weight`` and ``bias``.
-        sync: pool the statistics of the batch over all ranks of ``torch.distributed``, as ``SyncBatchNorm`` does.
-        device: of the parameters.
-        dtype: of the parameters.
+        num_features: The channels ``C`` of the input.
+        eps: The number added to both biased variances.
+        momentum: The weight of the new batch in the running statistics, which evaluation uses.
+        affine: Learns ``weight`` and ``bias``.
+        sync: Pools the statistics of the batch over all ranks of ``torch.distributed``, as ``SyncBatchNorm`` does.
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
 
     Shape:
         ``(N, C, *spatial)``, also ``(N, C)``; the output is like the input.
 
     Raises:
-        UserError: as :class:`~monai_iln.norms.layers.MixtureNorm`.
+        UserError: As :class:`~monai_iln.norms.layers.MixtureNorm`.
 
     Source:
         Nam & Kim, *Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks*, 2018,
@@ -125,17 +125,17 @@ class UGATITInstanceLayerNorm(MixtureNorm):
     The gates start from 0 (layer norm) and are moved back into [0, 1] after each step that left it.
 
     Args:
-        num_features: channels ``C`` of the input.
-        eps: added to both variances, which are unbiased as in the authors' PyTorch code.
-        affine: whether to learn ``weight`` and ``bias``.
-        device: of the parameters.
-        dtype: of the parameters.
+        num_features: The channels ``C`` of the input.
+        eps: The number added to both variances, which are unbiased as in the authors' PyTorch code.
+        affine: Learns ``weight`` and ``bias``.
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
 
     Shape:
         ``(N, C, *spatial)``, also ``(N, C)``; the output is like the input.
 
     Raises:
-        UserError: as :class:`~monai_iln.norms.layers.MixtureNorm`.
+        UserError: As :class:`~monai_iln.norms.layers.MixtureNorm`.
 
     Source:
         Kim et al., *U-GAT-IT: Unsupervised Generative Attentional Networks with Adaptive Layer-Instance Normalization
@@ -180,24 +180,24 @@ class SwitchableNorm(MixtureNorm):
     :math:`V = \mathrm{mean}(V_\mathrm{instance} + m^2) - M^2`.
 
     Args:
-        num_features: channels ``C`` of the input.
-        components: of ``"instance"``, ``"layer"``, ``"batch"`` and ``("group", {"num_groups": 4})``; leave out
-            ``"batch"`` for small batches, as the authors do.
-        eps: added to the blended variance.
-        momentum: weight of the new batch in the running statistics, which evaluation uses.
-        affine: whether to learn ``weight`` and ``bias``.
-        device: of the parameters.
-        dtype: of the parameters.
+        num_features: The channels ``C`` of the input.
+        components: The statistics to blend: ``"instance"``, ``"layer"``, ``"batch"`` or ``("group", {"num_groups":
+            4})``; leave out ``"batch"`` for small batches, as the authors do.
+        eps: The number added to the blended variance.
+        momentum: The weight of the new batch in the running statistics, which evaluation uses.
+        affine: Learns ``weight`` and ``bias``.
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
 
     Attributes:
-        mean_weight: before the softmax, ``(J,)``, initially 1.
-        var_weight: the same for the variances.
+        mean_weight: The weights of the means before the softmax, ``(J,)``, initially 1.
+        var_weight: The same for the variances.
 
     Shape:
         ``(N, C, *spatial)``, also ``(N, C)``; the output is like the input.
 
     Raises:
-        UserError: as :class:`~monai_iln.norms.layers.MixtureNorm`.
+        UserError: As :class:`~monai_iln.norms.layers.MixtureNorm`.
 
     Source:
         Luo et al., *Differentiable Learning-to-Normalize via Switchable Normalization*, 2019, arXiv:1806.10779.
@@ -230,7 +230,7 @@ class SwitchableNorm(MixtureNorm):
         )
         self.blend_statistics = True
 
-    def _init_gates(self, components: int, gates: int, device: Any, dtype: Any) -> None:
+    def _init_gates(self, components: int, device: Any, dtype: Any) -> None:
         self.register_parameter("rho", None)
         self.mean_weight = nn.Parameter(torch.ones(components, device=device, dtype=dtype))
         self.var_weight = nn.Parameter(torch.ones(components, device=device, dtype=dtype))

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from monai_iln.errors import UserError, require
+from monai_iln.extras import require_extra
 from monai_iln.norms.components import component_name
 from monai_iln.norms.layers import MixtureNorm
 
@@ -24,9 +25,9 @@ class LayerGates(TypedDict):
     """What the gates of one layer say.
 
     Attributes:
-        weights: for each component, in the layer's order, its weight: one number, or one for each channel. Switchable
+        weights: The weight of each component, in the layer's order: one number, or one for each channel. Switchable
             norm has every component twice, for the means and for the variances.
-        dead: whether a group norm of one channel per group undoes the gates.
+        dead: Whether a group norm of one channel per group undoes the gates.
     """
 
     weights: dict[str, list[float]]
@@ -47,17 +48,17 @@ def parameter_groups(
     or parameters are shared. Frozen ones are included: optimizers skip them, and unfreezing them later just works.
 
     Args:
-        model: any network; without gates there is one group, so that a configuration may exchange its norm.
-        lr: learning rate of all but the gates.
-        gate_lr_multiplier: the learning rate of the gates is ``lr`` times this.
-        weight_decay: of all but the gates.
+        model: The network; without gates there is one group, so that a configuration may exchange its norm.
+        lr: The learning rate of all but the gates.
+        gate_lr_multiplier: The learning rate of the gates, as a multiple of ``lr``.
+        weight_decay: The weight decay of all but the gates.
 
     Returns:
         Dictionaries with ``params``, ``lr``, ``weight_decay`` and ``name``: ``"rest"`` and, if there are any,
         ``"gates"``.
 
     Raises:
-        UserError: if the model has no parameters, or a number is negative or no number.
+        UserError: If the model has no parameters, or a number is negative or no number.
 
     Source:
         The factor of 10 without decay is that of Nam & Kim, *Batch-Instance Normalization for Adaptively
@@ -99,14 +100,14 @@ def read_gates(model: nn.Module) -> dict[str, LayerGates]:
     appears once, under its first name; layers with a single component have no gate and are left out.
 
     Args:
-        model: any network with at least one gated :class:`~monai_iln.norms.layers.MixtureNorm`.
+        model: A network with at least one gated :class:`~monai_iln.norms.layers.MixtureNorm`.
 
     Returns:
         By the layer's name as in ``model.named_modules()`` (of a model that is itself a layer, its class), the
         :class:`LayerGates`: ``weights``, which sum to 1 over the components, and ``dead``.
 
     Raises:
-        UserError: if the network has no gate.
+        UserError: If the network has no gate.
 
     Example:
         >>> from monai_iln.norms import ILN
@@ -132,14 +133,14 @@ def plot_gates(history: Sequence[tuple[int, Mapping[str, LayerGates]]], path: Pa
     drawn, with a band between the quartiles. To see fewer layers, leave the others out of the readings.
 
     Args:
-        history: pairs of an iteration and the :func:`read_gates` of it; also as JSON gives them back.
-        path: of a file to write, in the format that its ending names; the folder is made if missing.
+        history: Pairs of an iteration and the :func:`read_gates` of it; also as JSON gives them back.
+        path: The file to write, in the format that its ending names; the folder is made if missing.
 
     Returns:
         The figure, which no window shows.
 
     Raises:
-        UserError: if the history is empty.
+        UserError: If the history is empty, or matplotlib is not installed.
 
     Example:
         >>> from monai_iln.norms import ILN
@@ -150,7 +151,8 @@ def plot_gates(history: Sequence[tuple[int, Mapping[str, LayerGates]]], path: Pa
         >>> plot_gates(history).axes[0].get_ylabel()
         'weight of instance'
     """
-    from matplotlib import colormaps  # here: the layers do not need it
+    require_extra("plot_gates", "plot", "matplotlib")
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -173,8 +175,8 @@ def plot_gates(history: Sequence[tuple[int, Mapping[str, LayerGates]]], path: Pa
         axes.plot(iterations, median, color=color, linestyle=style, marker=marker, label=label)
         if (low < high).any():
             axes.fill_between(iterations, low, high, color=color, alpha=0.15, linewidth=0)
-    components = {_first(layer)[0] for layer in layers.values()}
-    axes.set(xlabel="iteration", ylabel=f"weight of {components.pop() if len(components) == 1 else 'first component'}")
+    first, *others = {_first(layer)[0] for layer in layers.values()}
+    axes.set(xlabel="iteration", ylabel=f"weight of {'first component' if others else first}")
     if any(len(_first(layer)[1]) > 1 for layer in layers.values()):
         axes.set_title("per channel: median, band between quartiles", fontsize="small", loc="left")
     axes.grid(alpha=0.25)
@@ -188,11 +190,14 @@ def plot_gates(history: Sequence[tuple[int, Mapping[str, LayerGates]]], path: Pa
 
 def _weights(layer: MixtureNorm) -> dict[str, list[float]]:
     rows = layer.gate_weights().detach().float().tolist()
-    kinds = (" mean", " variance") if layer.blend_statistics else ("",)
-    named = [component_name(component, layer.num_features) + kind for kind in kinds for component in layer.components]
-    # Two components may pool the same: of a single channel, instance and layer norm do.
-    names = [name if named.index(name) == i else f"{name} ({i + 1})" for i, name in enumerate(named)]
-    return dict(zip(names, rows, strict=True))
+    names = [component_name(component, layer.num_features) for component in layer.components]
+    if layer.blend_statistics:
+        names = [f"{name} mean" for name in names] + [f"{name} variance" for name in names]
+    weights: dict[str, list[float]] = {}
+    for number, (name, row) in enumerate(zip(names, rows, strict=True), 1):
+        # Two components may pool the same: of a single channel, instance and layer norm do.
+        weights[f"{name} ({number})" if name in weights else name] = row
+    return weights
 
 
 def _first(layer: LayerGates) -> tuple[str, list[float]]:

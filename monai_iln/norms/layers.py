@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_iln.errors import UserError
+from monai_iln.norms.backends.reference import forward as mixture_norm_reference
 from monai_iln.norms.coefficients import (
     BATCH,
     Mixture,
@@ -19,7 +20,7 @@ from monai_iln.norms.coefficients import (
     working_dtype,
 )
 from monai_iln.norms.components import GROUPS, component_name, parse_component
-from monai_iln.norms.operator import is_transformed, mixture_norm, mixture_norm_reference
+from monai_iln.norms.operator import is_transformed, mixture_norm
 from monai_iln.norms.sync import is_distributed, moments_over_ranks
 
 GATES = ("sigmoid", "clip", "projected", "softmax")
@@ -40,40 +41,41 @@ class MixtureNorm(nn.Module):
     *dead* (shown in the ``repr``).
 
     Args:
-        num_features: channels ``C`` of the input.
-        components: two or more of ``"instance"``, ``"layer"``, ``"batch"`` and ``("group", {"num_groups": 4})``; or
+        num_features: The channels ``C`` of the input.
+        components: Two or more of ``"instance"``, ``"layer"``, ``"batch"`` and ``("group", {"num_groups": 4})``; or
             one, which then needs no gate. Layer norm is over channels and space of one sample.
-        then: a group norm after the blend, ``("group", {"num_groups": 16})``, or ``None``.
-        gate: how ``rho`` becomes the weights. ``"softmax"``: over one parameter for each component. With two
+        then: A group norm after the blend, ``("group", {"num_groups": 16})``, or ``None``.
+        gate: The way from ``rho`` to the weights. ``"softmax"``: over one parameter for each component. With two
             components also ``"sigmoid"``, ``sigmoid(rho)`` for the first and its complement for the second; ``"clip"``,
             ``rho`` clipped to [0, 1], without gradient beyond, and its complement; or ``"projected"``, ``rho`` itself,
             moved back into [0, 1] after each step that left it.
-        gate_scope: ``"layer"``, one gate for all channels, or ``"channel"``, one each.
-        initial_gate: the value that ``rho`` starts from.
-        unbiased: divide each component's variance by one less than the count.
-        eps: added to every variance.
-        affine: whether to learn ``weight`` and ``bias``.
-        momentum: weight of the new batch in batch norm's running statistics.
-        sync: pool batch norm's statistics over all ranks of ``torch.distributed``, as ``SyncBatchNorm`` does.
-        strict: raise where the channels are not a multiple of a number of groups, instead of taking the largest
+        gate_scope: One gate for all channels, ``"layer"``, or one each, ``"channel"``.
+        initial_gate: The value that ``rho`` starts from.
+        unbiased: Divides each component's variance by one less than the count.
+        eps: The number added to every variance.
+        affine: Learns ``weight`` and ``bias``.
+        momentum: The weight of the new batch in batch norm's running statistics.
+        sync: Pools batch norm's statistics over all ranks of ``torch.distributed``, as ``SyncBatchNorm`` does.
+        strict: Raises where the channels are not a multiple of a number of groups, instead of taking the largest
             divisor below it.
-        device: of the parameters.
-        dtype: of the parameters.
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
 
     Attributes:
-        rho: the gate; ``(G,)``, with softmax ``(J, G)`` for ``J`` components, where ``G`` is 1 or ``C``
+        rho: The gate, ``(G,)``, with softmax ``(J, G)`` for ``J`` components, where ``G`` is 1 or ``C``
             (``gate_scope``); ``None`` with one component.
-        weight: :math:`\gamma`, ``(C,)``, initially 1; ``None`` without affine.
-        bias: :math:`\beta`, ``(C,)``, initially 0; ``None`` without affine.
-        running_mean: of batch norm, ``(C,)``; ``None`` without it. So is ``running_var``, unbiased as torch's.
-        gate_is_dead: whether ``then`` undoes the gate.
+        weight: The factor :math:`\gamma`, ``(C,)``, initially 1; ``None`` without affine.
+        bias: The summand :math:`\beta`, ``(C,)``, initially 0; ``None`` without affine.
+        running_mean: The mean of batch norm in evaluation, ``(C,)``; ``None`` without batch norm.
+        running_var: The same for the variance, unbiased as torch's.
+        gate_is_dead: Whether ``then`` undoes the gate.
 
     Shape:
         ``(N, C, *spatial)`` with any number of spatial axes, also ``(N, C)``; the output has the input's shape,
         dtype and memory format. Statistics of half-precision inputs are computed in float32.
 
     Raises:
-        UserError: for an unknown component, gate or scope, fewer than one feature or group, a negative ``eps``, or, if
+        UserError: For an unknown component, gate or scope, fewer than one feature or group, a negative ``eps``, or, if
             ``strict``, channels that the groups do not divide; in ``forward``, for an input whose axis 1 is not
             ``num_features`` or that is not floating point.
 
@@ -139,7 +141,9 @@ class MixtureNorm(nn.Module):
             raise UserError(f"{self.kind}: gate {gate!r} weighs two components, not {len(components)}; take 'softmax'.")
         self.num_features = num_features
         self.components = [parse_component(c, num_features, strict) for c in components]
-        self.num_groups = None if then is None else parse_component(then, num_features, strict)
+        self.num_groups = None
+        if then is not None:
+            self.num_groups = parse_component(then, num_features, strict)
         if self.num_groups == BATCH:
             raise UserError(f"{self.kind}: then is {then!r}; batch norm cannot follow a blend, only a group norm can.")
         self.gate_is_dead = self.num_groups == num_features and len(components) > 1
@@ -152,19 +156,23 @@ class MixtureNorm(nn.Module):
         self.eps = float(eps)
         self.momentum = momentum
         self.sync = sync
-        self._init_gates(len(components), num_features if gate_scope == "channel" else 1, device, dtype)
+        self._init_gates(len(components), device, dtype)
         for name in ("weight", "bias"):
-            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
-            self.register_parameter(name, parameter)
+            self.register_parameter(name, None)
+            if affine:
+                setattr(self, name, nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)))
         for name in ("running_mean", "running_var"):
-            has_batch = BATCH in self.components
-            self.register_buffer(name, torch.empty(num_features, device=device, dtype=dtype) if has_batch else None)
+            self.register_buffer(name, None)
+            if BATCH in self.components:
+                setattr(self, name, torch.empty(num_features, device=device, dtype=dtype))
         self.reset_parameters()
 
-    def _init_gates(self, components: int, gates: int, device: Any, dtype: Any) -> None:
-        shape = (components, gates) if self.gate == "softmax" else (gates,)
-        rho = nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if components > 1 else None
-        self.register_parameter("rho", rho)
+    def _init_gates(self, components: int, device: Any, dtype: Any) -> None:
+        self.register_parameter("rho", None)
+        if components > 1:
+            gates = self.num_features if self.gate_scope == "channel" else 1
+            shape = (components, gates) if self.gate == "softmax" else (gates,)
+            self.rho = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
         """Set ``rho`` to ``initial_gate``, ``weight`` to 1, ``bias`` to 0, the running mean to 0 and variance to 1."""
@@ -182,6 +190,21 @@ class MixtureNorm(nn.Module):
         return self.rho
 
     def forward(self, x: Tensor) -> Tensor:
+        self._check_input(x)
+        self._project_gates()
+        mixture = self._mixture()
+        if not self._is_tracking():
+            mean, variance = self._running_statistics()
+            return mixture_norm(x, self._gate(), self.weight, self.bias, mean, variance, mixture)[0]
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript must not see what is within)
+            if self.sync and is_distributed():
+                return self._forward_over_ranks(x, mixture)
+        y, mean, variance = mixture_norm(x, self._gate(), self.weight, self.bias, None, None, mixture)
+        if x.numel() > 0:
+            self._track(mean, variance, x.numel() // mean.numel())
+        return y
+
+    def _check_input(self, x: Tensor) -> None:
         tracing = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
         # Tracing would warn that it takes the answer for a constant.
         if not tracing and (x.dim() < 2 or x.shape[1] != self.num_features):
@@ -191,27 +214,30 @@ class MixtureNorm(nn.Module):
             )
         if not x.is_floating_point():
             raise UserError(f"{self.kind}: the input is of {x.dtype}; it must be floating point: convert it first.")
+
+    def _project_gates(self) -> None:
+        """Move gates that the last step drove out of [0, 1] back into it, if this is the kind of gate."""
         if self.training and self.gate == "projected" and self.rho is not None:  # noqa: SIM102 (TorchScript must not see it)
             if not torch.jit.is_scripting():  # noqa: SIM102
                 if not is_transformed():
                     self.rho.data.clamp_(0.0, 1.0)  # .data: a layer used twice must not invalidate its own graph
+
+    def _mixture(self) -> Mixture:
         num_groups = 0 if self.num_groups is None else self.num_groups
-        mixture = Mixture(
+        return Mixture(
             self.components, num_groups, self.blend_statistics, self.unbiased, self.eps, self.gate, self.per_channel
         )
-        running_mean, running_var = self.running_mean, self.running_var
-        if running_mean is None or running_var is None or not self.training:
-            if running_mean is not None and running_var is not None:
-                # Copies: training, which moves them, may come before the backward pass.
-                running_mean, running_var = running_mean.clone(), running_var.clone()
-            return mixture_norm(x, self._gate(), self.weight, self.bias, running_mean, running_var, mixture)[0]
-        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript must not see what is within)
-            if self.sync and is_distributed():
-                return self._forward_over_ranks(x, mixture)
-        y, mean, variance = mixture_norm(x, self._gate(), self.weight, self.bias, None, None, mixture)
-        if x.numel() > 0:
-            self._track(mean, variance, x.numel() // mean.numel())
-        return y
+
+    def _is_tracking(self) -> bool:
+        """Whether batch norm takes the statistics of this batch, and running ones follow them."""
+        return self.training and self.running_mean is not None
+
+    def _running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
+        """Copies of the running statistics, if there are any: training, which moves them, may precede the gradient."""
+        mean, variance = self.running_mean, self.running_var
+        if mean is None or variance is None:
+            return None, None
+        return mean.clone(), variance.clone()
 
     def _track(self, mean: Tensor, variance: Tensor, size: int) -> None:
         """Move the running statistics towards those of a batch, given as moments over ``size`` positions."""
@@ -243,9 +269,12 @@ class MixtureNorm(nn.Module):
         if self.num_groups is not None or isinstance(self, InstanceLayerNorm):
             parts.append(f"num_groups={self.num_groups}")
         if len(self.components) > 1 and not self.blend_statistics:
-            scope = " per channel" if self.gate_scope == "channel" else ""
-            dead = " (dead: one channel per group)" if self.gate_is_dead else ""
-            parts.append(f"gate={self.gate}{scope}{dead}")
+            gate = f"gate={self.gate}"
+            if self.gate_scope == "channel":
+                gate += " per channel"
+            if self.gate_is_dead:
+                gate += " (dead: one channel per group)"
+            parts.append(gate)
         if self.weight is None:
             parts.append("affine=False")
         return ", ".join(parts)
@@ -265,32 +294,32 @@ class InstanceLayerNorm(MixtureNorm):
     does: the layer then is instance norm and its gate is *dead* (shown in the ``repr``).
 
     Args:
-        num_features: channels ``C`` of the input.
-        num_groups: groups of the second normalization: a number, of which the largest divisor of ``C`` not above it is
-            taken (see ``strict``); ``"auto"``, the same with 16; ``"alive"``, the same with at least two channels a
-            group, so that no gate is dead. ``None`` leaves the second normalization out.
-        gate: how ``rho`` becomes the weights of IN and LN. ``"sigmoid"``: ``sigmoid(rho)`` and its
+        num_features: The channels ``C`` of the input.
+        num_groups: The groups of the second normalization: a number, of which the largest divisor of ``C`` not above
+            it is taken (see ``strict``); ``"auto"``, the same with 16; ``"alive"``, the same with at least two
+            channels a group, so that no gate is dead. ``None`` leaves the second normalization out.
+        gate: The way from ``rho`` to the weights of IN and LN. ``"sigmoid"``: ``sigmoid(rho)`` and its
             complement; ``"clip"``: ``rho`` clipped to [0, 1] and its complement; ``"softmax"``: the softmax over two
             parameters, the first for IN, the second for LN. Also ``"projected"``, see :class:`MixtureNorm`.
-        gate_scope: ``"layer"``, one gate for all channels, or ``"channel"``, one each.
-        eps: added to every variance.
-        affine: whether to learn ``weight`` and ``bias``.
-        strict: raise instead of taking another number of groups.
-        device: of the parameters.
-        dtype: of the parameters.
+        gate_scope: One gate for all channels, ``"layer"``, or one each, ``"channel"``.
+        eps: The number added to every variance.
+        affine: Learns ``weight`` and ``bias``.
+        strict: Raises instead of taking another number of groups.
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
 
     Attributes:
-        rho: the gate, initially 0.5; ``(G,)``, with softmax ``(2, G)``, where ``G`` is 1 or ``C`` (``gate_scope``).
-        weight: :math:`\gamma`, ``(C,)``, initially 1; ``None`` without affine.
-        bias: :math:`\beta`, ``(C,)``, initially 0; ``None`` without affine.
-        gate_is_dead: whether the group norm undoes the gate, with one channel per group.
+        rho: The gate, initially 0.5; ``(G,)``, with softmax ``(2, G)``, where ``G`` is 1 or ``C`` (``gate_scope``).
+        weight: The factor :math:`\gamma`, ``(C,)``, initially 1; ``None`` without affine.
+        bias: The summand :math:`\beta`, ``(C,)``, initially 0; ``None`` without affine.
+        gate_is_dead: Whether the group norm undoes the gate, with one channel per group.
 
     Shape:
         ``(N, C, *spatial)`` with any number of spatial axes, also ``(N, C)``; the output has the input's shape,
         dtype and memory format.
 
     Raises:
-        UserError: as :class:`MixtureNorm`.
+        UserError: As :class:`MixtureNorm`.
 
     Source:
         Zhou et al., *U-Net Training with Instance-Layer Normalization*, 2019,

@@ -1,8 +1,8 @@
 """One operator for every mixture of normalizations: ``torch.ops.monai_iln.mixture_norm``.
 
-:func:`mixture_norm` is the only way in. It takes the operator, with statistics in one pass, coefficients in closed
-form and a gradient written by hand, on CPU in plain torch and on CUDA in Triton; and takes the definition,
-:func:`mixture_norm_reference`, where nothing but plain differentiable torch will do.
+:func:`mixture_norm` is the only way in. :func:`choose_backend` says who computes it: a backend with statistics in one
+pass, coefficients in closed form and a gradient written by hand, or the definition, where nothing but plain
+differentiable torch will do.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_iln.norms.backends import cpu
-from monai_iln.norms.coefficients import (
-    Mixture,
-    gate_weights,
-    mixture_coefficients,
-    spatial_moments,
-    spatial_size,
-    working_dtype,
-)
+from monai_iln.norms.backends import Backend, Kernels, dispatcher, reference
+from monai_iln.norms.backends.reference import forward as mixture_norm_reference
+from monai_iln.norms.coefficients import Mixture
 
-_SCHEMA_PARAMETERS = (
+# The kernels of each device, and the package that they need: the first that takes a tensor normalizes it.
+KERNELS = {
+    "cpu": [("cpu", "numpy")],
+    "cuda": [("cuda", "triton")],
+}
+
+_PARAMETERS = (
     "Tensor? rho, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, "
     "int[] components, int num_groups, bool blend_statistics, bool unbiased, float eps, str gate, bool per_channel"
 )
 torch.library.define(
-    "monai_iln::mixture_norm", f"(Tensor x, {_SCHEMA_PARAMETERS}) -> (Tensor y, Tensor mean, Tensor variance)"
+    "monai_iln::mixture_norm", f"(Tensor x, {_PARAMETERS}) -> (Tensor y, Tensor mean, Tensor variance)"
 )
 torch.library.define(
     "monai_iln::mixture_norm_backward",
-    f"(Tensor grad, Tensor x, Tensor mean, Tensor variance, {_SCHEMA_PARAMETERS}) "
+    f"(Tensor grad, Tensor x, Tensor mean, Tensor variance, {_PARAMETERS}) "
     "-> (Tensor grad_x, Tensor grad_rho, Tensor grad_weight, Tensor grad_bias)",
 )
 
@@ -51,13 +51,13 @@ def mixture_norm(
     """Normalize ``x`` by a mixture of normalizations.
 
     Args:
-        x: ``(N, C, *spatial)``, floating point.
-        rho: the gate, as :func:`~monai_iln.norms.coefficients.gate_weights` describes it.
-        weight: ``(C,)`` or ``None``.
-        bias: ``(C,)`` or ``None``.
-        running_mean: ``(C,)``, instead of the batch's, or ``None``.
-        running_var: ``(C,)``, instead of the batch's, or ``None``.
-        mixture: what is blended, and how.
+        x: The input, ``(N, C, *spatial)``, floating point.
+        rho: The gate, as :func:`~monai_iln.norms.coefficients.gate_weights` describes it.
+        weight: The factor of each channel, ``(C,)``, or ``None``.
+        bias: The summand of each channel, ``(C,)``, or ``None``.
+        running_mean: The mean of each channel that replaces the batch's, ``(C,)``, or ``None``.
+        running_var: The variance of each channel that replaces the batch's, ``(C,)``, or ``None``.
+        mixture: The components and how they are blended.
 
     Returns:
         The normalized tensor, like ``x`` in shape, dtype and memory format, and the mean and biased variance of each
@@ -66,44 +66,87 @@ def mixture_norm(
     if torch.jit.is_scripting():
         return mixture_norm_reference(x, rho, weight, bias, running_mean, running_var, mixture)
     else:  # noqa: RET505 (TorchScript compiles what follows a return, not an else that it never takes)
-        if _only_reference(x):
-            return mixture_norm_reference(x, rho, weight, bias, running_mean, running_var, mixture)
-        normalize: Any = _MixtureNorm.apply if _is_plain(x) else torch.ops.monai_iln.mixture_norm.default
-        result: tuple[Tensor, Tensor, Tensor] = normalize(x, rho, weight, bias, running_mean, running_var, *mixture)
+        backend = choose_backend(x)
+        if backend is reference:
+            return reference.forward(x, rho, weight, bias, running_mean, running_var, mixture)
+        normalize: Any = _MixtureNorm.apply
+        result: tuple[Tensor, Tensor, Tensor] = normalize(
+            backend, x, rho, weight, bias, running_mean, running_var, mixture
+        )
         return result
 
 
-def mixture_norm_reference(
-    x: Tensor,
-    rho: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition of :func:`mixture_norm` in plain torch, differentiated, scripted and exported by torch itself."""
-    work = working_dtype(x)
-    centred, mean, variance = spatial_moments(x.to(work))
-    slope, offset = mixture_coefficients(
-        mean,
-        variance,
-        mean.new_ones(1, 1) if rho is None else gate_weights(rho.to(work), mixture.gate),  # on the input's device
-        weight if weight is None else weight.to(work),
-        bias if bias is None else bias.to(work),
-        running_mean if running_mean is None else running_mean.to(work),
-        running_var if running_var is None else running_var.to(work),
-        mixture,
-        spatial_size(x),
-    )
-    broadcast = mean.shape + (1,) * (x.dim() - 2)
-    y = torch.addcmul(offset.reshape(broadcast), slope.reshape(broadcast), centred)
-    return y.to(x.dtype), mean.detach(), variance.detach()
+def choose_backend(x: Tensor) -> Backend:
+    """The backend that normalizes ``x``: the one place where this is decided."""
+    if _needs_plain_torch():
+        return reference
+    kernels = _choose_kernels(x)
+    if kernels is reference or type(x) is Tensor:  # torch's dispatcher takes 100 microseconds a layer
+        return kernels
+    return dispatcher
 
 
 def is_transformed() -> bool:
     """Whether ``torch.func`` or ``torch.export`` watch, which allow no change in place."""
-    return torch._C._are_functorch_transforms_active() or torch.compiler.is_exporting()
+    return torch._C._are_functorch_transforms_active() or _is_exporting()
+
+
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch has it from 2.7
+
+
+def _needs_plain_torch() -> bool:
+    """Whether someone watches who knows torch's operators only, or who fuses them with their neighbours."""
+    return (
+        is_transformed()
+        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        or torch.compiler.is_compiling()
+        or torch.onnx.is_in_onnx_export()
+    )
+
+
+def _choose_kernels(x: Tensor) -> Backend:
+    """The first kernels in the table that take ``x``, or the definition."""
+    for kernels in load_kernels(x.device.type):
+        if kernels.takes(x):
+            return kernels
+    return reference
+
+
+@functools.cache
+def load_kernels(device: str) -> list[Kernels]:
+    """The kernels whose package is installed. Imported at their first use: Triton is slow, and reads settings then."""
+    return [
+        importlib.import_module(f"monai_iln.norms.backends.{name}")
+        for name, package in KERNELS.get(device, [])
+        if importlib.util.find_spec(package) is not None
+    ]
+
+
+class _MixtureNorm(torch.autograd.Function):
+    """The operator with its gradient. Written by hand: ``register_autograd`` takes 100 microseconds longer a call."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: Backend, x: Tensor, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
+        y, mean, variance = backend.forward(x, *parameters)
+        *tensors, ctx.mixture = parameters
+        ctx.backend = backend
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, mean, variance, *tensors)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
+        if grad is None:
+            return (None,) * 8
+        backend: Backend = ctx.backend
+        if torch.is_grad_enabled() or _is_batched(grad):
+            backend = reference  # the only one that can be differentiated again, or takes many cotangents at once
+        operands = (*ctx.saved_tensors, ctx.mixture)
+        grads = backend.backward(grad, *operands)
+        # autograd casts them to the dtype of what they belong to.
+        needed = ctx.needs_input_grad[1:5]
+        return (None, *(g if wanted else None for g, wanted in zip(grads, needed, strict=True)), None, None, None)
 
 
 def _is_batched(grad: Tensor) -> bool:
@@ -112,34 +155,25 @@ def _is_batched(grad: Tensor) -> bool:
     return functorch.is_batchedtensor(grad) or functorch.is_legacy_batchedtensor(grad)
 
 
-def _only_reference(x: Tensor) -> bool:
-    """Whether the result must consist of plain torch operators, or the device has no implementation of ours."""
-    return (
-        not (x.device.type == "cpu" or (x.device.type == "cuda" and _kernels_take(x)))
-        or is_transformed()
-        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-        or torch.compiler.is_compiling()  # the compiler fuses plain operators with their neighbours
-        or torch.onnx.is_in_onnx_export()
-    )
+# What torch's dispatcher calls; it knows the fields of a mixture one by one.
 
 
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _autograd(x: Tensor, *parameters: Any) -> Any:
+    backend = reference if _choose_kernels(x) is reference else dispatcher
+    normalize: Any = _MixtureNorm.apply
+    return normalize(backend, x, *_pack(parameters))
 
 
-def _cuda() -> Any:
-    """The operator on CUDA; imported late, because Triton may be missing, and reads its environment then."""
-    return importlib.import_module("monai_iln.norms.backends.cuda")
+def _forward(x: Tensor, *parameters: Any) -> Any:
+    return _choose_kernels(x).forward(x, *_pack(parameters))
 
 
-def _kernels_take(x: Tensor) -> bool:
-    return _has_triton() and x.numel() > 0 and _cuda().memory_format(x) is not None
+def _backward(grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, *parameters: Any) -> Any:
+    return _choose_kernels(x).backward(grad, x, mean, variance, *_pack(parameters))
 
 
-def _is_plain(x: Tensor) -> bool:
-    """Whether nobody watches: torch's dispatcher, through which all else goes, takes 100 microseconds a layer."""
-    return type(x) is Tensor and x.device.type == "cpu"
+def _pack(parameters: tuple[Any, ...]) -> tuple[Any, ...]:
+    return *parameters[:5], Mixture(*parameters[5:])
 
 
 def _fake_forward(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,53 +189,9 @@ def _fake_backward(
     return torch.empty_like(x), grad_rho, channels, torch.empty_like(channels)
 
 
-class _MixtureNorm(torch.autograd.Function):
-    """The operator with its gradient. Written by hand: ``register_autograd`` takes 100 microseconds longer a call."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
-        if _is_plain(x):
-            ctx.unpacked = cpu.unpack(*parameters)
-            y, mean, variance = cpu.normalize(x, *ctx.unpacked)
-        else:
-            with torch._C._AutoDispatchBelowAutograd():
-                y, mean, variance = torch.ops.monai_iln.mixture_norm.default(x, *parameters)
-        ctx.recipe = parameters[5:]
-        ctx.mark_non_differentiable(mean, variance)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, mean, variance, *parameters[:5])
-        return y, mean, variance
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any, *_: None) -> tuple[Any, ...]:
-        x, mean, variance, *tensors = ctx.saved_tensors
-        needed = ctx.needs_input_grad[:4]
-        nothing: tuple[None, ...] = (None,) * (2 + len(ctx.recipe))
-        if grad is None:
-            return (None,) * 4 + nothing
-        create_graph = torch.is_grad_enabled()
-        if create_graph or _is_batched(grad):  # the definition is differentiable at will
-            with torch.enable_grad():
-                # Aliases: operands may depend on one another, and that is not for this gradient to follow.
-                aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in (x, *tensors)]
-                rho, weight, bias, running_mean, running_var = aliases[1:]
-                mixture = Mixture(*ctx.recipe)
-                y = mixture_norm_reference(aliases[0], rho, weight, bias, running_mean, running_var, mixture)[0]
-                inputs = [alias for alias, wanted in zip(aliases, needed, strict=False) if wanted]
-                remaining = iter(torch.autograd.grad(y, inputs, grad, create_graph=create_graph))
-            return (*(next(remaining) if wanted else None for wanted in needed), *nothing)
-        if _is_plain(x):
-            grads = cpu.differentiate(grad, x, mean, variance, *ctx.unpacked)
-        else:
-            grads = torch.ops.monai_iln.mixture_norm_backward.default(grad, x, mean, variance, *tensors, *ctx.recipe)
-        # autograd casts them to the dtype of what they belong to.
-        return (*(g if wanted else None for g, wanted in zip(grads, needed, strict=True)), *nothing)
-
-
-torch.library.impl("monai_iln::mixture_norm", "cpu", cpu.forward)
-torch.library.impl("monai_iln::mixture_norm", "cuda", lambda *inputs: _cuda().forward(*inputs))
-torch.library.impl("monai_iln::mixture_norm_backward", "cpu", cpu.backward)
-torch.library.impl("monai_iln::mixture_norm_backward", "cuda", lambda *inputs: _cuda().backward(*inputs))
+torch.library.impl("monai_iln::mixture_norm", "Autograd", _autograd)
 torch.library.register_fake("monai_iln::mixture_norm", _fake_forward)
 torch.library.register_fake("monai_iln::mixture_norm_backward", _fake_backward)
-torch.library.impl("monai_iln::mixture_norm", "Autograd", _MixtureNorm.apply)
+for _device in KERNELS:
+    torch.library.impl("monai_iln::mixture_norm", _device, _forward)
+    torch.library.impl("monai_iln::mixture_norm_backward", _device, _backward)

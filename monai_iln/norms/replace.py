@@ -28,11 +28,11 @@ class Replacement(NamedTuple):
     """What became of one norm of a network.
 
     Attributes:
-        name: of the norm in the network, with dots.
-        old: the ``repr`` of the norm that was there.
-        new: the ``repr`` of the one that is there now; ``None`` if nothing was replaced.
-        affine_kept: whether the new norm has the weight and bias of the old one.
-        note: why nothing was replaced, or what was lost; empty if there is nothing to say.
+        name: The name of the norm in the network, with dots.
+        old: The ``repr`` of the norm that was there.
+        new: The ``repr`` of the one that is there now; ``None`` if nothing was replaced.
+        affine_kept: Whether the new norm has the weight and bias of the old one.
+        note: The reason why nothing was replaced, or what was lost; empty if there is nothing to say.
     """
 
     name: str
@@ -65,19 +65,19 @@ def replace_norm(
     new norm has none: a trained network needs some more training. ``eps`` is that of the new norm.
 
     Args:
-        model: the network.
-        norm: norm specification as everywhere in MONAI, a name or ``(name, {arguments})``.
-        from_: the classes to replace, not their subclasses, which may do more than normalize. Without it, torch's
+        model: The network.
+        norm: The norm specification as everywhere in MONAI, a name or ``(name, {arguments})``.
+        from_: The classes to replace, not their subclasses, which may do more than normalize. Without it, torch's
             batch, synchronized batch, instance and group norm, and the norms of this package. Not ``nn.LayerNorm``: it
             normalizes the last axes, in transformers the channels of each token.
-        spatial_dims: 1, 2 or 3, where the old norm's class does not tell. Without it, the dimension of the
-            convolutions next to such a norm is taken. Only norms with a class per dimension need it.
+        spatial_dims: The number of spatial axes, where the old norm's class does not tell it. Without it, the dimension
+            of the convolutions next to such a norm is taken. Only norms with a class per dimension need it.
 
     Returns:
         What became of every norm, also of those that were left as they are, in the order of the network's modules.
 
     Raises:
-        UserError: if the model itself is such a norm, the norm specification is wrong, a dimension cannot be told, or
+        UserError: If the model itself is such a norm, the norm specification is wrong, a dimension cannot be told, or
             the model has no norm to replace. The model is unchanged then.
 
     Example:
@@ -212,7 +212,9 @@ def _outwards(model: nn.Module, name: str) -> Iterator[nn.Module]:
 
 def _channels(module: nn.Module) -> int | None:
     channels = getattr(module, "num_features", getattr(module, "num_channels", None))
-    return channels if isinstance(channels, int) else None
+    if isinstance(channels, int):
+        return channels
+    return None
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -18,9 +18,9 @@ def moments_over_ranks(mean: Tensor, variance: Tensor, size: int) -> tuple[Tenso
     """Mean and biased variance of each channel over the samples of all ranks, differentiable.
 
     Args:
-        mean: of each (sample, channel) of this rank, ``(N, C)``; ``N`` may differ between ranks, and be 0.
-        variance: biased, of each (sample, channel).
-        size: positions behind each mean; may differ between ranks.
+        mean: The mean of each (sample, channel) of this rank, ``(N, C)``; ``N`` may differ between ranks, and be 0.
+        variance: The biased variance of each (sample, channel).
+        size: The number of positions behind each mean; it may differ between ranks.
 
     Returns:
         Mean and variance, ``(C,)``, and the number of values behind each, a scalar tensor.

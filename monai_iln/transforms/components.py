@@ -30,7 +30,7 @@ class LargestComponentSlicewise(Transform):
         ``(1, H, W, Z)`` of classes, 0 the background, to the same.
 
     Raises:
-        UserError: for any other shape.
+        UserError: If the mask has another shape.
 
     Example:
         >>> mask = torch.tensor([1, 1, 0, 1, 0]).reshape(1, 5, 1, 1)

@@ -25,10 +25,10 @@ class RasterizeContour(Transform):
     masks of those contours are 4 % larger and the worst Dice coefficient is 0.94, as much as methods differ by. Hence
     there is one convention and no option.
 
-    Points outside the image are cut off. Not invertible: a mask does not tell its points.
+    Points outside the image are cut off. Not invertible: a mask does not tell its points. Needs the extra ``data``.
 
     Args:
-        spatial_size: rows and columns of the mask.
+        spatial_size: The rows and columns of the mask.
 
     Shape:
         Points ``(P, 2)`` with P >= 3, columns x and y in pixels, where x counts columns and y rows from the top left
@@ -36,7 +36,7 @@ class RasterizeContour(Transform):
         PNG and DICOM files: load those with ``reverse_indexing=False`` and ``swap_ij=False``.
 
     Raises:
-        UserError: if the size is not two positive numbers, the points are not as above, or no point of the polygon
+        UserError: If the size is not two positive numbers, the points are not as above, or no point of the polygon
             lies within the image.
 
     Example:
@@ -83,9 +83,9 @@ class RasterizeContourd(MapTransform):
     before the image is cropped or turned.
 
     Args:
-        keys: of the points.
-        ref_image_key: of the image ``(C, H, W)`` that the contours were drawn on.
-        allow_missing_keys: as everywhere in MONAI.
+        keys: The keys of the points.
+        ref_image_key: The key of the image ``(C, H, W)`` that the contours were drawn on.
+        allow_missing_keys: Skips the keys that an item lacks, instead of raising an error.
 
     Example:
         >>> item = {"image": np.zeros((1, 4, 5)), "label": [[1, 1], [3, 1], [3, 2], [1, 2]]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -33,14 +32,14 @@ class StandardizeInPlane(InvertibleTransform):
     straightens a sheared stack. Of files without an orientation (Analyze) nibabel's convention is taken, as everywhere.
 
     Args:
-        pixdim: size of a pixel along rows and columns in mm.
-        mode: ``"bilinear"`` for images, ``"nearest"`` for labels.
+        pixdim: The size of a pixel along rows and columns, in mm.
+        mode: The interpolation: ``"bilinear"`` for images, ``"nearest"`` for labels.
 
     Shape:
         ``(C, H, W, Z)``, a ``MetaTensor``, to ``(C, H', W', Z)`` in float32.
 
     Raises:
-        UserError: if ``pixdim`` is not two positive numbers, or a stack's affine is singular.
+        UserError: If ``pixdim`` is not two positive numbers, or a stack's affine is singular.
 
     Example:
         >>> from monai.data import MetaTensor
@@ -95,22 +94,24 @@ class StandardizeInPlane(InvertibleTransform):
         return self.resample.inverse(img)
 
 
-def _reading_direction(directions: NDArray[Any]) -> tuple[list[int], list[int]]:
+def _reading_direction(directions: NDArray[Any]) -> tuple[tuple[int, int], NDArray[Any]]:
     """Order and signs of the two axes of a plane that lead most down and to the right of a screen."""
-    ways = [(order, signs) for order in ([0, 1], [1, 0]) for signs in itertools.product((1, -1), repeat=2)]
-    rows, columns = _DOWN @ directions, _RIGHT @ directions
-    best = max(ways, key=lambda way: way[1][0] * rows[way[0][0]] + way[1][1] * columns[way[0][1]])
-    return best[0], list(best[1])
+    down, right = _DOWN @ directions, _RIGHT @ directions
+    as_stored = abs(down[0]) + abs(right[1])
+    exchanged = abs(down[1]) + abs(right[0])
+    rows, columns = (0, 1) if as_stored >= exchanged else (1, 0)
+    signs = np.where(np.array([down[rows], right[columns]]) < 0, -1, 1)
+    return (rows, columns), signs
 
 
 class StandardizeInPlaned(MapTransform, InvertibleTransform):
     """Dictionary version of :class:`StandardizeInPlane`.
 
     Args:
-        keys: of the stacks.
-        pixdim: as for the array version.
-        mode: one for all keys or one each: ``["bilinear", "nearest"]`` for an image and its label.
-        allow_missing_keys: as everywhere in MONAI.
+        keys: The keys of the stacks.
+        pixdim: The size of a pixel along rows and columns, in mm.
+        mode: One interpolation for all keys, or one for each: ``["bilinear", "nearest"]`` for an image and its label.
+        allow_missing_keys: Skips the keys that an item lacks, instead of raising an error.
     """
 
     backend = StandardizeInPlane.backend

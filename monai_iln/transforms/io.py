@@ -23,18 +23,18 @@ class LoadStack(Transform):
     """Load a stack from a NIfTI or Analyze file, or one phase of a short-axis cine from a folder of DICOM files.
 
     MONAI's readers take all files of a folder for one volume, which a cine is not, and read damaged files, colours and
-    complex values into other numbers than they hold.
+    complex values into other numbers than they hold. DICOM files need the extra ``data``.
 
     Args:
-        phase: cardiac phase to read from DICOM, 1 is the first; needed where the series holds more than one.
+        phase: The cardiac phase to read from DICOM files, counted from 1. A series of several phases needs it.
 
     Shape:
         A path to ``(1, H, W, Z)`` as a ``MetaTensor`` with the affine to RAS millimetres.
 
     Raises:
-        UserError: if a file cannot be read, has not three axes, or slices do not lie along the last; for files see
-            :func:`monai_iln.datasets.formats.nifti.read_volume`, for folders
-            :func:`monai_iln.datasets.formats.dicom.read_stack`.
+        UserError: If a file cannot be read, does not have three axes, or its slices do not lie along the last; see
+            :func:`monai_iln.datasets.formats.nifti.read_volume` for files and
+            :func:`monai_iln.datasets.formats.dicom.read_stack` for folders.
     """
 
     def __init__(self, phase: int | None = None) -> None:
@@ -42,7 +42,7 @@ class LoadStack(Transform):
 
     def __call__(self, path: Path | str) -> MetaTensor:
         path = Path(path)
-        pixels, affine = read_stack(path, self.phase) if path.is_dir() else self._read_file(path)
+        pixels, affine = self._read(path)
         meta = {
             MetaKeys.AFFINE: torch.as_tensor(affine),
             MetaKeys.ORIGINAL_AFFINE: affine,
@@ -52,7 +52,9 @@ class LoadStack(Transform):
         }
         return MetaTensor(torch.as_tensor(pixels.astype(np.float32))[None], meta=meta)
 
-    def _read_file(self, path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    def _read(self, path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        if path.is_dir():
+            return read_stack(path, self.phase)
         if not path.exists():
             raise UserError(f"{path}: no such file. Give the path of a NIfTI stack or of a folder with DICOM files.")
         pixels, affine = read_volume(path)
@@ -75,7 +77,7 @@ class LoadStackd(MapTransform):
     """Dictionary version of :class:`LoadStack`; replaces the paths by the stacks.
 
     Raises:
-        UserError: if the stacks of an item, an image and its label for example, differ in shape or place.
+        UserError: If the stacks of an item, such as an image and its label, differ in shape or place.
     """
 
     def __init__(self, keys: KeysCollection, phase: int | None = None, allow_missing_keys: bool = False) -> None:
@@ -85,12 +87,13 @@ class LoadStackd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         stacks = {key: self.load(data[key]) for key in self.key_iterator(data)}
         first = next(iter(stacks), None)
-        for key in stacks:
-            shapes = [tuple(stacks[one].shape[1:]) for one in (first, key)]
-            if shapes[0] != shapes[1] or not same_place(*(stacks[one].affine.numpy() for one in (first, key))):
+        for key, stack in stacks.items():
+            reference = stacks[first]
+            expected, shape = tuple(reference.shape[1:]), tuple(stack.shape[1:])
+            if shape != expected or not same_place(reference.affine.numpy(), stack.affine.numpy()):
                 raise UserError(
-                    f"{data[key]}: the {key} of {data[first]}, but shape {shapes[1]} and not {shapes[0]}, or in "
-                    f"another place by its affine. They lie on one grid: draw or export the {key} on the {first}."
+                    f"{data[key]}: the {key} of {data[first]}, but shape {shape} and not {expected}, or in another "
+                    f"place by its affine. They lie on one grid: draw or export the {key} on the {first}."
                 )
         return dict(data) | stacks
 

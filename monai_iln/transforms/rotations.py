@@ -34,21 +34,22 @@ class RandRotateSet(RandRotate):
     one. Everything but the draw is ``RandRotate``'s: inverse, lazy execution and the order of the arguments.
 
     Args:
-        angles: in degrees (MONAI's own are in radians), in MONAI's sense: clockwise as the array is printed, rows
-            downwards, so that 90 is ``torch.rot90(img, -1, (1, 2))``.
-        prob: of a rotation; 1 where the set holds 0 itself.
-        keep_size: False enlarges the output to hold the whole image.
-        mode: interpolation, ``"bilinear"`` or ``"nearest"``.
-        padding_mode: of what lies outside, ``"border"``, ``"reflection"`` or, as in the paper's protocol, ``"zeros"``.
-        align_corners: see ``torch.nn.functional.grid_sample``.
-        dtype: of the computation; the result is float32.
-        lazy: collect the rotation instead of applying it, see MONAI's lazy resampling.
+        angles: The angles in degrees (MONAI's own are in radians), in MONAI's sense: clockwise as the array is printed,
+            rows downwards, so that 90 is ``torch.rot90(img, -1, (1, 2))``.
+        prob: The probability of a rotation. Choose 1 if the set holds 0 itself.
+        keep_size: Keeps the size of the image. False enlarges the output to hold the whole image.
+        mode: The interpolation, ``"bilinear"`` or ``"nearest"``.
+        padding_mode: The values outside the image: ``"border"``, ``"reflection"`` or, as in the paper's protocol,
+            ``"zeros"``.
+        align_corners: Maps corners to corners, see ``torch.nn.functional.grid_sample``.
+        dtype: The number type of the computation. The result is float32.
+        lazy: Collects the rotation instead of applying it, see MONAI's lazy resampling.
 
     Shape:
         ``(C, H, W)``, or ``(C, H, W, Z)``, all slices of which turn in their plane by the same angle; to the same.
 
     Raises:
-        UserError: if there is no angle, or one is not a finite number.
+        UserError: If there is no angle, or one is not a finite number.
 
     Example:
         >>> rotate = RandRotateSet(range(-60, 61, 2), prob=1.0, padding_mode="zeros").set_random_state(0)
@@ -98,16 +99,16 @@ class RandRotateSetd(RandRotated):
     """Dictionary version of :class:`RandRotateSet`: one draw for all keys.
 
     Args:
-        keys: of the images.
-        angles: in degrees.
-        prob: of a rotation.
-        keep_size: as for the array version.
-        mode: one for all keys or one each: ``["bilinear", "nearest"]`` for an image and its label.
-        padding_mode: one for all keys or one each.
-        align_corners: one for all keys or one each.
-        dtype: one for all keys or one each.
-        allow_missing_keys: as everywhere in MONAI.
-        lazy: as for the array version.
+        keys: The keys of the images.
+        angles: The angles in degrees, in the sense of the array version.
+        prob: The probability of a rotation.
+        keep_size: Keeps the size of the images.
+        mode: One interpolation for all keys, or one for each: ``["bilinear", "nearest"]`` for an image and its label.
+        padding_mode: One padding for all keys, or one for each.
+        align_corners: One value for all keys, or one for each.
+        dtype: One number type for all keys, or one for each.
+        allow_missing_keys: Skips the keys that an item lacks, instead of raising an error.
+        lazy: Collects the rotations instead of applying them.
 
     Example:
         >>> rotate = RandRotateSetd(["image", "label"], [-90, 90], prob=1.0, mode=["bilinear", "nearest"])
@@ -150,13 +151,13 @@ class FixedRotations(torch.utils.data.Dataset[Any]):
     """Every item of a dataset at every angle: the ILN paper's augmentation, an epoch of which shows each pair once.
 
     Args:
-        dataset: of dictionaries.
-        angles: in degrees, clockwise as the array is printed.
-        keys: of the images ``(C, H, W)`` to rotate; the size is kept and corners are filled with 0.
-        mode: interpolation for each key.
+        dataset: A dataset of dictionaries.
+        angles: The angles in degrees, clockwise as the array is printed.
+        keys: The keys of the images ``(C, H, W)``. Images keep their size; their corners are filled with 0.
+        mode: The interpolation for each key.
 
     Raises:
-        UserError: if there is no angle, or one is not a finite number.
+        UserError: If there is no angle, or one is not a finite number.
 
     Example:
         >>> items = [{"image": torch.zeros(1, 8, 8), "label": torch.zeros(1, 8, 8)}]

@@ -77,13 +77,13 @@ class TakeSlice(InvertibleTransform):
     The inverse puts the slice where it was in a stack of zeros, as MONAI's ``SpatialCrop`` does.
 
     Args:
-        index: of the slice, counted from 0.
+        index: The index of the slice, counted from 0.
 
     Shape:
         ``(C, H, W, Z)`` to ``(C, H, W)``, a copy.
 
     Raises:
-        UserError: if the image is no stack or has no such slice.
+        UserError: If the image is no stack or has no such slice.
 
     Example:
         >>> take = TakeSlice(2)
@@ -108,9 +108,9 @@ class TakeSliced(MapTransform, InvertibleTransform):
     """Dictionary version of :class:`TakeSlice`, with the index in the item: the same slice of every key.
 
     Args:
-        keys: of the stacks.
-        slice_key: of the slice's index.
-        allow_missing_keys: as everywhere in MONAI.
+        keys: The keys of the stacks.
+        slice_key: The key of the slice's index.
+        allow_missing_keys: Skips the keys that an item lacks, instead of raising an error.
 
     Example:
         >>> TakeSliced(["image"])({"image": torch.ones(1, 4, 5, 3), "slice": 0})["image"].shape
@@ -143,14 +143,14 @@ class RandSliceSamples(Randomizable, InvertibleTransform, MultiSampleTrait):
     to draw by foreground, MONAI has ``RandCropByPosNegLabel`` with ``spatial_size=[-1, -1, 1]``.
 
     Args:
-        num_samples: slices to take. A stack with fewer gives some of them again.
+        num_samples: The number of slices to take. A stack with fewer gives some of them again.
 
     Shape:
-        ``(C, H, W, Z)`` to a list of ``num_samples`` copies ``(C, H, W)``, each with its place in the list as
+        ``(C, H, W, Z)`` to a list of ``num_samples`` copies ``(C, H, W)``, each with its position in the list as
         ``patch_index`` in its metadata, as from MONAI's ``RandSpatialCropSamples``.
 
     Raises:
-        UserError: if ``num_samples`` is below 1 or the image is no stack.
+        UserError: If ``num_samples`` is below 1 or the image is no stack.
 
     Example:
         >>> stack = torch.arange(3.0).expand(1, 4, 5, 3)
@@ -176,9 +176,9 @@ class RandSliceSamples(Randomizable, InvertibleTransform, MultiSampleTrait):
         if randomize:
             self.randomize(img)
         samples = [_take(img, index, self) for index in self.indices]
-        for place, sample in enumerate(samples):
+        for position, sample in enumerate(samples):
             if isinstance(sample, MetaTensor):
-                sample.meta[ImageMetaKey.PATCH_INDEX] = place
+                sample.meta[ImageMetaKey.PATCH_INDEX] = position
         return samples
 
     def inverse(self, img: Any) -> Any:
@@ -189,12 +189,12 @@ class RandSliceSamplesd(Randomizable, MapTransform, InvertibleTransform, MultiSa
     """Dictionary version of :class:`RandSliceSamples`: the same slices of every key, a list of items.
 
     Args:
-        keys: of the stacks, which have the same number of slices. Everything else in the item is copied.
-        num_samples: slices to take.
-        allow_missing_keys: as everywhere in MONAI.
+        keys: The keys of the stacks, which have the same number of slices. Everything else in the item is copied.
+        num_samples: The number of slices to take.
+        allow_missing_keys: Skips the keys that an item lacks, instead of raising an error.
 
     Raises:
-        UserError: if the stacks of an item differ in the number of slices; else as the array version.
+        UserError: If the stacks of an item differ in the number of slices, or the array version raises it.
 
     Example:
         >>> items = RandSliceSamplesd(["image", "label"], 2)(
@@ -240,14 +240,15 @@ class SliceDataset(Dataset):
     """Every slice of every stack, an item each. Stacks are read once and kept in memory as slices.
 
     Args:
-        data: items with the stacks, or the paths of their files, under ``keys``.
-        keys: of the stacks, which have the same number of slices. All else in an item, such as the list of its slices,
-            is left out: a batch could not hold it.
-        load: from an item of ``data`` to one with stacks ``(C, H, W, Z)``; applied once.
-        transform: of a slice's item, ``(C, H, W)`` under ``keys`` and its index under ``"slice"``; applied every time.
+        data: The items, with stacks or the paths of their files under ``keys``.
+        keys: The keys of the stacks, which have the same number of slices. All else in an item, such as the list of its
+            slices, is left out: a batch could not hold it.
+        load: Turns an item of ``data`` into one with stacks ``(C, H, W, Z)``. It is applied once.
+        transform: Changes the item of a slice, ``(C, H, W)`` under ``keys`` and its index under ``"slice"``. It is
+            applied every time.
 
     Raises:
-        UserError: if the stacks of an item differ in the number of slices, or there is none.
+        UserError: If the stacks of an item differ in the number of slices, or there is none.
 
     Example:
         >>> stack = {"image": torch.rand(1, 4, 5, 3), "label": torch.ones(1, 4, 5, 3)}

@@ -1,5 +1,6 @@
 """The folder of a MONAI Label app, written without MONAI Label. What the server makes of it: round.py beside this."""
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -82,14 +83,19 @@ def test_not_into_the_bundle_itself(bundles):
         write_app(bundles[0].parent / "app", [])
 
 
-def test_app_without_monailabel_says_what_it_needs(bundles, tmp_path):
+def test_app_without_monailabel_says_what_it_needs(bundles, tmp_path, monkeypatch):
     app = write_app(tmp_path / "app", bundles)
-    blocked = "import sys; sys.modules['monailabel'] = None; import runpy; runpy.run_path('main.py')"
-    done = subprocess.run([sys.executable, "-c", blocked], cwd=app, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "UserError: MONAI Label cannot be imported" in done.stderr.splitlines()[-1]
+    monkeypatch.setitem(sys.modules, "monailabel", None)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(UserError, match=r"\AMONAI Label cannot be imported .*: install it there, with monai_iln\.\Z"):
+        runpy.run_path(str(app / "main.py"))
 
 
-def test_command_and_writer_do_not_import_monailabel():
-    code = "import sys, monai_iln.cli, monai_iln.label; assert not {'monailabel', 'fastapi'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_command_and_writer_import_what_they_need(bundles, tmp_path):
+    """The writer needs no network, the command no server."""
+    code = (
+        "import sys; from monai_iln.label import write_app; write_app(sys.argv[1], sys.argv[2:])\n"
+        "assert not {'torch', 'monai', 'monailabel', 'fastapi'} & set(sys.modules)\n"
+        "import monai_iln.cli; assert not {'monailabel', 'fastapi'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "app"), *map(str, bundles)], check=True)

@@ -65,7 +65,7 @@ def check(x, rho, weight, bias, mixture, dtype=torch.float64):
     mixture = mixture._replace(components=scale(mixture.components, x.shape[1]))
     rounded = x.to(dtype)
     inputs = [t.double().requires_grad_() for t in (rounded, rho, weight, bias) if t is not None]
-    parameters = (rho, weight, bias, None, None, *mixture)
+    parameters = (rho, weight, bias, None, None, mixture)
     y, mean, variance = cuda.forward(rounded, *parameters)
     reference = iter(inputs)
     expected, *_ = mixture_norm_reference(
@@ -123,7 +123,7 @@ def test_a_channel_shared_by_several_programs(monkeypatch, programs):
 def test_a_large_mean_costs_no_digits(offset):
     x, *parameters = make((2, 8, 32, 32), ILN)
     rounded = (x + offset).float()
-    y, mean, variance = cuda.forward(rounded, *parameters, None, None, *ILN)
+    y, mean, variance = cuda.forward(rounded, *parameters, None, None, ILN)
     expected, *_ = mixture_norm_reference(rounded.double(), *parameters, None, None, ILN)
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(variance, rounded.double().var((2, 3), correction=0), rtol=1e-5, atol=0)
@@ -132,7 +132,7 @@ def test_a_large_mean_costs_no_digits(offset):
 
 def test_results_are_the_same_every_time():
     x, *parameters = make((2, 8, 40, 40), ILN)
-    first, second = (cuda.forward(x.float(), *parameters, None, None, *ILN)[0] for _ in range(2))
+    first, second = (cuda.forward(x.float(), *parameters, None, None, ILN)[0] for _ in range(2))
     assert torch.equal(first, second)
 
 

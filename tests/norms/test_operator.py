@@ -1,17 +1,21 @@
 """The operator against the definition, and as torch sees it: checked, compiled, traced, transformed, checkpointed."""
 
 import itertools
+import sys
+from functools import partial
+from types import ModuleType
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from monai_iln import ILN
 from monai_iln.norms import BatchInstanceNorm, SpatialLayerNorm, UGATITInstanceLayerNorm
-from monai_iln.norms import operator as ops
+from monai_iln.norms.backends import cpu, dispatcher, reference
 from monai_iln.norms.coefficients import BATCH, Mixture
-from monai_iln.norms.operator import mixture_norm, mixture_norm_reference
+from monai_iln.norms.operator import KERNELS, choose_backend, load_kernels, mixture_norm, mixture_norm_reference
 
 SHAPES = {"1d": (3, 8, 7), "2d": (3, 8, 5, 6), "3d": (2, 8, 3, 4, 5), "no space": (5, 8), "one pixel": (2, 8, 1, 1)}
 COMPONENTS = {
@@ -198,12 +202,46 @@ def test_what_is_exported_needs_no_package():
 
 def test_who_takes_the_operator(monkeypatch):
     calls = []
-    monkeypatch.setattr(ops, "mixture_norm_reference", lambda *_: calls.append("reference") or (torch.zeros(1),) * 3)
+    for backend in (reference, cpu):
+        monkeypatch.setattr(backend, "forward", partial(spy, calls, backend, backend.forward))
     layer, x = ILN(8, 4), torch.randn(2, 8, 4, 4)
     layer(x)
-    assert calls == []
+    layer(MetaTensor(x))
+    assert calls == [cpu, cpu]
     layer.to("meta")(x.to("meta"))
-    assert calls == ["reference"]
+    assert calls == [cpu, cpu, reference]
+
+
+def spy(calls, backend, forward, *operands):
+    calls.append(backend)
+    return forward(*operands)
+
+
+def test_who_is_chosen():
+    x = torch.randn(2, 8, 4, 4)
+    assert choose_backend(x) is cpu
+    assert choose_backend(x.to("meta")) is reference
+    assert choose_backend(MetaTensor(x)) is dispatcher  # which gives back a MetaTensor
+    assert isinstance(ILN(8, 4)(MetaTensor(x)), MetaTensor)
+    torch.func.vmap(lambda sample: require(choose_backend(sample) is reference) or sample)(x)
+    torch.jit.trace(lambda sample: require(choose_backend(sample) is reference) or sample, x, check_trace=False)
+
+
+def require(condition):
+    assert condition
+
+
+def test_a_new_backend_is_a_file_and_a_line(monkeypatch):
+    picky = ModuleType("monai_iln.norms.backends.picky")
+    picky.takes = lambda x: x.shape[-1] == 7
+    monkeypatch.setitem(sys.modules, picky.__name__, picky)
+    monkeypatch.setitem(KERNELS, "cpu", [("picky", "missing_package"), ("picky", "numpy"), *KERNELS["cpu"]])
+    load_kernels.cache_clear()
+    try:
+        assert choose_backend(torch.randn(2, 8, 7)) is picky
+        assert choose_backend(torch.randn(2, 8, 6)) is cpu
+    finally:
+        load_kernels.cache_clear()
 
 
 def test_operands_that_depend_on_one_another():

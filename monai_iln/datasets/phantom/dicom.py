@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from monai_iln.datasets.phantom.heart import Heart
@@ -75,12 +75,13 @@ class Study:
         dataset.ImageOrientationPatient = [f"{value:.6f}" for axis in axes[:2] for value in axis]
         dataset.Rows, dataset.Columns = pixels.shape
         dataset.PixelData = pixels.tobytes()
-        dataset.save_as(path, enforce_file_format=True)
+        validate_file_meta(dataset.file_meta)  # adds what every file holds
+        dataset.save_as(path)
 
 
-def _template(heart: Heart, patient: str) -> Dataset:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
+def _template(heart: Heart, patient: str) -> FileDataset:
+    dataset = FileDataset("", {}, preamble=b"\0" * 128, file_meta=FileMetaDataset(), is_implicit_VR=False)
+    dataset.file_meta.FileMetaInformationGroupLength = 0  # computed when the file is written
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = MRImageStorage
     dataset.StudyInstanceUID = generate_uid(entropy_srcs=[patient, "study"])

@@ -1,1 +1,52 @@
-"""What the operator runs on: the definition, CPUs, and CUDA devices."""
+"""What the operator runs on, one module a backend, all with the same functions.
+
+:mod:`~monai_iln.norms.backends.reference` is the definition, :mod:`~monai_iln.norms.backends.cpu` and
+:mod:`~monai_iln.norms.backends.cuda` are faster, and :mod:`~monai_iln.norms.backends.dispatcher` asks torch, which
+comes back to one of them. :mod:`monai_iln.norms.operator` chooses.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from monai_iln.norms.coefficients import Mixture
+
+
+class Backend(Protocol):
+    """What a module must have to be one."""
+
+    def forward(
+        self,
+        x: Tensor,
+        rho: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        mixture: Mixture,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what :func:`~monai_iln.norms.operator.mixture_norm` returns."""
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        rho: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        mixture: Mixture,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """Compute the gradients in ``x``, ``rho``, ``weight`` and ``bias``; nobody reads those that are not needed."""
+
+
+class Kernels(Backend, Protocol):
+    """A backend for the tensors of one device."""
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether it can normalize ``x``."""

@@ -108,15 +108,22 @@ def _fused(mixture: Mixture, x: Tensor, mix: Tensor) -> dict[str, Any] | None:
     }
 
 
-def _unpack(rho: Tensor | None, *parameters: Any) -> tuple[Any, ...]:
-    """Of the flat parameters of the schema: five tensors in float64 and a mixture."""
-    rho, *tensors = (None if t is None else t.detach().double() for t in (rho, *parameters[:4]))
-    return rho, *tensors, Mixture(*parameters[4:])
+def takes(x: Tensor) -> bool:
+    """Whether ``x`` has values, and a layout that the kernels know."""
+    return x.numel() > 0 and memory_format(x) is not None
 
 
-def forward(x: Tensor, rho: Tensor | None, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    x: Tensor,
+    rho: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The operator; see :func:`monai_iln.norms.operator.mixture_norm`."""
-    rho, weight, bias, running_mean, running_var, mixture = _unpack(rho, *parameters)
+    rho, weight, bias, running_mean, running_var = map(_double, (rho, weight, bias, running_mean, running_var))
     mix = gate_weights(rho, mixture.gate).to(x.device, torch.float64)
     layout = _layout(x)
     mean, variance = _statistics(x, layout)
@@ -138,10 +145,19 @@ def forward(x: Tensor, rho: Tensor | None, *parameters: Any) -> tuple[Tensor, Te
 
 
 def backward(
-    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, rho: Tensor | None, *parameters: Any
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    rho: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mixture: Mixture,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Its gradient; see :mod:`monai_iln.norms.operator`."""
-    rho, weight, _, running_mean, running_var, mixture = _unpack(rho, *parameters)
+    """Its gradient."""
+    rho, weight, running_mean, running_var = map(_double, (rho, weight, running_mean, running_var))
     mix = gate_weights(rho, mixture.gate).to(x.device, torch.float64)
     layout = _layout(x)
     samples, channels, size = layout.shape
@@ -177,3 +193,7 @@ def backward(
         grad_mix = [row.sum() for row in grad_mix]
     grad_rho = torch.stack(gate_weights_backward(grad_mix, mix.squeeze(-1), rho, mixture))
     return grad_x, grad_rho.reshape(rho.shape), grad_weight, grad_bias
+
+
+def _double(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().double()

@@ -1,14 +1,12 @@
-"""The options of ``monai-iln benchmark``, and what follows from them."""
+"""The three benchmarks of ``monai-iln benchmark``, from parsed options to printed tables and files."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,78 +20,20 @@ from monai_iln.benchmark.records import COPY, Setting
 from monai_iln.benchmark.report import document, table
 from monai_iln.benchmark.run import failure, run_setting
 from monai_iln.benchmark.work import NETWORKS, Platform, layer_work, network_work
-from monai_iln.errors import UserError, require
-from monai_iln.files import new_folder
+from monai_iln.errors import UserError, check_keys, require
+from monai_iln.files import new_folder, write_json
 from monai_iln.machine import describe_commit, describe_machine, describe_versions, load_average
 
 # A small, a middling and a large map of the paper's U-Net, and one of a 3-D network.
 SHAPES = ((8, 256, 16, 16), (8, 64, 64, 64), (8, 32, 144, 144), (1, 32, 48, 48, 48))
 FLOOR_TENSORS = {"forward": 3, "backward": 5, "forward+backward": 8, COPY: 2}
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the three benchmarks as subcommands; what they leave in ``run`` is to be called with the result."""
-    benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
-    common = _common_options()
-    measured = _measured_options()
-    layer = benchmarks.add_parser("layer", parents=[common, measured], help="forward and backward of one layer")
-    layer.add_argument("--shape", **_SHAPE, action="append")
-    layer.set_defaults(run=run_layers, rounds=50)
-    network = benchmarks.add_parser(
-        "network", parents=[common, measured], help="a training step: forward, loss, backward, optimizer"
-    )
-    network.add_argument("--network", nargs="+", default=list(NETWORKS), choices=NETWORKS, help="default: both")
-    network.add_argument("--batch", nargs="+", type=int, help="batch sizes (default: 1 and 4 in 2-D, 1 in 3-D)")
-    network.add_argument("--size", type=int, help="length of every spatial axis (default: 256 in 2-D, 96 in 3-D)")
-    network.set_defaults(run=run_networks, rounds=20)
-    where = benchmarks.add_parser("profile", parents=[common], help="where the time of one layer goes")
-    where.add_argument("--shape", **_SHAPE, default=SHAPES[2])
-    where.add_argument("--contestant", default="ILN", metavar="NAME", help="default: ILN")
-    where.set_defaults(run=run_profile, rounds=10)
-
-
-_SHAPE: dict[str, Any] = {
-    "nargs": "+",
-    "type": int,
-    "metavar": "N",
-    "help": "batch, channels and one to three spatial lengths",
-}
-
-
-def _common_options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="float32",
-        help="of the input; half precision runs under autocast with parameters in float32 (default: float32)",
-    )
-    parser.add_argument("--memory-format", choices=("contiguous", "channels_last"), default="contiguous")
-    parser.add_argument("--threads", type=int, help="of torch on the CPU (default: what torch takes)")
-    parser.add_argument("--rounds", type=int, help="timed rounds (default: layer 50, network 20, profile 10)")
-    parser.add_argument("--warmup", type=int, default=3, help="rounds before them (default: 3)")
-    return parser
-
-
-def _measured_options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument(
-        "--contestants", nargs="+", default=list(DEFAULTS), metavar="NAME", help=f"default: {', '.join(DEFAULTS)}"
-    )
-    parser.add_argument(
-        "--seconds", type=float, help="budget of all timed rounds together; a setting gets its share and ends early"
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to make, with benchmark.json and .png")
-    return parser
 
 
 def run_layers(options: argparse.Namespace) -> None:
     """``benchmark layer``."""
     shapes = [tuple(shape) for shape in options.shape or SHAPES]
     platform = _platform(options)
-    contestants = find_contestants(options.contestants)
+    contestants = find_contestants(options.contestants or DEFAULTS)
 
     def measure(shape: Sequence[int], **how: Any) -> Setting:
         with _fits(f"shape {_times(shape)}"):
@@ -118,9 +58,10 @@ def run_layers(options: argparse.Namespace) -> None:
 def run_networks(options: argparse.Namespace) -> None:
     """``benchmark network``."""
     platform = _platform(options)
-    contestants = find_contestants(options.contestants)
+    contestants = find_contestants(options.contestants or DEFAULTS)
     cases = []
-    for name in dict.fromkeys(options.network):
+    for name in dict.fromkeys(options.network or NETWORKS):
+        check_keys([name], NETWORKS, "network of the benchmark")
         network = NETWORKS[name]
         size = network.size if options.size is None else options.size
         multiple = network.multiple
@@ -147,7 +88,7 @@ def run_networks(options: argparse.Namespace) -> None:
 def run_profile(options: argparse.Namespace) -> None:
     """``benchmark profile``: the fifteen operators that take most of a layer's time."""
     platform = _platform(options)
-    shape = tuple(options.shape)
+    shape = tuple(options.shape or SHAPES[2])
     _check_shape(shape, platform)
     (contestant,) = find_contestants([options.contestant])
     with _threads(options.threads):
@@ -215,7 +156,7 @@ def _run(
         print(f"The machine was busy before ({before[0]} on {cores} cores): trust minima and paired ratios at most.")
     if options.output:
         with new_folder(options.output) as folder:
-            (folder / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            write_json(folder / "benchmark.json", report)
             save_plot(settings, caption, folder / "benchmark.png")
         print(f"{options.output}: benchmark.json and benchmark.png")
 
@@ -249,7 +190,7 @@ def _platform(options: argparse.Namespace) -> Platform:
         )
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)  # events are recorded on the current one
-    return Platform(device, DTYPES[options.dtype], options.memory_format == "channels_last")
+    return Platform(device, getattr(torch, options.dtype), options.memory_format == "channels_last")
 
 
 def _check_shape(shape: Sequence[int], platform: Platform) -> None:

@@ -1,0 +1,45 @@
+"""The bundles that come with this package."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from monai_iln.errors import check_keys
+from monai_iln.files import new_folder
+
+BUNDLES = {
+    "lv_short_axis_iln": "left ventricle on short-axis cine MRI, trained on Sunnybrook Cardiac Data",
+    "rv_short_axis_iln": "right ventricle on short-axis cine MRI, trained on children with congenital heart disease",
+}
+LEFT_BY_RUNS = shutil.ignore_patterns("data", "eval", "study", "__pycache__", ".*", "*.ts", "*.onnx")
+
+_PACKAGE = Path(__file__).parent
+_IN_THE_WHEEL, _IN_A_CLONE = _PACKAGE / "bundles", _PACKAGE.parent / "bundles"
+
+
+def write_bundle(name: str, output: Path | str) -> Path:
+    """Write a bundle of this package: configurations in YAML and JSON, trained weights, documentation and licence.
+
+    Args:
+        name: One of :data:`BUNDLES`.
+        output: The folder to write. It must not exist, or be empty, and appears whole or not at all.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: If there is no such bundle, or ``output`` is in use or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> bundle = write_bundle("lv_short_axis_iln", tempfile.mkdtemp())
+        >>> sorted(path.name for path in bundle.iterdir())
+        ['LICENSE', 'configs', 'docs', 'models']
+    """
+    check_keys([name], BUNDLES, "bundle of this package")
+    folder = _IN_THE_WHEEL if _IN_THE_WHEEL.is_dir() else _IN_A_CLONE
+    output = Path(output)
+    with new_folder(output) as partial:
+        shutil.copytree(folder / name, partial, ignore=LEFT_BY_RUNS, dirs_exist_ok=True)
+    return output

@@ -1,0 +1,145 @@
+"""``monai-iln prepare``: raw data in, NIfTI stacks and a datalist out."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+from monai_iln.commands.options import add_output, describe
+from monai_iln.datasets.formats.contours import STRUCTURES
+from monai_iln.datasets.quality.exclusion import REASONS
+from monai_iln.datasets.readers import folders, sunnybrook
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the two kinds of data as subcommands; what they leave in ``run`` is to be called with the result."""
+    describe(
+        parser,
+        "Turn raw data into NIfTI stacks and datalist.json, with a report on bad data.",
+        "monai-iln prepare sunnybrook --source downloads --output prepared",
+        "monai-iln prepare folders --source ACDC/training --output prepared",
+    )
+    datasets = parser.add_subparsers(required=True, metavar="DATASET")
+    _add_sunnybrook(datasets.add_parser("sunnybrook", help="Sunnybrook Cardiac Data, left ventricle"))
+    _add_folders(
+        datasets.add_parser(
+            "folders",
+            aliases=["right-ventricle", "rv"],
+            help="ACDC, M&Ms, RVSC, CHLA, or a folder of NIfTI or Analyze files for each subject",
+        )
+    )
+
+
+def _add_sunnybrook(parser: argparse.ArgumentParser) -> None:
+    describe(
+        parser,
+        "Turn Sunnybrook data, as downloaded or from the PNG mirror, into NIfTI stacks and datalist.json.",
+        "monai-iln prepare sunnybrook --source downloads --output prepared --label endocardium",
+    )
+    _add_common(parser)
+    parser.add_argument(
+        "--label", choices=STRUCTURES, default="endocardium", help="the structure to label (default: endocardium)"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=sunnybrook.LAYOUTS,
+        help="DICOM and text contours, or the PNG images of SegNetCMR; only needed where the source holds both",
+    )
+    parser.set_defaults(run=_prepare_sunnybrook)
+
+
+def _add_folders(parser: argparse.ArgumentParser) -> None:
+    describe(
+        parser,
+        "Turn data with a folder for each subject into NIfTI stacks and datalist.json.",
+        "monai-iln prepare folders --source ACDC/training --output prepared --label left-ventricle",
+        "monai-iln prepare folders --source mine --output prepared --image '{subject}/{phase}.nii.gz' "
+        "--mask '{subject}/{phase}_rv.nii.gz'",
+    )
+    _add_common(parser)
+    parser.add_argument(
+        "--label",
+        type=_label,
+        default="right-ventricle",
+        metavar="NAME|VALUE",
+        help="the structure to label, by its name or its value in the label files (default: right-ventricle)",
+    )
+    parser.add_argument(
+        "--layout", choices=folders.LAYOUTS, help="the data set; only needed where the files do not tell"
+    )
+    parser.add_argument("--image", metavar="PATTERN", help="the names of the images below the source, see the example")
+    parser.add_argument("--mask", metavar="PATTERN", help="the names of the label files below the source")
+    parser.set_defaults(run=_prepare_folders)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="the folders or archives with the data as downloaded; several where they are apart",
+    )
+    add_output(parser, "the folder to make")
+    parser.add_argument(
+        "--folds",
+        type=_folds,
+        default=3,
+        metavar="K|FILE",
+        help="the number of folds, balanced over pathologies, or a JSON file with a list of subjects for each "
+        "(default: 3)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the folds (default: 0)")
+    free = {name: reason.action for name, reason in REASONS.items() if reason.action != "left out"}
+    for action, effect in (("keep", "exclude nothing"), ("exclude", "exclude their frames")):
+        usual = ", ".join(name for name, default in free.items() if default != action)
+        meaning = f"findings that shall {effect}: {usual}"
+        parser.add_argument(f"--{action}", nargs="+", default=[], metavar="REASON", help=meaning)
+
+
+def _folds(text: str) -> int | Path:
+    return int(text) if text.lstrip("-").isdigit() else Path(text)
+
+
+def _label(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def _prepare_sunnybrook(options: argparse.Namespace) -> None:
+    from monai_iln.datasets import prepare_sunnybrook
+
+    _prepare(prepare_sunnybrook, options, label=options.label, layout=options.layout)
+
+
+def _prepare_folders(options: argparse.Namespace) -> None:
+    from monai_iln.datasets import prepare_right_ventricle as prepare_folders
+
+    _prepare(
+        prepare_folders,
+        options,
+        label=options.label,
+        layout=options.layout,
+        image=options.image,
+        mask=options.mask,
+    )
+
+
+def _prepare(prepare: Any, options: argparse.Namespace, **own: Any) -> None:
+    from monai_iln.datasets import DataWarning, read_datalist
+    from monai_iln.datasets.datalist import summarize
+
+    warnings.simplefilter("always", DataWarning)  # several are raised at one place
+    datalist = prepare(
+        options.source,
+        options.output,
+        **own,
+        folds=options.folds,
+        seed=options.seed,
+        keep=options.keep,
+        exclude=options.exclude,
+        progress=True,
+    )
+    print(summarize(datalist, read_datalist(datalist)))

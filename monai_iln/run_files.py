@@ -1,0 +1,155 @@
+"""The files of a run and of a study: their names, and the columns of their tables.
+
+Handlers write them during a training, the study and its report read them. They are spelt here and in the configurations
+of the bundles, which name ``model.pt`` and ``overlay.png``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai_iln.files import read_csv, write_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table in CSV. An empty cell is a missing value.
+
+    Attributes:
+        name: The name of the file.
+        columns: The names of its columns, in order.
+        texts: The columns that hold text. The others hold numbers.
+
+    Example:
+        >>> import tempfile
+        >>> table = TableFile("losses.csv", ("iteration", "loss"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table.write(Path(folder), [(1, 0.5)])
+        ...     table.append(Path(folder), [(2, 0.25)])
+        ...     table.read_rows(Path(folder))
+        [{'iteration': '1', 'loss': '0.5'}, {'iteration': '2', 'loss': '0.25'}]
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The columns that hold numbers."""
+        return tuple(column for column in self.columns if column not in self.texts)
+
+    def write(self, folder: Path, rows: Iterable[Sequence[Any]] = ()) -> None:
+        """Write the table, whole or not at all, over one that is there.
+
+        Args:
+            folder: The folder, which must exist.
+            rows: The cells of each row, in the order of the columns.
+        """
+        write_csv(folder / self.name, self.columns, rows)
+
+    def append(self, folder: Path, rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows to a table that was begun with :meth:`write`."""
+        with (folder / self.name).open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+
+    def read_rows(self, folder: Path) -> list[dict[str, str]]:
+        """Read the rows as they are written. There are none if the file is missing or has other columns."""
+        path = folder / self.name
+        if not path.is_file():
+            return []
+        table = read_csv(path)
+        return table.rows if tuple(table.columns) == self.columns else []
+
+    def read(self, folder: Path) -> pd.DataFrame:
+        """Read the table.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it is no table, or lacks a column.
+        """
+        import pandas as pd  # here: a training does without
+
+        missing = {column: ["", "nan"] for column in self.numbers}
+        missing |= {column: [""] for column in self.texts}  # "NA" may be a subject
+        types = dict.fromkeys(self.texts, str)
+        table = pd.read_csv(folder / self.name, keep_default_na=False, na_values=missing, dtype=types)
+        lacking = set(self.columns) - set(table.columns)
+        if lacking:
+            raise ValueError(f"without the columns {', '.join(sorted(lacking))}")
+        return table
+
+    def read_if_any(self, folder: Path) -> pd.DataFrame | None:
+        """Read the table; ``None`` if it is missing, damaged or without rows."""
+        try:
+            table = self.read(folder)
+        except (OSError, ValueError):  # pandas' own errors are ValueErrors
+            return None
+        return table if len(table) else None
+
+
+# A run: what its training and evaluation leave in its folder.
+IMAGES = TableFile(
+    "images.csv",
+    (
+        *("part", "subject", "phase", "slice", "index", "position", "structure", "dice", "hd95_mm", "asd_mm"),
+        *("truth_pixels", "predicted_pixels", "truth_ml", "predicted_ml", "image", "truth", "prediction"),
+    ),
+    texts=("part", "subject", "phase", "position", "structure", "image", "truth", "prediction"),
+)
+CURVES = TableFile("curves.csv", ("epoch", "loss", "val_mean_dice"))
+LOSSES = TableFile("losses.csv", ("iteration", "loss"))
+GATES = TableFile(
+    "gates.csv", ("iteration", "layer", "component", "low", "weight", "high", "dead"), texts=("layer", "component")
+)
+CURVES_PICTURE = "curves.png"
+GATES_PICTURE = "gates.png"
+OVERLAY = "overlay.png"
+COST = "cost.json"
+PREDICTIONS = "predictions"
+WEIGHTS = "model.pt"
+
+# A run of a study has these as well; its cost is a part of its record.
+RECORD = "run.json"
+OVERRIDES = "overrides.json"
+LOG = "log.txt"
+FAILURE = "failure.json"
+
+SCORES = ("test_dice", "test_dice_std", "validation_dice")
+"""The keys of ``scores`` in the record of a run."""
+
+COSTS = (
+    *("parameters", "steps", "seconds_per_step", "train_seconds", "validation_seconds", "peak_memory_bytes"),
+    *("evaluation_seconds", "total_seconds", "overhead_seconds"),
+)
+"""The keys of ``cost`` in the record of a run; the first six are those of ``cost.json``."""
+
+# A study.
+GRID = ("dataset", "method", "fold", "learning_rate", "seed")
+"""What tells one run of a study from another."""
+
+RUN_FOLDER = "runs/{dataset}/{method}/fold_{fold}/lr_{learning_rate!r}/seed_{seed}"
+"""The folder of a run within that of its study, to be formatted with its :data:`GRID`."""
+
+RUN_FOLDERS = "runs/*/*/*/*/*"
+"""A pattern of all such folders."""
+
+STUDY = "study.json"
+SUMMARY = "summary.json"
+LOCK = ".lock"
+RUNS = TableFile(
+    "runs.csv",
+    ("run", *GRID, "status", "message", *SCORES, "seconds_per_step"),
+    texts=("run", "dataset", "method", "status", "message"),
+)
+"""All runs; further columns, such as the other :data:`COSTS`, follow."""
+
+ALL_IMAGES = TableFile(IMAGES.name, ("run", *GRID, *IMAGES.columns), texts=("run", "dataset", "method", *IMAGES.texts))
+"""The images of all runs."""
