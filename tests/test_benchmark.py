@@ -1,5 +1,6 @@
 import contextlib
 import gc
+import importlib.util
 import itertools
 import json
 import runpy
@@ -12,7 +13,7 @@ from monai.networks.layers.factories import Norm
 from torch import nn
 
 from monai_iln import ILN, machine
-from monai_iln.benchmark import contestants
+from monai_iln.benchmark import contestants, require_drawing
 from monai_iln.benchmark.contestants import NAMES, ComposedILN, benchmark_norms, find_contestants
 from monai_iln.benchmark.measure import interleave, peak_memory, rotation
 from monai_iln.benchmark.plot import save_plot
@@ -20,9 +21,19 @@ from monai_iln.benchmark.records import Result, Setting, gigabytes_per_second, r
 from monai_iln.benchmark.report import document, table
 from monai_iln.benchmark.work import NETWORKS, Platform, layer_work, network_work
 from monai_iln.cli import main
+from monai_iln.errors import UserError
 
 CPU = torch.device("cpu")
 UNCOMPILED = [name for name in NAMES if not name.endswith("compiled")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _little_garbage_to_look_through():
+    """A benchmark collects garbage before it measures: not that of all tests before, which takes seconds each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def made_up(**times):
@@ -280,6 +291,14 @@ def test_mistakes_are_one_message(command, capsys):
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert MISTAKES[command] in errors[0]
+
+
+def test_without_its_extra_nothing_is_measured(monkeypatch):
+    for name in ("matplotlib", "tqdm"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'matplotlib, tqdm, .*pip install "monai-iln\[plot\]"'):
+        require_drawing()
 
 
 def test_outside_a_clone_there_is_no_commit(monkeypatch, tmp_path):

@@ -193,7 +193,7 @@ class MixtureNorm(nn.Module):
         self._check_input(x)
         self._project_gates()
         mixture = self._mixture()
-        if not self._is_tracking():
+        if self.running_mean is None or not self.training:
             mean, variance = self._running_statistics()
             return mixture_norm(x, self._gate(), self.weight, self.bias, mean, variance, mixture)[0]
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript must not see what is within)
@@ -227,10 +227,6 @@ class MixtureNorm(nn.Module):
         return Mixture(
             self.components, num_groups, self.blend_statistics, self.unbiased, self.eps, self.gate, self.per_channel
         )
-
-    def _is_tracking(self) -> bool:
-        """Whether batch norm takes the statistics of this batch, and running ones follow them."""
-        return self.training and self.running_mean is not None
 
     def _running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Copies of the running statistics, if there are any: training, which moves them, may precede the gradient."""
@@ -269,12 +265,9 @@ class MixtureNorm(nn.Module):
         if self.num_groups is not None or isinstance(self, InstanceLayerNorm):
             parts.append(f"num_groups={self.num_groups}")
         if len(self.components) > 1 and not self.blend_statistics:
-            gate = f"gate={self.gate}"
-            if self.gate_scope == "channel":
-                gate += " per channel"
-            if self.gate_is_dead:
-                gate += " (dead: one channel per group)"
-            parts.append(gate)
+            scope = " per channel" if self.gate_scope == "channel" else ""
+            dead = " (dead: one channel per group)" if self.gate_is_dead else ""
+            parts.append(f"gate={self.gate}{scope}{dead}")
         if self.weight is None:
             parts.append("affine=False")
         return ", ".join(parts)
@@ -347,18 +340,11 @@ class InstanceLayerNorm(MixtureNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        then = None if num_groups is None else ("group", {"num_groups": num_groups})
         super().__init__(
-            num_features,
-            ("instance", "layer"),
-            None if num_groups is None else ("group", {"num_groups": num_groups}),
-            gate=gate,
-            gate_scope=gate_scope,
-            eps=eps,
-            affine=affine,
-            strict=strict,
-            device=device,
-            dtype=dtype,
-        )
+            num_features, ("instance", "layer"), then, gate, gate_scope,
+            eps=eps, affine=affine, strict=strict, device=device, dtype=dtype,
+        )  # fmt: skip
 
 
 ILN = InstanceLayerNorm

@@ -40,14 +40,9 @@ torch.library.define(
 
 
 def mixture_norm(
-    x: Tensor,
-    rho: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Normalize ``x`` by a mixture of normalizations.
 
     Args:

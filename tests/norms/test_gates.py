@@ -1,6 +1,8 @@
 """Helpers for the gates of a network: what an optimizer, a record and a reader get of them."""
 
+import importlib.util
 import json
+import sys
 
 import pytest
 import torch
@@ -177,6 +179,13 @@ def test_plot_of_one_reading_and_of_layers_that_come_later():
     (axes,) = plot_gates(late).axes
     assert [(list(line.get_xdata()), line.get_marker()) for line in axes.lines] == [([0, 1], ""), ([1], "o")]
     assert axes.get_ylabel() == "weight of instance"
+
+
+def test_a_plot_without_matplotlib_is_one_message(monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'plot_gates needs matplotlib, .*pip install "monai-iln\[plot\]"'):
+        plot_gates([(0, read_gates(nn.Sequential(ILN(32))))])
 
 
 @pytest.mark.parametrize("history", [[], [(0, {})]])

@@ -142,7 +142,7 @@ def test_opcheck(statistics, dtype):
 
 
 def test_first_and_second_derivatives():
-    *leaves, _, _, mixture = make((2, 8, 3, 2))
+    *leaves, _, _, mixture = make((2, 4, 3, 2), [4, 1], 2)
     leaves = [leaf.requires_grad_() for leaf in leaves]
 
     def function(*inputs):

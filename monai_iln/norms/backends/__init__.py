@@ -15,33 +15,19 @@ from monai_iln.norms.coefficients import Mixture
 
 
 class Backend(Protocol):
-    """What a module must have to be one."""
+    """The functions of a backend."""
 
     def forward(
-        self,
-        x: Tensor,
-        rho: Tensor | None,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        mixture: Mixture,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+        running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Compute what :func:`~monai_iln.norms.operator.mixture_norm` returns."""
 
     def backward(
-        self,
-        grad: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        variance: Tensor,
-        rho: Tensor | None,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        mixture: Mixture,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        self, grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
+        rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+        running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
         """Compute the gradients in ``x``, ``rho``, ``weight`` and ``bias``; nobody reads those that are not needed."""
 
 

@@ -34,14 +34,9 @@ def takes(x: Tensor) -> bool:
 
 @np.errstate(all="ignore")  # what is not finite shows in the result, as everywhere in torch
 def forward(
-    x: Tensor,
-    rho: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One pass for the statistics, one to apply ``y = A (x - m) + B``."""
     x = x.as_subclass(Tensor)  # MONAI's MetaTensor would take part in every line; torch makes the result one
     source = _without_gaps(x.to(working_dtype(x)))
@@ -59,17 +54,10 @@ def forward(
 
 @np.errstate(all="ignore")
 def backward(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    rho: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
+    rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """``dx = A dy + dm / S + 2 dv (x - m) / S``, with ``dm`` and ``dv`` from the sums of ``dy`` and ``dy (x - m)``."""
     x, grad, size = x.as_subclass(Tensor), grad.as_subclass(Tensor), spatial_size(x)
     if x.numel() == 0:

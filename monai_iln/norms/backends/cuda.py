@@ -114,14 +114,9 @@ def takes(x: Tensor) -> bool:
 
 
 def forward(
-    x: Tensor,
-    rho: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The operator; see :func:`monai_iln.norms.operator.mixture_norm`."""
     rho, weight, bias, running_mean, running_var = map(_double, (rho, weight, bias, running_mean, running_var))
     mix = gate_weights(rho, mixture.gate).to(x.device, torch.float64)
@@ -145,17 +140,10 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    rho: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
+    rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Its gradient."""
     rho, weight, running_mean, running_var = map(_double, (rho, weight, running_mean, running_var))
     mix = gate_weights(rho, mixture.gate).to(x.device, torch.float64)

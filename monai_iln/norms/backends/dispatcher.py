@@ -9,14 +9,9 @@ from monai_iln.norms.coefficients import Mixture
 
 
 def forward(
-    x: Tensor,
-    rho: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The operator; see :func:`monai_iln.norms.operator.mixture_norm`."""
     with torch._C._AutoDispatchBelowAutograd():
         result: tuple[Tensor, Tensor, Tensor] = torch.ops.monai_iln.mixture_norm.default(
@@ -26,17 +21,10 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    rho: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
+    rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Its gradient."""
     grads: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.monai_iln.mixture_norm_backward.default(
         grad, x, mean, variance, rho, weight, bias, running_mean, running_var, *mixture

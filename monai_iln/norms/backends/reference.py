@@ -18,14 +18,9 @@ from monai_iln.norms.coefficients import (
 
 
 def forward(
-    x: Tensor,
-    rho: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The operator; see :func:`monai_iln.norms.operator.mixture_norm`."""
     work = working_dtype(x)
     centred, mean, variance = spatial_moments(x.to(work))
@@ -46,17 +41,10 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    rho: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mixture: Mixture,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
+    rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Its gradient, which can be differentiated again, and for many cotangents at once."""
     create_graph = torch.is_grad_enabled()
     tensors = (x, rho, weight, bias, running_mean, running_var)
