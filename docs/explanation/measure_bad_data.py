@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from monai_iln.datasets import REASONS, Stack, inspect_stacks, read_right_ventricle, read_sunnybrook
+from monai_iln.datasets import REASONS, Stack, inspect_stacks, read_folders, read_sunnybrook
 
 Frame = tuple[str, str, int | None]
 
@@ -91,7 +91,7 @@ def main(segnetcmr: str, chla: str) -> None:
     """Print the tables."""
     for name, stacks, steps in (
         ("Sunnybrook, left ventricle", read_sunnybrook(segnetcmr).stacks, (5, 10, 15, 20, 30)),
-        ("CHLA, right ventricle", read_right_ventricle([chla]).stacks, (3, 5, 8, 10, 15)),
+        ("CHLA, right ventricle", read_folders([chla]).stacks, (3, 5, 8, 10, 15)),
     ):
         total = sum(len(stack.slices) for stack in stacks)
         print(f"\n{name}: {total} frames, excluded as they are:")

@@ -7,12 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from monai_iln.datasets import download, phantom
+from monai_iln.datasets import phantom, sunnybrook_files
 from monai_iln.datasets.datalist import check_datalist, read_datalist, slice_items
-from monai_iln.datasets.formats.contours import STRUCTURES
-from monai_iln.datasets.prepare import prepare_right_ventricle, prepare_sunnybrook
-from monai_iln.datasets.quality.exclusion import REASONS
-from monai_iln.datasets.readers import folders, sunnybrook
+from monai_iln.datasets.prepare import prepare_folders, prepare_sunnybrook
+from monai_iln.datasets.quality.reasons import REASONS
+from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES, FOLDER_LAYOUTS, SUNNYBROOK_LAYOUTS
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,7 +32,7 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to fill")
     data.add_argument(
-        "--layout", choices=download.FILES, default="dicom", help="default: dicom; png is 50 times smaller"
+        "--layout", choices=sunnybrook_files.FILES, default="dicom", help="default: dicom; png is 50 times smaller"
     )
     data.add_argument("--mirror", metavar="URL", help="address of a folder with the same files")
     data.add_argument("--checksums", type=Path, metavar="FILE", help="expected SHA-256, as sha256sum writes them")
@@ -73,10 +72,10 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         help="Sunnybrook Cardiac Data, left ventricle",
         description="Turn Sunnybrook data, as downloaded or from the PNG mirror, into NIfTI stacks and datalist.json.",
     )
-    left.add_argument("--label", choices=STRUCTURES, default="endocardium", help="default: endocardium")
+    left.add_argument("--label", choices=CONTOURED_STRUCTURES, default="endocardium", help="default: endocardium")
     left.add_argument(
         "--layout",
-        choices=sunnybrook.LAYOUTS,
+        choices=SUNNYBROOK_LAYOUTS,
         help="DICOM and text contours, or PNG images (SegNetCMR); only needed where the source holds both",
     )
     left.set_defaults(run=_prepare, prepare=prepare_sunnybrook, options=("label", "layout"))
@@ -93,10 +92,10 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         default="right-ventricle",
         help="name or value of the structure (default: right-ventricle)",
     )
-    right.add_argument("--layout", choices=folders.LAYOUTS, help="only needed where it cannot be told")
+    right.add_argument("--layout", choices=FOLDER_LAYOUTS, help="only needed where it cannot be told")
     right.add_argument("--image", metavar="PATTERN", help="such as '{subject}/{phase}.nii.gz', below the source")
     right.add_argument("--mask", metavar="PATTERN", help="such as '{subject}/{phase}_rv.nii.gz'")
-    right.set_defaults(run=_prepare, prepare=prepare_right_ventricle, options=("label", "layout", "image", "mask"))
+    right.set_defaults(run=_prepare, prepare=prepare_folders, options=("label", "layout", "image", "mask"))
 
 
 def _add_phantom(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +115,9 @@ def _label(text: str) -> int | str:
 
 
 def _download(options: argparse.Namespace) -> None:
-    folder = download.download_sunnybrook(
+    from monai_iln.datasets.download import download_sunnybrook
+
+    folder = download_sunnybrook(
         options.output,
         options.layout,
         mirror=options.mirror,

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from phantom_layouts import ALL_LAYOUTS
 from PIL import Image
 
 from monai_iln.datasets import read_sunnybrook
-from monai_iln.datasets.formats.contours import FILE_NAME, rasterize, read_contour, structure_mask
+from monai_iln.datasets.formats.contours import FILE_NAME, rasterize, read_contour
 from monai_iln.datasets.formats.dicom import Frame, number_frames, read_stack, split_slices, stack_affine, uneven_steps
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
 from monai_iln.datasets.quality.inspection import contrast
+from monai_iln.datasets.readers.contoured import structure_mask
 from monai_iln.errors import UserError
 
 SMALL = {"slices": 6, "phases": 4, "size": 96}
@@ -40,9 +42,9 @@ def dice(one, other):
 
 @pytest.mark.parametrize("layout", ["official", "challenge", "arterys", "png"])
 def test_every_layout_gives_the_truth(layout, tmp_path):
-    source = write_phantom(tmp_path / "data", layout=layout, **SMALL)
+    source = write_phantom(tmp_path / "data", layout=ALL_LAYOUTS[layout], **SMALL)
     reading = read_sunnybrook(source)
-    truths = {(truth.subject, truth.phase): truth for truth in phantom_truth(layout=layout, **SMALL)}
+    truths = {(truth.subject, truth.phase): truth for truth in phantom_truth(layout=ALL_LAYOUTS[layout], **SMALL)}
     assert reading.findings == []
     assert len(reading.stacks) == len(truths) == 12
     for stack in reading.stacks:
@@ -500,7 +502,7 @@ def test_one_image_folder_for_two_subjects(copied):
 
 
 def test_one_subject_under_two_spellings(tmp_path):
-    source = write_phantom(tmp_path / "data", layout="challenge", subjects=1, **SMALL)
+    source = write_phantom(tmp_path / "data", layout=ALL_LAYOUTS["challenge"], subjects=1, **SMALL)
     assert first(source, "challenge_training/*").name == "SC-HF-I-1"
     padded = first(source, "Sunnybrook*/*/*")
     assert padded.name == "SC-HF-I-01"
