@@ -38,3 +38,9 @@ def real():
     if not REAL.is_dir():
         pytest.skip(f"the real Sunnybrook data are not at {REAL}")
     return REAL
+
+
+@pytest.fixture(scope="session")
+def real_mirror(real):
+    """What is read from the PNG mirror of the real data. Copy before changing anything."""
+    return read_sunnybrook(real, layout="png")

@@ -80,10 +80,10 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     left.set_defaults(run=_prepare, prepare=prepare_sunnybrook, options=("label", "layout"))
     right = datasets.add_parser(
-        "right-ventricle",
-        aliases=["rv"],
+        "folders",
+        aliases=["right-ventricle", "rv"],
         parents=[common],
-        help="right ventricle: ACDC, M&Ms, RVSC, or a folder of NIfTI or Analyze files for each subject",
+        help="a folder for each subject: ACDC, M&Ms, RVSC, or one's own NIfTI or Analyze files",
         description="Turn data with a folder for each subject into NIfTI stacks and datalist.json.",
     )
     right.add_argument(

@@ -60,9 +60,9 @@ def test_bad_frames_are_excluded_and_reported(faulty, tmp_path):
 
     sheet = np.asarray(Image.open(tmp_path / "out" / "exclusions.png"))
     shown = {(row["subject"], row["phase"], row["slice"]) for row in table if row["action"] in ("exclude", "keep")}
-    assert sheet.shape == (-(-len(shown) // 6) * (224 + 44) + 22, 6 * 224, 3)
+    assert sheet.shape == (18 + -(-len(shown) // 6) * (224 + 36), 6 * 224, 3)
     green = (sheet[..., 1].astype(int) - sheet[..., 0] > 60) & (sheet[..., 1] > 150)
-    assert green[:224, :224].sum() > 40, "the outline of the first mask"
+    assert green[18 : 18 + 224, :224].sum() > 40, "the outline of the first mask"
 
 
 def test_findings_can_be_kept(faulty, tmp_path):

@@ -76,7 +76,7 @@ def rasterize(points: Points, shape: tuple[int, int]) -> Mask:
     from PIL import Image, ImageDraw
 
     mask = Image.new("L", (shape[1], shape[0]), 0)
-    ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in points], outline=1, fill=1)
+    ImageDraw.Draw(mask).polygon(points.astype(np.float64).ravel().tolist(), outline=1, fill=1)
     return np.asarray(mask, dtype=np.uint8).copy()
 
 

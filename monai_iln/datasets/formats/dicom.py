@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,12 @@ class Frame:
     spacing: tuple[float, float]
     slice_step: float
 
-    @property
+    @cached_property
     def normal(self) -> NDArray[np.float64]:
+        """The direction of the slice's normal."""
         return np.cross(self.row_direction, self.column_direction)
 
-    @property
+    @cached_property
     def depth(self) -> float:
         """Where the frame lies along its normal."""
         return float(self.normal @ np.asarray(self.position))

@@ -166,54 +166,54 @@ def _finding(reason: str, stack: Stack, index: int, detail: str) -> Finding:
 
 
 def _median_contrast(slices: Sequence[_LabelledSlice]) -> float:
-    return float(np.median([labelled.contrast for labelled in slices]))
+    return float(np.median([slice_.contrast for slice_ in slices]))
 
 
 def _check_blood_pools(subjects: Mapping[str, Sequence[_LabelledSlice]]) -> Iterator[Finding]:
     """Masks under which there is no blood pool, or one that is hard to tell."""
-    for views in subjects.values():
-        typical, blood = _median_contrast(views), float(np.median([view.brightness for view in views]))
-        centres = {(view.stack.phase, view.number): view.centre for view in views}
-        limit = _NO_POOL_IN_SUBJECT[views[0].stack.thick_wall]
-        verdicts = [_verdict(view, centres, blood) for view in views]
+    for slices in subjects.values():
+        typical, blood = _median_contrast(slices), float(np.median([slice_.brightness for slice_ in slices]))
+        centres = {(slice_.stack.phase, slice_.number): slice_.centre for slice_ in slices}
+        limit = _NO_POOL_IN_SUBJECT[slices[0].stack.thick_wall]
+        verdicts = [_verdict(slice_, centres, blood) for slice_ in slices]
         wrong = sum(reason in ("background", "displaced") for reason, _ in verdicts)
-        for view, (reason, detail) in zip(views, verdicts, strict=True):
+        for slice_, (reason, detail) in zip(slices, verdicts, strict=True):
             if typical < limit:
-                detail = f"contrast {view.contrast:.2f}, the subject's median {typical:.2f}: below {limit}"
-                yield view.finding("displaced", detail)
-            elif wrong > _MOST_WRONG * len(views) and reason not in ("background", "displaced"):
-                yield view.finding("displaced", f"so are {wrong} of the subject's {len(views)} frames")
+                detail = f"contrast {slice_.contrast:.2f}, the subject's median {typical:.2f}: below {limit}"
+                yield slice_.finding("displaced", detail)
+            elif wrong > _MOST_WRONG * len(slices) and reason not in ("background", "displaced"):
+                yield slice_.finding("displaced", f"so are {wrong} of the subject's {len(slices)} frames")
             elif reason:
-                yield view.finding(reason, detail)
+                yield slice_.finding(reason, detail)
 
 
-def _verdict(view: _LabelledSlice, centres: Mapping[tuple[str, int], Array], blood: float) -> tuple[str, str]:
+def _verdict(slice_: _LabelledSlice, centres: Mapping[tuple[str, int], Array], blood: float) -> tuple[str, str]:
     """What a frame by itself is suspected of, if anything, and what was measured."""
-    doubtful, far = _OFF_CENTRE[view.stack.thick_wall]
-    moved, measured = _distance(view, centres), f"contrast {view.contrast:.2f}"
-    if view.contrast < _NO_POOL and view.brightness < _DARK * blood:
-        return "background", f"brightness {view.brightness:.2f}, {blood:.2f} under the subject's other masks"
-    if view.contrast < _NO_POOL and view.stack.thick_wall:
+    doubtful, far = _OFF_CENTRE[slice_.stack.thick_wall]
+    moved, measured = _distance(slice_, centres), f"contrast {slice_.contrast:.2f}"
+    if slice_.contrast < _NO_POOL and slice_.brightness < _DARK * blood:
+        return "background", f"brightness {slice_.brightness:.2f}, {blood:.2f} under the subject's other masks"
+    if slice_.contrast < _NO_POOL and slice_.stack.thick_wall:
         return "displaced", f"{measured}, below {_NO_POOL}"
-    if view.contrast < doubtful and moved > far:
+    if slice_.contrast < doubtful and moved > far:
         detail = f"{measured}, below {doubtful}, and {moved:.1%} of the image off the neighbours, above {far:.0%}"
         return "displaced", detail
-    if view.contrast < _LOW_CONTRAST:
+    if slice_.contrast < _LOW_CONTRAST:
         return "low-contrast", f"{measured}, below {_LOW_CONTRAST}"
     return "", ""
 
 
-def _distance(view: _LabelledSlice, centres: Mapping[tuple[str, int], Array]) -> float:
+def _distance(slice_: _LabelledSlice, centres: Mapping[tuple[str, int], Array]) -> float:
     """How far a mask lies from the nearest of those in the next slices and the other phase, in sides of the image."""
-    other = {"ED": "ES", "ES": "ED"}.get(view.stack.phase, "")
-    near = ((view.stack.phase, view.number - 1), (view.stack.phase, view.number + 1), (other, view.number))
-    distances = [float(np.linalg.norm(view.centre - centres[key])) for key in near if key in centres]
-    return float(min(distances, default=0.0) / max(view.scaled.shape))
+    other = {"ED": "ES", "ES": "ED"}.get(slice_.stack.phase, "")
+    near = ((slice_.stack.phase, slice_.number - 1), (slice_.stack.phase, slice_.number + 1), (other, slice_.number))
+    distances = [float(np.linalg.norm(slice_.centre - centres[key])) for key in near if key in centres]
+    return float(min(distances, default=0.0) / max(slice_.scaled.shape))
 
 
 def _check_other_subjects(subjects: Mapping[str, Sequence[_LabelledSlice]], progress: bool) -> Iterator[Finding]:
     """Subjects whose masks fit the images of another better, slice by slice."""
-    own = {subject: _median_contrast(views) for subject, views in subjects.items()}
+    own = {subject: _median_contrast(slices) for subject, slices in subjects.items()}
     # Masks that lie on another's heart have a low contrast of their own: the better half need not be compared.
     doubtful = [subject for subject, value in own.items() if value <= np.median(list(own.values()))]
     for subject in track(doubtful, "Comparing", "subject", progress):
@@ -221,18 +221,18 @@ def _check_other_subjects(subjects: Mapping[str, Sequence[_LabelledSlice]], prog
         best = max(fits, key=lambda other: fits[other], default=None)
         if best is not None and fits[best] > own[subject]:
             detail = f"median contrast {own[subject]:.2f} on its own images, {fits[best]:.2f} on those of {best}"
-            for view in subjects[subject]:
-                yield view.finding("other-subject", detail)
+            for slice_ in subjects[subject]:
+                yield slice_.finding("other-subject", detail)
 
 
 def _fit(masked: Sequence[_LabelledSlice], imaged: Sequence[_LabelledSlice]) -> float:
     """The median contrast of one subject's masks on another's images of equal phase and slice; -inf if they are few."""
-    images = {(view.stack.phase, view.number): view.scaled for view in imaged}
+    images = {(slice_.stack.phase, slice_.number): slice_.scaled for slice_ in imaged}
     values = []
-    for view in masked:
-        image = images.get((view.stack.phase, view.number))
-        if image is not None and image.shape == view.scaled.shape:
-            values.append(_compare(image, view.probe))
+    for slice_ in masked:
+        image = images.get((slice_.stack.phase, slice_.number))
+        if image is not None and image.shape == slice_.scaled.shape:
+            values.append(_compare(image, slice_.probe))
     if len(values) <= max(len(masked) / 2, 2):
         return -np.inf
     return float(np.median(values))

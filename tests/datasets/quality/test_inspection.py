@@ -276,9 +276,9 @@ def test_wrong_actions(wrong):
         choose_actions(**wrong)
 
 
-def test_real_mirror(real):
+def test_real_mirror(real_mirror):
     """The wrong series is found whole, and next to nothing else."""
-    findings = inspect_stacks(read_sunnybrook(real, layout="png").stacks)
+    findings = inspect_stacks(real_mirror.stacks)
     out = Counter(
         subject
         for subject, _ in {(f.subject, (f.phase, f.slice)) for f in findings if REASONS[f.reason].action == "exclude"}
@@ -287,17 +287,17 @@ def test_real_mirror(real):
     assert out.total() <= 5
 
 
-def test_real_mirror_in_part(real):
+def test_real_mirror_in_part(real_mirror):
     """The wrong series is also found among few subjects, and by itself."""
-    stacks = [s for s in read_sunnybrook(real, layout="png").stacks if s.subject in ("SC-N-05", "SC-N-06", "SC-N-07")]
+    stacks = [s for s in real_mirror.stacks if s.subject in ("SC-N-05", "SC-N-06", "SC-N-07")]
     for part in (stacks, stacks[:4], stacks[2:4]):
         out = {f.subject for f in inspect_stacks(part) if REASONS[f.reason].action == "exclude"}
         assert out == {"SC-N-06"}
 
 
-def test_real_subjects_swapped(real):
+def test_real_subjects_swapped(real_mirror):
     """Six pairs of subjects exchange their masks: each is found, none other is."""
-    stacks = read_sunnybrook(real, layout="png").stacks
+    stacks = real_mirror.stacks
     names = sorted({stack.subject for stack in stacks} - {"SC-N-06"})
     rng = np.random.default_rng(0)
     chosen = [str(name) for name in rng.permutation(names)[:12]]

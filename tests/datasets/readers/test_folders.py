@@ -3,6 +3,8 @@
 import csv
 import gzip
 import shutil
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from unicodedata import normalize
 
@@ -85,6 +87,13 @@ def save(path, array, affine=AFFINE):
 def save_pair(image, label, seed=0):
     save(image, picture(seed))
     save(label, drawing(seed))
+
+
+@pytest.mark.parametrize("name", FOLDER_LAYOUTS)
+def test_every_layout_has_a_reader(name):
+    reader = import_module(f"monai_iln.datasets.readers.{FOLDER_LAYOUTS[name]}")
+    assert list(signature(reader.holds).parameters) == ["files"]
+    assert list(signature(reader.read).parameters) == ["files", "label", "progress"]
 
 
 class TestPublishedLayouts:

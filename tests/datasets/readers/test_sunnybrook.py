@@ -629,10 +629,14 @@ def test_read_stack(official, stacks, tmp_path):
     np.testing.assert_allclose(affine[:3, :3], stack.affine[:3, :3], atol=1e-3)
 
 
-def test_real_mirror(real):
-    reading = read_sunnybrook(real, layout="png")
-    stacks = reading.stacks
-    assert reading.findings == []
+@pytest.fixture(scope="module")
+def real_dicom(real):
+    return read_sunnybrook(real, layout="dicom")
+
+
+def test_real_mirror(real, real_mirror):
+    stacks, findings = real_mirror
+    assert findings == []
     assert sum(stack.image.shape[-1] for stack in stacks) == 805
     assert len({stack.subject for stack in stacks}) == 45
     with (real / "manifest.csv").open() as file:
@@ -640,10 +644,10 @@ def test_real_mirror(real):
     assert {(stack.subject, stack.phase, number) for stack in stacks for number in stack.slices} == known
 
 
-def test_real_layouts_agree(real):
-    mirror = {(stack.subject, stack.phase): stack for stack in read_sunnybrook(real, layout="png").stacks}
+def test_real_layouts_agree(real_mirror, real_dicom):
+    mirror = {(stack.subject, stack.phase): stack for stack in real_mirror.stacks}
     compared = 0
-    for stack in read_sunnybrook(real, layout="dicom").stacks:
+    for stack in real_dicom.stacks:
         twin = mirror[stack.subject, stack.phase]
         assert stack.slices == twin.slices
         np.testing.assert_array_equal(stack.label, twin.label)
@@ -654,8 +658,8 @@ def test_real_layouts_agree(real):
     assert compared == 54  # of SC-HF-I-01 and -02, and of -05, whose contours only the arterys copy has
 
 
-def test_real_copied_contours_are_found(real):
-    found = Counter((f.subject, f.reason) for f in read_sunnybrook(real, layout="dicom").findings)
+def test_real_copied_contours_are_found(real_dicom):
+    found = Counter((f.subject, f.reason) for f in real_dicom.findings)
     assert found == {
         ("SC-HF-I-06", "copied-contour"): 9,
         ("SC-HF-I-06", "epicardium"): 9,
@@ -664,11 +668,11 @@ def test_real_copied_contours_are_found(real):
     }
 
 
-def test_real_contours_give_the_mirror_s_masks(real):
+def test_real_contours_give_the_mirror_s_masks(real, real_mirror):
     """Also of the subjects whose DICOM files are not here."""
     mirror = {
         (stack.subject, number, stack.phase): stack.label[..., index]
-        for stack in read_sunnybrook(real, layout="png").stacks
+        for stack in real_mirror.stacks
         for index, number in enumerate(stack.slices)
     }
     compared = 0
