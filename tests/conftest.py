@@ -1,5 +1,6 @@
 """Small data in the real layouts, and the real data where they are."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,15 @@ def prepared(official, tmp_path_factory):
     return prepare_sunnybrook(official, tmp_path_factory.mktemp("prepared") / "phantoms").parent
 
 
+@pytest.fixture(scope="session")
+def mirror_source(tmp_path_factory):
+    return write_phantom(tmp_path_factory.mktemp("phantom") / "mirror", layout="png", slices=6, phases=4, size=96)
+
+
 @pytest.fixture
-def mirror(tmp_path):
+def mirror(mirror_source, tmp_path):
     """The phantoms as the SegNetCMR mirror has them: 8-bit images and masks of the labelled frames."""
-    return write_phantom(tmp_path / "mirror", layout="png", slices=6, phases=4, size=96)
+    return shutil.copytree(mirror_source, tmp_path / "mirror")
 
 
 @pytest.fixture(scope="session")

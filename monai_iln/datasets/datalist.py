@@ -218,7 +218,7 @@ def _hash_files(item: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_datalist(path: Path | str) -> dict[str, Any]:
-    """What a study has to know of a datalist, without the names of its files.
+    """Describe a datalist for a study, without the names of its files.
 
     Args:
         path: The datalist or its folder.

@@ -49,8 +49,8 @@ def prepare_sunnybrook(
             subjects in each fold, or a file of such lists, see :func:`~monai_iln.datasets.folds.read_fold_lists`.
             Frames are excluded afterwards, so that an exclusion moves nobody to another fold.
         seed: The seed of the folds.
-        keep: The reasons of :data:`~monai_iln.datasets.quality.reasons.REASONS` that shall exclude nothing.
-        exclude: The reasons that shall exclude, though they do not by default.
+        keep: The reasons of :data:`~monai_iln.datasets.quality.reasons.REASONS` for which nothing is excluded.
+        exclude: The reasons for which frames are excluded, though by default they are kept.
         progress: Shows bars.
 
     Returns:
@@ -116,7 +116,7 @@ def _prepare(
     require_new(output)
     if isinstance(folds, (str, Path)):
         folds = read_fold_lists(folds)
-    if isinstance(folds, int):  # before the work: are these numbers possible at all?
+    if isinstance(folds, int):  # refuses impossible numbers before the work
         assign_folds({str(number): "" for number in range(max(folds, 1))}, folds, seed)
     paths = list_sources(sources)
     stacks, findings = _read_sources(read, paths, progress)

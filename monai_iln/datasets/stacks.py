@@ -1,4 +1,4 @@
-"""What every reader returns: stacks of labelled slices, and what it found wrong while reading them."""
+"""The output of readers: stacks of labelled slices, and findings about what is wrong with the files."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class Finding(NamedTuple):
 
 
 class ReaderOutput(NamedTuple):
-    """What a reader returns.
+    """The output of a reader.
 
     Attributes:
         stacks: The stacks of the data set, sorted by subject, ED before ES.
-        findings: What was wrong with the files.
+        findings: Everything that was wrong with the files.
     """
 
     stacks: list[Stack]

@@ -23,7 +23,7 @@ from monai_iln.errors import UserError
 
 EXAMPLES = int(os.environ.get("MONAI_ILN_FUZZ", "150"))
 LEFT = ("official", "challenge", "arterys", "png")
-SMALL = {"subjects": 2, "slices": 5, "phases": 2, "size": 96}
+SMALL = {"subjects": 2, "slices": 6, "phases": 2, "size": 96}
 ALLOWED = settings(
     max_examples=EXAMPLES,
     deadline=None,

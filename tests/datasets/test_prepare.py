@@ -23,10 +23,14 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture
-def faulty(tmp_path):
-    """Eight phantoms, of whom the second has every mask moved by 16 pixels, and the third an unreadable one."""
-    folder = write_phantom(tmp_path / "faulty", layout="png", subjects=8, slices=6, phases=4, size=128)
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """Eight phantoms, of whom the second has every mask moved by 16 pixels, and the third an unreadable one.
+
+    Copy before changing anything.
+    """
+    output = tmp_path_factory.mktemp("phantom") / "faulty"
+    folder = write_phantom(output, layout="png", subjects=8, slices=6, phases=4, size=128)
     names = sorted({path.name.split("-IM-")[0] for path in folder.rglob("*.png")})
     for path in sorted(folder.rglob(f"Labels/*/{names[1]}-IM*.png")):
         mask = np.roll(np.asarray(Image.open(path)), 16, axis=1)
@@ -79,7 +83,8 @@ def test_findings_can_be_kept(faulty, tmp_path):
 
 
 def test_nothing_left(tmp_path, faulty):
-    folder, names = faulty
+    source, names = faulty
+    folder = shutil.copytree(source, tmp_path / "copy")
     for path in folder.rglob("*.png"):
         if not path.name.startswith(names[1]):
             path.unlink()

@@ -36,7 +36,7 @@ _silent.addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """What the header of a volume says, checked.
+    """The header of a volume, checked.
 
     Attributes:
         path: The file with the header.
@@ -138,7 +138,7 @@ def read_header(path: Path | str) -> VolumeHeader:
 
 
 def slice_axis(shape: tuple[int, ...], affine: NDArray[np.float64]) -> int:
-    """Which of the first three axes counts slices, seen from sizes alone.
+    """Find the axis that counts slices, from sizes alone.
 
     It is an axis that is clearly coarser than two of equal spacing, or has less than a third of the length of the
     others. If there is none, the last axis counts slices, as is usual.
@@ -241,7 +241,7 @@ def _is_single(header: Any) -> bool:
 
 
 def _check(header: Any, path: Path, data: Path) -> VolumeHeader:
-    """What a header says, if it describes an image."""
+    """The header's fields, if they describe an image."""
     shape = tuple(int(length) for length in header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]

@@ -39,7 +39,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class PhantomTruth:
-    """What is where in one phase of one phantom.
+    """The structures of one phase of one phantom.
 
     Attributes:
         subject: The subject, as the layout's labels call it.
@@ -113,7 +113,7 @@ def phantom_truth(
     size: int = 192,
     seed: int = 0,
 ) -> Iterator[PhantomTruth]:
-    """What :func:`write_phantom` labels if called with the same arguments: by subject, ED before ES.
+    """The truth behind :func:`write_phantom`, called with the same arguments: by subject, ED before ES.
 
     Yields:
         The truth of one phase, of the slices that the layout labels (Sunnybrook, RVSC) or stores (the others).

@@ -43,7 +43,7 @@ GROUPS = (
 
 @dataclass(frozen=True)
 class Section:
-    """What one slice cuts in one phase. Lengths in mm; 0 where there is nothing to cut."""
+    """The cut of one slice through the heart in one phase. Lengths are in mm, 0 where there is nothing to cut."""
 
     depth: float  # 0 at the mitral plane, 1 at the tip of the cavity
     inner: float  # mean radius of the left cavity

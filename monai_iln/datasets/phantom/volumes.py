@@ -37,7 +37,7 @@ def mnms_name(heart: Heart) -> str:
 
 
 def chla_slices(heart: Heart, phase: int) -> list[int]:
-    """What the children's set stores of a phase: the slices with a right ventricle, apex first.
+    """The slices that the children's set stores of a phase: those with a right ventricle, apex first.
 
     Of every fifth subject, the stack at end diastole begins one slice too far, with an empty mask.
     """

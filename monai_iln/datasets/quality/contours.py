@@ -1,4 +1,4 @@
-"""What contours say against themselves: gaps and spikes, copies, and an epicardium that misses its endocardium."""
+"""Faults of contours: gaps and spikes, copies, and an epicardium that does not contain its endocardium."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_OUTSIDE_EPICARDIUM = 0.05
 
 
 def outline_fault(points: Points) -> str:
-    """What a drawn outline cannot look like: a gap, a spike, or a line that crosses itself or goes round twice.
+    """Find a gap, a spike, or a line that crosses itself or goes round twice.
 
     By Pick's theorem a simple outline covers its area, half of its length and one, in pixels; those of Sunnybrook cover
     0.45 to 0.66 of the length besides their area.
@@ -58,7 +58,7 @@ def outline_fault(points: Points) -> str:
 
 
 def copied_contours(contours: Mapping[str, ContourFiles]) -> Iterator[NumberedFinding]:
-    """Contours that are byte copies of another subject's or frame's.
+    """Find contours that are byte copies of another subject's or frame's.
 
     Where one of the subjects holds the whole pair, an epicardium around its endocardium, and another does not, the copy
     is the other's.
@@ -91,7 +91,7 @@ def check_contours(
     points: Mapping[int, Mapping[str, Points]],
     shape: tuple[int, int] | None = None,
 ) -> Iterator[NumberedFinding]:
-    """What the contours of one subject say against themselves.
+    """Find broken outlines, contours outside the image, and an epicardium that does not contain its endocardium.
 
     Args:
         subject: The subject's name.

@@ -188,7 +188,7 @@ def _check_blood_pools(subjects: Mapping[str, Sequence[_LabelledSlice]]) -> Iter
 
 
 def _verdict(slice_: _LabelledSlice, centres: Mapping[tuple[str, int], Array], blood: float) -> tuple[str, str]:
-    """What a frame by itself is suspected of, if anything, and what was measured."""
+    """The reason to doubt a frame by itself, if there is one, and what was measured."""
     doubtful, far = _OFF_CENTRE[slice_.stack.thick_wall]
     moved, measured = _distance(slice_, centres), f"contrast {slice_.contrast:.2f}"
     if slice_.contrast < _NO_POOL and slice_.brightness < _DARK * blood:
@@ -204,7 +204,7 @@ def _verdict(slice_: _LabelledSlice, centres: Mapping[tuple[str, int], Array], b
 
 
 def _distance(slice_: _LabelledSlice, centres: Mapping[tuple[str, int], Array]) -> float:
-    """How far a mask lies from the nearest of those in the next slices and the other phase, in sides of the image."""
+    """The distance from the nearest mask in the next slices and the other phase, in sides of the image."""
     other = {"ED": "ES", "ES": "ED"}.get(slice_.stack.phase, "")
     near = ((slice_.stack.phase, slice_.number - 1), (slice_.stack.phase, slice_.number + 1), (other, slice_.number))
     distances = [float(np.linalg.norm(slice_.centre - centres[key])) for key in near if key in centres]

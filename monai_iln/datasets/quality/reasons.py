@@ -51,8 +51,8 @@ def choose_actions(keep: Collection[str] = (), exclude: Collection[str] = ()) ->
     """Choose what is done for each reason.
 
     Args:
-        keep: The reasons that shall exclude nothing.
-        exclude: The reasons that shall exclude, though they do not by default.
+        keep: The reasons for which nothing is excluded.
+        exclude: The reasons for which frames are excluded, though by default they are kept.
 
     Returns:
         The action of every reason.

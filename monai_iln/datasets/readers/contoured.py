@@ -51,7 +51,7 @@ class LabelledFrame:
 
     @property
     def form(self) -> tuple[object, ...]:
-        """What all frames of a stack have in common."""
+        """The sizes and the spacing, which all frames of a stack have in common."""
         shapes = (*self.image.shape, *self.label.shape)
         return shapes if self.frame is None else (*shapes, self.frame.spacing)
 
@@ -66,7 +66,7 @@ def read_cines(
     take: Callable[[Sequence[Frame]], list[Frame]] = list,
     progress: bool = False,
 ) -> ReaderOutput:
-    """The stacks of every subject with contours, and a finding for those with DICOM files alone.
+    """Read the stacks of every subject with contours. Subjects with DICOM files alone become findings.
 
     Args:
         name: The name of the data set, for the bar.
@@ -106,7 +106,7 @@ def read_cine(
     structure: str,
     known_faults: Iterable[NumberedFinding] = (),
 ) -> ReaderOutput:
-    """The ED and the ES stack of a subject from its DICOM series and contours.
+    """Read the ED and the ES stack of a subject from its DICOM series and contours.
 
     Args:
         subject: The subject's name.
@@ -201,7 +201,7 @@ def structure_mask(structure: str, masks: Mapping[str, Mask]) -> Mask | None:
 
 
 def name_phases(frames: Sequence[LabelledFrame], phases: int) -> dict[int, str]:
-    """Which phases are ED and ES: of the two with most labelled frames ED has the larger cavity in most slices.
+    """Name the phases: of the two with most labelled frames ED has the larger cavity in most slices, ES the smaller.
 
     A lone phase is ED if it lies near the start or the end of the cycle.
 
@@ -218,7 +218,7 @@ def name_phases(frames: Sequence[LabelledFrame], phases: int) -> dict[int, str]:
         return {phase: "ED" if is_diastole else "ES"}
     first, second = (phase for phase, _ in counts)
     one, other = ({f.slice: int((f.pool | f.label).sum()) for f in frames if f.phase == p} for p in (first, second))
-    # Slice by slice, for one wrong contour shall not decide; base and apex may be labelled in one phase only.
+    # Slice by slice, so that one wrong contour does not decide; base and apex may be labelled in one phase only.
     votes = sum(int(np.sign(one[slice_] - other[slice_])) for slice_ in one.keys() & other.keys())
     if (votes or sum(one.values()) - sum(other.values())) >= 0:
         return {first: "ED", second: "ES"}

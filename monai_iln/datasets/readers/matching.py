@@ -1,4 +1,4 @@
-"""Which image and label files belong together, and what every way to find them shares."""
+"""Pairs of image and label files, and the steps that every way to find them shares."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Structure(NamedTuple):
         return self.mask(label) if pool is None else pool
 
     def doubt(self, label: NDArray[Any]) -> str:
-        """What is wrong with the values of a label file, or an empty text."""
+        """The fault of the values of a label file, or an empty text."""
         values = set(label_values(label) or ()) - {0}
         if self.known is not None and not values <= self.known:
             return f"holds {_listed(values)}; known are 0 and {_listed(self.known)}"

@@ -1,4 +1,4 @@
-"""What tables and ``Info.cfg`` files say about subjects: their strata, and the times of ED and ES."""
+"""Tables and ``Info.cfg`` files about subjects: their strata, and the times of ED and ES."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from monai_iln.datasets.stacks import Finding
 from monai_iln.files import read_csv
 
-SubjectInfo = Mapping[str, str]  # what is written about one subject; keys are in lower case
+SubjectInfo = Mapping[str, str]  # the columns of one subject; keys are in lower case
 
 INFO_NAME = "info.cfg"
 _SUBJECT_COLUMNS = ("external code", "subject_code", "subject", "subjects", "patient", "patient_id", "id")
