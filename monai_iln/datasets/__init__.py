@@ -73,4 +73,5 @@ __getattr__ = lazy_getattr(
         "slice_items": "datalist",
         "split_datalist": "datalist",
     },
+    submodules=("download", "folds", "phantom"),
 )

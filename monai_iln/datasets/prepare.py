@@ -18,7 +18,7 @@ from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.quality.report import TABLE, summarize, write_report
 from monai_iln.datasets.readers.folders import read_folders
 from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
-from monai_iln.datasets.stacks import DataWarning, ReaderOutput
+from monai_iln.datasets.stacks import DataWarning, ReaderOutput, Stack
 from monai_iln.errors import UserError
 from monai_iln.extras import require_extra
 from monai_iln.files import new_folder, require_new
@@ -139,10 +139,14 @@ def _prepare(
         write_report(folder, stacks, findings, actions)
         write_datalist(good, folder, name=name, labels=("background", label), folds=fold_of, progress=progress)
     if findings:
-        frames = sum(len(stack.slices) for stack in stacks) - sum(len(stack.slices) for stack in good)
-        detail = f"{frames} frames excluded, {len(findings)} findings in all: see {output / TABLE}."
+        excluded = _count_slices(stacks) - _count_slices(good)
+        detail = f"{excluded} frames excluded, {len(findings)} findings in all: see {output / TABLE}."
         warnings.warn(DataWarning(detail), stacklevel=3)
     return output / FILE_NAME
+
+
+def _count_slices(stacks: Sequence[Stack]) -> int:
+    return sum(len(stack.slices) for stack in stacks)
 
 
 def _read_sources(

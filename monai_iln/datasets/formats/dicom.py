@@ -227,10 +227,10 @@ def number_frames(frames: Sequence[Frame]) -> tuple[dict[int, tuple[int, int, Fr
         lengths = [_USUAL_PHASES, *range(most, _MAX_PHASES + 1)]
     for phases in lengths:
         for first in (1, 0):  # InstanceNumbers count from 1, some file names from 0
-            runs = [{(frame.instance - first) // phases for frame in slice_} for slice_ in slices]
-            cycles = set.union(*runs, set())
+            pairs = {(place, (f.instance - first) // phases) for place, slice_ in enumerate(slices) for f in slice_}
+            cycles = {cycle for _, cycle in pairs}
             gapless = most >= _CYCLE or len(cycles) == max(cycles, default=0) - min(cycles, default=0) + 1
-            if gapless and all(len(run) == 1 for run in runs) and len(cycles) == len(runs):
+            if gapless and len(pairs) == len(cycles) == len(slices):  # each slice has one cycle, and each cycle one
                 return {frame.instance: (*divmod(frame.instance - first, phases), frame) for frame in frames}, phases
     return {frame.instance: (s, p, frame) for s, slice_ in enumerate(slices) for p, frame in enumerate(slice_)}, most
 

@@ -217,7 +217,11 @@ def name_phases(frames: Sequence[LabelledFrame], phases: int) -> dict[int, str]:
         is_diastole = min(phase + 1, phases - phase) <= _NEAR_ENDS * phases
         return {phase: "ED" if is_diastole else "ES"}
     first, second = (phase for phase, _ in counts)
-    one, other = ({f.slice: int((f.pool | f.label).sum()) for f in frames if f.phase == p} for p in (first, second))
+    areas: dict[int, dict[int, int]] = {first: {}, second: {}}
+    for frame in frames:
+        if frame.phase in areas:
+            areas[frame.phase][frame.slice] = int((frame.pool | frame.label).sum())
+    one, other = areas[first], areas[second]
     # Slice by slice, so that one wrong contour does not decide; base and apex may be labelled in one phase only.
     votes = sum(int(np.sign(one[slice_] - other[slice_])) for slice_ in one.keys() & other.keys())
     if (votes or sum(one.values()) - sum(other.values())) >= 0:
@@ -260,12 +264,18 @@ def make_stacks(
         if uneven_steps([frame.frame for frame in members if frame.frame is not None]):
             detail = "labelled slices are not evenly spaced: the affine holds their mean step"
             findings.append(Finding("uneven-slices", subject, name, None, str(members[0].file), detail))
-        image, label, pool = (
-            np.stack([getattr(frame, key) for frame in members], axis=-1) for key in ("image", "label", "pool")
+        stack = Stack(
+            subject=subject,
+            phase=name,
+            stratum=stratum,
+            image=np.stack([frame.image for frame in members], axis=-1),
+            label=np.stack([frame.label for frame in members], axis=-1),
+            affine=affine(members),
+            slices=tuple(frame.slice + 1 for frame in members),
+            files=tuple(str(frame.file) for frame in members),
+            pool=np.stack([frame.pool for frame in members], axis=-1),
         )
-        numbers = tuple(frame.slice + 1 for frame in members)
-        files = tuple(str(frame.file) for frame in members)
-        stacks.append(Stack(subject, name, stratum, image, label, affine(members), numbers, files, pool))
+        stacks.append(stack)
     return ReaderOutput(stacks, findings)
 
 

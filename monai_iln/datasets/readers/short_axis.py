@@ -48,7 +48,7 @@ def choose_series(series: Sequence[Sequence[Frame]], points: ContourPoints) -> l
             f"them; found {found}. Add the right series"
         )
     fits = [_fit(frames, points) for frames in candidates]
-    held = [len(numbers & {frame.instance for frame in frames}) for frames in candidates]
+    held = [sum(frame.instance in numbers for frame in frames) for frames in candidates]
     # Blood where the contours are comes first: a series may lack a file, and a wrong one hold every number.
     first, second, *_ = sorted(range(len(candidates)), key=lambda i: (fits[i] >= _BLOOD, held[i], fits[i]))[::-1]
     alike = (
