@@ -41,7 +41,7 @@ def read_csv(path: Path) -> Table:
     with path.open(encoding="utf-8-sig", newline="") as file:
         head = file.readline()
         file.seek(0)
-        reader = csv.DictReader(file, restkey="", restval="", delimiter=max(",;\t", key=head.count))
+        reader = csv.DictReader(file, restval="", delimiter=max(",;\t", key=head.count))
         try:
             columns = list(reader.fieldnames or ())
             rows = [{column: row[column] for column in columns} for row in reader]

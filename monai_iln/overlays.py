@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+
+from monai_iln.extras import require_extra
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 DRAWN_PIXELS = 96  # least side of an overlay: the heart and its surroundings
 _MARGIN = 12  # pixels around what is marked, where that is larger
-_TILE_PIXELS = 156
-_STRIP_PIXELS = 16  # for a tile's name, above it
-_TILES_PER_ROW = 12
-_MOST_TILES = 40 * _TILES_PER_ROW  # what a PNG and an eye can take
+_MOST_TILES = 480  # what a PNG and an eye can take
+_GAP_PIXELS = 2  # around a picture
+_LINE_PIXELS = 18  # for a line of text
+_LETTER_PIXELS = 13
+_DARK_ON_LIGHT = ("black", "white")
+_LIGHT_ON_DARK = ("#e6e6e6", "#181818")
 
 
 def overlay(image: NDArray[Any], prediction: NDArray[Any], truth: NDArray[Any] | None = None) -> NDArray[np.float32]:
     """One slice as RGB with truth in red, prediction in green and their overlap in yellow.
 
     Args:
-        image: ``(H, W)``, any scale; drawn between its 1st and 99th percentile.
-        prediction: ``(H, W)``; what is not 0 is marked.
-        truth: ``(H, W)``, or ``None``.
+        image: An array ``(H, W)`` of any scale. It is drawn between its 1st and 99th percentile.
+        prediction: An array ``(H, W)``, not 0 where it is to be marked.
+        truth: An array as ``prediction``, or ``None``.
 
     Returns:
-        ``(h, w, 3)`` in [0, 1]: a square of 96 pixels around the truth, else around the prediction, else around the
-        centre; larger where it would cut one of them.
+        An array ``(h, w, 3)`` in [0, 1]: a square of 96 pixels around the truth, else around the prediction, else
+        around the centre; larger where it would cut one of them.
 
     Example:
         >>> truth = np.eye(4)
@@ -60,32 +66,57 @@ def _window(centred: NDArray[np.bool_], shown: NDArray[np.bool_]) -> tuple[slice
     return tuple(slice(start, start + side) for start in starts)
 
 
-def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.float32]]]) -> Image.Image:
-    """Many overlays, each under its name.
+def contact_sheet(
+    tiles: Sequence[tuple[str, NDArray[np.float32]]],
+    *,
+    side: int = 156,
+    columns: int = 12,
+    colours: Sequence[str] = (),
+    note: str = "",
+    dark: bool = False,
+) -> Image.Image:
+    """Many pictures on one sheet, each above its caption.
 
     Of more than 480 it shows 480, evenly spaced, and says so. Drawing each of them as a plot of its own would take
     longer than a short training.
 
     Args:
-        tiles: at least one pair of a name and an RGB image ``(h, w, 3)`` in [0, 1].
+        tiles: At least one pair of a caption, which may have several lines, and an RGB image ``(h, w, 3)`` in [0, 1].
+        side: The side of a tile in pixels.
+        columns: The largest number of tiles in a row.
+        colours: The colour of the first line of each caption, where it is not that of all text.
+        note: A line above the tiles.
+        dark: Whether to write light on dark.
 
     Example:
         >>> contact_sheet([("slice 1", np.zeros((96, 96, 3), np.float32))] * 13).size
-        (1872, 360)
+        (1872, 366)
     """
-    shown = [tiles[i] for i in np.linspace(0, len(tiles) - 1, min(len(tiles), _MOST_TILES)).astype(int)]
-    columns = min(_TILES_PER_ROW, len(shown))
-    rows = -(-len(shown) // columns)
-    note = f"{len(shown)} of {len(tiles)} slices" if len(shown) < len(tiles) else ""
-    height = _TILE_PIXELS + _STRIP_PIXELS
-    sheet = Image.new("RGB", (columns * _TILE_PIXELS, rows * height + _STRIP_PIXELS), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    pen.text((4, 1), note, fill="black", font=font)
-    for index, (name, tile) in enumerate(shown):
-        left, top = index % columns * _TILE_PIXELS, index // columns * height + _STRIP_PIXELS
-        picture = Image.fromarray((255 * tile.clip(0, 1)).astype(np.uint8))
-        scale = (_TILE_PIXELS - 4) / max(picture.size)
-        width, length = (max(1, round(scale * side)) for side in picture.size)
-        sheet.paste(picture.resize((width, length), Image.Resampling.BILINEAR), (left + 2, top + _STRIP_PIXELS))
-        pen.text((left + _TILE_PIXELS / 2, top + 2), name, fill="black", font=font, anchor="ma")
+    require_extra("a contact sheet", "data", "PIL")
+    from PIL import Image, ImageDraw, ImageFont
+
+    ink, paper = _LIGHT_ON_DARK if dark else _DARK_ON_LIGHT
+    chosen = np.linspace(0, len(tiles) - 1, min(len(tiles), _MOST_TILES)).astype(int)
+    if len(chosen) < len(tiles):
+        note = f"{len(chosen)} of {len(tiles)} slices. {note}"
+    font = ImageFont.load_default(_LETTER_PIXELS)
+    columns = min(columns, len(chosen))
+    rows = -(-len(chosen) // columns)
+    lines = max(caption.count("\n") for caption, _ in tiles) + 1
+    height = side + lines * _LINE_PIXELS
+    width = max(columns * side, int(font.getlength(note)) + 8)
+    sheet = Image.new("RGB", (width, _LINE_PIXELS + rows * height), paper)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((4, 1), note, fill=ink, font=font)
+    for place, index in enumerate(chosen):
+        caption, pixels = tiles[index]
+        left, top = place % columns * side, place // columns * height + _LINE_PIXELS
+        picture = Image.fromarray((255 * pixels.clip(0, 1)).astype(np.uint8))
+        scale = (side - 2 * _GAP_PIXELS) / max(picture.size)
+        size = (max(1, round(scale * picture.width)), max(1, round(scale * picture.height)))
+        corner = (left + (side - size[0]) // 2, top + (side - size[1]) // 2)
+        sheet.paste(picture.resize(size, Image.Resampling.BICUBIC), corner)
+        inks = [*colours[index : index + 1], *[ink] * lines]
+        for line, (words, colour) in enumerate(zip(caption.split("\n"), inks, strict=False)):
+            pen.text((left + 4, top + side + line * _LINE_PIXELS), words, fill=colour, font=font)
     return sheet

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,10 +31,15 @@ def prepared(official, tmp_path_factory):
     return prepare_sunnybrook(official, tmp_path_factory.mktemp("prepared") / "phantoms").parent
 
 
+@pytest.fixture(scope="session")
+def mirror_source(tmp_path_factory):
+    return write_phantom(tmp_path_factory.mktemp("phantom") / "mirror", layout="png", slices=6, phases=4, size=96)
+
+
 @pytest.fixture
-def mirror(tmp_path):
+def mirror(mirror_source, tmp_path):
     """The phantoms as the SegNetCMR mirror has them: 8-bit images and masks of the labelled frames."""
-    return write_phantom(tmp_path / "mirror", layout="png", slices=6, phases=4, size=96)
+    return shutil.copytree(mirror_source, tmp_path / "mirror")
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +74,9 @@ def missing(monkeypatch):
         monkeypatch.delitem(vars(sys.modules[parent]), name, raising=False)
 
     return hide
+
+
+@pytest.fixture(scope="session")
+def real_mirror(real):
+    """What is read from the PNG mirror of the real data. Copy before changing anything."""
+    return read_sunnybrook(real, layout="png")

@@ -6,12 +6,13 @@ Prints the tables of bad-data.md. A subject that is excluded as it is takes no p
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from monai_iln.datasets import REASONS, Stack, inspect_stacks, read_right_ventricle, read_sunnybrook
+from monai_iln.datasets import REASONS, Stack, inspect_stacks, read_folders, read_sunnybrook
 
 Frame = tuple[str, str, int | None]
 
@@ -20,6 +21,12 @@ def excluded(stacks: list[Stack]) -> set[Frame]:
     """The frames that would be excluded."""
     findings = inspect_stacks(stacks)
     return {(f.subject, f.phase, f.slice) for f in findings if REASONS[f.reason].action == "exclude"}
+
+
+def often(frames: set[Frame]) -> set[str]:
+    """The subjects of more than three of the frames."""
+    counts = Counter(subject for subject, _, _ in frames)
+    return {subject for subject, count in counts.items() if count > 3}
 
 
 def move(array: np.ndarray, distance: float, rng: np.random.Generator) -> np.ndarray:
@@ -71,7 +78,8 @@ def swapped(stacks: list[Stack], rng: np.random.Generator) -> tuple[set[str], se
     for stack in stacks:
         giver = by.get((partner.get(stack.subject, stack.subject), stack.phase), stack)
         common = [number for number in stack.slices if number in giver.slices]
-        own, theirs = ([s.slices.index(number) for number in common] for s in (stack, giver))
+        own = [stack.slices.index(number) for number in common]
+        theirs = [giver.slices.index(number) for number in common]
         if common and stack.image.shape[:2] == giver.image.shape[:2]:
             changed.append(
                 replace(
@@ -84,21 +92,21 @@ def swapped(stacks: list[Stack], rng: np.random.Generator) -> tuple[set[str], se
                 )
             )
     frames = excluded(changed)
-    return set(chosen), {s for s in subjects if sum(frame[0] == s for frame in frames) > 3}
+    return set(chosen), often(frames)
 
 
 def main(segnetcmr: str, chla: str) -> None:
     """Print the tables."""
     for name, stacks, steps in (
         ("Sunnybrook, left ventricle", read_sunnybrook(segnetcmr).stacks, (5, 10, 15, 20, 30)),
-        ("CHLA, right ventricle", read_right_ventricle([chla]).stacks, (3, 5, 8, 10, 15)),
+        ("CHLA, right ventricle", read_folders([chla]).stacks, (3, 5, 8, 10, 15)),
     ):
         total = sum(len(stack.slices) for stack in stacks)
         print(f"\n{name}: {total} frames, excluded as they are:")
         out = excluded(stacks)
-        for subject in sorted({frame[0] for frame in out}):
-            print(f"  {subject}: {sum(frame[0] == subject for frame in out)}")
-        bad = {s for s in {frame[0] for frame in out} if sum(frame[0] == s for frame in out) > 3}
+        for subject, count in sorted(Counter(subject for subject, _, _ in out).items()):
+            print(f"  {subject}: {count}")
+        bad = often(out)
         good = [stack for stack in stacks if stack.subject not in bad]
         for distance in steps:
             rng = np.random.default_rng(distance)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from monai_iln.commands.options import add_output, describe
-from monai_iln.datasets.download import FILES
+from monai_iln.datasets.sunnybrook_files import FILES
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_iln.commands.options import add_output, describe
-from monai_iln.datasets.formats.contours import STRUCTURES
-from monai_iln.datasets.quality.exclusion import REASONS
-from monai_iln.datasets.readers import folders, sunnybrook
+from monai_iln.datasets.quality.reasons import REASONS
+from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES, FOLDER_LAYOUTS, SUNNYBROOK_LAYOUTS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +39,14 @@ def _add_sunnybrook(parser: argparse.ArgumentParser) -> None:
     )
     _add_common(parser)
     parser.add_argument(
-        "--label", choices=STRUCTURES, default="endocardium", help="the structure to label (default: endocardium)"
+        "--label",
+        choices=CONTOURED_STRUCTURES,
+        default="endocardium",
+        help="the structure to label (default: endocardium)",
     )
     parser.add_argument(
         "--layout",
-        choices=sunnybrook.LAYOUTS,
+        choices=SUNNYBROOK_LAYOUTS,
         help="DICOM and text contours, or the PNG images of SegNetCMR; only needed where the source holds both",
     )
     parser.set_defaults(run=_prepare_sunnybrook)
@@ -67,7 +69,7 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
         help="the structure to label, by its name or its value in the label files (default: right-ventricle)",
     )
     parser.add_argument(
-        "--layout", choices=folders.LAYOUTS, help="the data set; only needed where the files do not tell"
+        "--layout", choices=FOLDER_LAYOUTS, help="the data set; only needed where the files do not tell"
     )
     parser.add_argument("--image", metavar="PATTERN", help="the names of the images below the source, see the example")
     parser.add_argument("--mask", metavar="PATTERN", help="the names of the label files below the source")
@@ -115,7 +117,7 @@ def _prepare_sunnybrook(options: argparse.Namespace) -> None:
 
 
 def _prepare_folders(options: argparse.Namespace) -> None:
-    from monai_iln.datasets import prepare_right_ventricle as prepare_folders
+    from monai_iln.datasets import prepare_folders
 
     _prepare(
         prepare_folders,

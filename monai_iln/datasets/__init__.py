@@ -1,24 +1,35 @@
 """Data sets: files in, a datalist out."""
 
-from monai_iln.datasets.datalist import (
-    check_datalist,
-    describe_datalist,
-    find_stacks,
-    read_datalist,
-    slice_items,
-    split_datalist,
-)
-from monai_iln.datasets.prepare import phantom_datalist, prepare_right_ventricle, prepare_sunnybrook
-from monai_iln.datasets.quality.exclusion import REASONS
-from monai_iln.datasets.quality.inspection import inspect_stacks
-from monai_iln.datasets.readers.folders import read_right_ventricle
-from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
-from monai_iln.datasets.stacks import DataWarning, Finding, Reading, Stack
+from typing import TYPE_CHECKING
+
+from monai_iln.lazy import lazy_getattr
+
+if TYPE_CHECKING:
+    from monai_iln.datasets.datalist import (
+        check_datalist,
+        describe_datalist,
+        find_stacks,
+        read_datalist,
+        slice_items,
+        split_datalist,
+    )
+    from monai_iln.datasets.prepare import (
+        phantom_datalist,
+        prepare_folders,
+        prepare_right_ventricle,
+        prepare_sunnybrook,
+    )
+    from monai_iln.datasets.quality.inspection import inspect_stacks
+    from monai_iln.datasets.quality.reasons import REASONS
+    from monai_iln.datasets.readers.folders import read_folders, read_right_ventricle
+    from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
+    from monai_iln.datasets.stacks import DataWarning, Finding, ReaderOutput, Reading, Stack
 
 __all__ = [
     "REASONS",
     "DataWarning",
     "Finding",
+    "ReaderOutput",
     "Reading",
     "Stack",
     "check_datalist",
@@ -26,11 +37,41 @@ __all__ = [
     "find_stacks",
     "inspect_stacks",
     "phantom_datalist",
+    "prepare_folders",
     "prepare_right_ventricle",
     "prepare_sunnybrook",
     "read_datalist",
+    "read_folders",
     "read_right_ventricle",
     "read_sunnybrook",
     "slice_items",
     "split_datalist",
 ]
+
+# A command's help, and whoever reads a datalist, do not wait for what the readers need.
+__getattr__ = lazy_getattr(
+    __name__,
+    {
+        "REASONS": "quality.reasons",
+        "DataWarning": "stacks",
+        "Finding": "stacks",
+        "ReaderOutput": "stacks",
+        "Reading": "stacks",
+        "Stack": "stacks",
+        "check_datalist": "datalist",
+        "describe_datalist": "datalist",
+        "find_stacks": "datalist",
+        "inspect_stacks": "quality.inspection",
+        "phantom_datalist": "prepare",
+        "prepare_folders": "prepare",
+        "prepare_right_ventricle": "prepare",
+        "prepare_sunnybrook": "prepare",
+        "read_datalist": "datalist",
+        "read_folders": "readers.folders",
+        "read_right_ventricle": "readers.folders",
+        "read_sunnybrook": "readers.sunnybrook",
+        "slice_items": "datalist",
+        "split_datalist": "datalist",
+    },
+    submodules=("download", "folds", "phantom"),
+)

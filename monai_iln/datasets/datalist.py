@@ -1,4 +1,4 @@
-"""The datalist: the one form in which data reach training, a decathlon JSON beside NIfTI stacks."""
+"""The datalist: a JSON in MONAI's decathlon form beside NIfTI stacks. Data reach training in no other form."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from monai_iln.datasets.formats.dicom import is_dicom
+from monai_iln.datasets.formats.listing import is_dicom
 from monai_iln.datasets.formats.nifti import read_header, read_volume, same_place
+from monai_iln.datasets.progress import track
 from monai_iln.datasets.stacks import Stack
 from monai_iln.errors import UserError
+from monai_iln.files import write_json
 
 FILE_NAME = "datalist.json"
 _KINDS = {"image": str, "label": str, "subject": str, "phase": str, "fold": int}
@@ -39,24 +40,24 @@ def write_datalist(
     to the file), ``sha256`` of both, ``subject``, ``phase``, ``fold`` and ``slices``.
 
     Args:
-        stacks: the data.
-        folder: to write into, see :func:`~monai_iln.datasets.folders.new_folder`.
-        name: of the data set.
-        labels: names of the label values 0, 1, ...
-        folds: of every subject.
-        progress: whether to show a bar.
+        stacks: The stacks of the data set.
+        folder: The folder to write into.
+        name: The name of the data set.
+        labels: The names of the label values 0, 1, ...
+        folds: The fold of every subject.
+        progress: Shows a bar.
 
     Raises:
-        UserError: if a subject's name cannot be part of a file's name.
+        UserError: If a subject's name cannot be part of a file's name, or two stacks would have one name.
     """
     items = []
-    names = Counter(f"{stack.subject}_{stack.phase}".casefold() for stack in stacks)
-    for name_, count in names.items():
+    file_names = Counter(f"{stack.subject}_{stack.phase}".casefold() for stack in stacks)
+    for file_name, count in file_names.items():
         if count > 1:
             raise UserError(
-                f"{count} stacks would be called {name_}. Files are named after subject and phase: rename one."
+                f"{count} stacks would be called {file_name}. Files are named after subject and phase: rename one."
             )
-    for stack in tqdm(stacks, desc="Writing", unit="stack", disable=not progress):
+    for stack in track(stacks, "Writing", "stack", progress):
         item: dict[str, Any] = {}
         for key, array in (("image", _storable(stack.image)), ("label", stack.label)):
             file = Path(f"{key}s") / f"{stack.subject}_{stack.phase}.nii.gz"
@@ -77,15 +78,15 @@ def write_datalist(
         "numTraining": len(items),
         "training": items,
     }
-    (folder / FILE_NAME).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / FILE_NAME, document)
 
 
 def _storable(image: NDArray[Any]) -> NDArray[Any]:
-    """NIfTI knows 64-bit integers, many of its readers do not."""
-    if image.dtype.kind in "iu" and image.dtype.itemsize == 8:
-        fits = np.abs(image).max(initial=0) <= np.iinfo(np.int32).max
-        return image.astype(np.int32 if fits else np.float64)
-    return image
+    """The image without 64-bit integers, which NIfTI knows and many of its readers do not."""
+    if image.dtype.kind not in "iu" or image.dtype.itemsize < 8:
+        return image
+    fits = np.abs(image).max(initial=0) <= np.iinfo(np.int32).max
+    return image.astype(np.int32 if fits else np.float64)
 
 
 def _sha256(path: Path) -> str:
@@ -96,34 +97,34 @@ def read_datalist(path: Path | str) -> list[dict[str, Any]]:
     """Read the items of a datalist, paths made absolute.
 
     Args:
-        path: the JSON file, or the folder that holds it as ``datalist.json``.
+        path: The JSON file, or the folder that holds it as ``datalist.json``.
 
     Returns:
-        Items with at least ``image``, ``label``, ``subject``, ``phase`` and ``fold``.
+        The items, each with at least ``image``, ``label``, ``subject``, ``phase`` and ``fold``.
 
     Raises:
-        UserError: if the file is missing or no datalist, an item lacks a key or a file, or a subject has two folds.
+        UserError: If the file is missing or no datalist, an item lacks a key or a file, or a subject has two folds.
     """
-    return _items(Path(path))[0]
+    return _read_items(Path(path))[0]
 
 
 def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, Any]]:
     """Read a datalist and look into every file that it names.
 
     Args:
-        path: as for :func:`read_datalist`.
-        progress: whether to show a bar.
+        path: The datalist or its folder.
+        progress: Shows a bar.
 
     Returns:
-        The items, as :func:`read_datalist`.
+        The items, as :func:`read_datalist` returns them.
 
     Raises:
-        UserError: as :func:`read_datalist`, and if a file cannot be read or is not the one whose SHA-256 the item has,
-            image and label differ in shape or affine, or a label holds values that are not under ``"labels"``.
+        UserError: If :func:`read_datalist` raises it, a file cannot be read or is not the one whose SHA-256 the item
+            has, image and label differ in shape or affine, or a label holds values that are not under ``"labels"``.
     """
-    items, values = _items(Path(path))
+    items, values = _read_items(Path(path))
     owners: dict[str, str] = {}
-    for item in tqdm(items, desc="Checking", unit="stack", disable=not progress):
+    for item in track(items, "Checking", "stack", progress):
         if owners.setdefault(_check_files(item, values), item["subject"]) != item["subject"]:
             raise UserError(
                 f"{item['image']}: the same image as one of another subject. A person under two names may end up in "
@@ -132,9 +133,13 @@ def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, A
     return items
 
 
-def _items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The items of a datalist and the label values that it names, none if it names none."""
-    path = path / FILE_NAME if path.is_dir() else path
+def _find_file(path: Path) -> Path:
+    return path / FILE_NAME if path.is_dir() else path
+
+
+def _read_items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The items of a datalist and the label values that it names, if any."""
+    path = _find_file(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         items = [dict(item) for item in document["training"]]
@@ -177,10 +182,9 @@ def _items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> str:
-    """Refuse files that are not those that were written, or do not belong together; the SHA-256 of the image."""
-    recorded = item.get("sha256")
-    found_hashes = {key: _sha256(Path(item[key])) for key in ("image", "label")}
-    for key, expected in recorded.items() if isinstance(recorded, dict) else ():
+    """Refuse files that are not those that were written, or do not belong together. Returns the image's SHA-256."""
+    found_hashes = _hash_files(item)
+    for key, expected in _recorded_hashes(item).items():
         if found_hashes.get(key, expected) != expected:
             raise UserError(
                 f"{item[key]}: not the file that was prepared, its SHA-256 differs. Restore it; if you changed it on "
@@ -204,28 +208,35 @@ def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> str:
     return found_hashes["image"]
 
 
+def _recorded_hashes(item: Mapping[str, Any]) -> Mapping[str, str]:
+    recorded = item.get("sha256")
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def _hash_files(item: Mapping[str, Any]) -> dict[str, str]:
+    return {key: _sha256(Path(item[key])) for key in ("image", "label")}
+
+
 def describe_datalist(path: Path | str) -> dict[str, Any]:
-    """What a study has to know of a datalist: nothing of its files.
+    """Describe a datalist for a study, without the names of its files.
 
     Args:
-        path: as for :func:`read_datalist`.
+        path: The datalist or its folder.
 
     Returns:
-        ``name`` of the data set, ``folds``, ``structures`` (names of the label values above 0), the number of
-        ``subjects`` and ``stacks``, and ``sha256``, which is another one as soon as an image, a label or a fold is.
+        A dictionary with the data set's ``name``, its ``folds``, its ``structures`` (the names of the label values
+        above 0), the number of ``subjects`` and ``stacks``, and a ``sha256`` that changes as soon as an image, a label
+        or a fold does.
 
     Raises:
-        UserError: as :func:`read_datalist`.
+        UserError: If :func:`read_datalist` raises it.
     """
     path = Path(path)
-    items, values = _items(path)
-    document = json.loads((path / FILE_NAME if path.is_dir() else path).read_text(encoding="utf-8"))
+    items, values = _read_items(path)
+    document = json.loads(_find_file(path).read_text(encoding="utf-8"))
     described = []
     for item in items:
-        recorded = item.get("sha256")
-        hashes = (
-            recorded if isinstance(recorded, dict) else {key: _sha256(Path(item[key])) for key in ("image", "label")}
-        )
+        hashes = _recorded_hashes(item) if isinstance(item.get("sha256"), dict) else _hash_files(item)
         described.append([hashes.get("image"), hashes.get("label"), item["subject"], item["phase"], item["fold"]])
     return {
         "name": str(document.get("name", path.name)),
@@ -244,15 +255,17 @@ def split_datalist(path: Path | str, fold: int, validation_every: int | None = 1
     names and at least one, is held out to choose the best epoch on, so that test images choose nothing.
 
     Args:
-        path: the datalist or its folder.
-        fold: the test fold.
-        validation_every: one of so many training subjects is held out for validation; ``None`` holds out none.
+        path: The datalist or its folder.
+        fold: The test fold.
+        validation_every: The number of training subjects of which one is held out for validation, or ``None`` to hold
+            out none.
 
     Returns:
-        ``{"training": [...], "validation": [...], "test": [...]}``, items of the datalist.
+        The items of the datalist under ``"training"``, ``"validation"`` and ``"test"``.
 
     Raises:
-        UserError: as :func:`check_datalist`, and if the fold does not exist or leaves too few subjects to train on.
+        UserError: If :func:`check_datalist` raises it, or the fold does not exist or leaves too few subjects to train
+            on.
     """
     if validation_every is not None and validation_every < 1:
         raise UserError(f"validation_every {validation_every}: one of so many subjects is held out. Choose 1 or more.")
@@ -269,15 +282,20 @@ def split_datalist(path: Path | str, fold: int, validation_every: int | None = 1
             f"{path}: outside fold {fold} there are {len(others)} subjects, of which {len(held_out)} are for "
             "validation. Training needs at least one more: use more folds or add subjects."
         )
-    parts: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "test": []}
-    for item in items:
-        part = "test" if item["fold"] == fold else "validation" if item["subject"] in held_out else "training"
-        parts[part].append(item)
-    return parts
+    rest = [item for item in items if item["fold"] != fold]
+    return {
+        "training": [item for item in rest if item["subject"] not in held_out],
+        "validation": [item for item in rest if item["subject"] in held_out],
+        "test": [item for item in items if item["fold"] == fold],
+    }
 
 
 def slice_items(stacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One item for each slice of the stacks: ``image``, ``label`` and ``slice``, its index along the last axis."""
+    """One item for each slice of the stacks: ``image``, ``label`` and ``slice``, its index along the last axis.
+
+    Args:
+        stacks: Items of a datalist.
+    """
     return [
         {"image": item["image"], "label": item["label"], "slice": index}
         for item in stacks
@@ -286,17 +304,17 @@ def slice_items(stacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def find_stacks(path: Path | str) -> list[str]:
-    """The stacks at a place, for inference.
+    """Find the stacks that inference is to segment.
 
     Args:
-        path: a NIfTI file, a folder with a datalist (its images are taken), a folder with NIfTI files below it, or a
+        path: A NIfTI file, a folder with a datalist (its images are taken), a folder with NIfTI files below it, or a
             folder with the DICOM files of one series.
 
     Returns:
-        Paths of NIfTI files, or the one DICOM folder.
+        The paths of the NIfTI files, or of the one DICOM folder.
 
     Raises:
-        UserError: if there is nothing of the kind, or two files have one name: their masks would overwrite each other.
+        UserError: If there is nothing of the kind, or two files have one name: their masks would overwrite each other.
     """
     path = Path(path)
     if path.is_file():

@@ -8,98 +8,25 @@ import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pooch
-import requests
-from tqdm import tqdm
-
+from monai_iln.datasets.sunnybrook_files import FILES, HOME, MIRROR_HOME, RemoteFile
 from monai_iln.errors import UserError
+from monai_iln.extras import require_extra
 
-HOME = "https://www.cardiacatlas.org/sunnybrook-cardiac-data/"
-_MIRROR_HOME = "https://github.com/mshunshin/SegNetCMR"
+try:
+    import pooch
+    import requests
+    from tqdm import tqdm
+except ModuleNotFoundError:
+    require_extra("monai-iln download", "data", "pooch", "requests", "tqdm")
+    raise
+
 CHECKSUM_FILE = "checksums.txt"
 _PAUSES = (1.0, 2.0, 4.0)  # seconds between tries
 _MIN_BYTES_PER_SECOND = 1000  # slower than any line that could bring 2 GB: a server that only drips
 _CHUNK = 1024  # requests waits until it has so much, so a drip is seen only after as many bytes
 _AGAIN = (408, 416, 425, 429)  # statuses below 500 that may pass
-
-
-class RemoteFile(NamedTuple):
-    """A file of a data set: its name here, where it lies, and what is known of its content.
-
-    ``sha256`` is that of the file; ``content`` that of a listing, as ``sha256sum`` writes it, of the PNG files below
-    ``Data`` in an archive whose own bytes are not stable.
-    """
-
-    name: str
-    url: str
-    sha256: str | None = None
-    content: str | None = None
-
-
-def _cap(name: str, number: int, token: str, sha256: str) -> RemoteFile:
-    url = f"https://www.cardiacatlas.org/share/download.php?id={number}&token={token}&download"
-    return RemoteFile(name, url, sha256)
-
-
-# The Cardiac Atlas Project publishes links (their tokens are part of the public address) but no checksums. Both are
-# those that torch-em has in torch_em/data/datasets/medical/scd.py. We could check two independently: a second project
-# recorded that of SCD_IMAGES_01.zip, and the table's is that of a public copy once its line ends are CR LF.
-# GitHub packs an archive anew whenever it likes: of the mirror we know the 1610 PNG files, not the archive.
-FILES: Mapping[str, tuple[RemoteFile, ...]] = {
-    "dicom": (
-        _cap(
-            "scd_patientdata.csv",
-            66,
-            "Y1D66ieUdbXFlqmZ4icHJheJy44MXUPY",
-            "c39eb11924d021e8ec51bb984daa57d1adadcc8eb7e342640181ce151dae5ded",
-        ),
-        _cap(
-            "SCD_ManualContours.zip",
-            61,
-            "gFjv8psvCQu2vDYldUW9TYUIDic11fDt",
-            "93d8e06dfa53fc384e78810aeac86c336b5bdecbff1c9c175ec9254851cc2162",
-        ),
-        _cap(
-            "SCD_IMAGES_01.zip",
-            98,
-            "kUVtCTMzfjlHwunzFYST7yNGFnlUtV7W",
-            "708ce04db1ac33948a00b9052d44e9548c6807121a4841f4c35080d6db127b72",
-        ),
-        _cap(
-            "SCD_IMAGES_02.zip",
-            99,
-            "2euh4WH03DynHi9Y5elb2HSWJaJIeWER",
-            "ea97bd11dfc1154bdcf02b6466c00637bc7e0dc04b5ddc3d94d68a7cd7a3e6a5",
-        ),
-        _cap(
-            "SCD_IMAGES_03.zip",
-            100,
-            "eT37AbXslu1JQp1GSZy2BmmWzWmXDdfx",
-            "5b065fadef1b523bbabfec0d85327f375f743f2dd72810a5927b21b834b45deb",
-        ),
-        _cap(
-            "SCD_IMAGES_04.zip",
-            101,
-            "Qn0dY2lHTyTIBF5qNHRkbHdUSnWnS4Yy",
-            "2a8d7054d9b89b5af4c9764b4b04eecee57b61b71b69f5ac69ec12629e9a615c",
-        ),
-        _cap(
-            "SCD_IMAGES_05.zip",
-            102,
-            "nYALJl6kS6cj5jgK9R8CKDpgQwZn1pm3",
-            "e65a818fe89c665c344317222a052360e210936c81f89ceb9d36e8e3c6e2d6e9",
-        ),
-    ),
-    "png": (
-        RemoteFile(
-            "SegNetCMR-master.zip",
-            "https://github.com/mshunshin/SegNetCMR/archive/refs/heads/master.zip",
-            content="03121125bef1627fbc4038a6fcb59501ca57c595b7ecd160a933b096d7a962fe",
-        ),
-    ),
-}
 
 
 def download_sunnybrook(
@@ -118,20 +45,20 @@ def download_sunnybrook(
     ``checksums.txt`` beside them says what was got, for ``sha256sum -c``.
 
     Args:
-        output: folder, made where it is missing. It may be given to ``prepare`` as it is.
+        output: The folder, made where it is missing. It may be given to ``prepare`` as it is.
         layout: ``"dicom"``, DICOM and contours from the Cardiac Atlas Project, some 2 GB, or ``"png"``, the 805
             labelled frames as 8-bit images from SegNetCMR on GitHub, some 35 MB.
-        mirror: address of a folder with files of the same names, to be used instead.
-        checksums: the SHA-256 of files by their names, or a file of them as ``sha256sum`` writes it; they go before
-            those that are known here.
-        timeout: seconds after which a silent server is given up.
-        progress: whether to show a bar for each file.
+        mirror: The address of a folder with files of the same names, to be used instead.
+        checksums: The SHA-256 of files by their names, or a file of them as ``sha256sum`` writes it. They replace those
+            that are known here.
+        timeout: The seconds after which a silent server is given up.
+        progress: Shows a bar for each file.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: if a file cannot be had or is not the right one, or the folder cannot be written.
+        UserError: If a file cannot be had or is not the right one, or the folder cannot be written.
     """
     output = Path(output)
     if layout not in FILES:
@@ -141,7 +68,9 @@ def download_sunnybrook(
             f"{mirror}: no address of a mirror. It starts with http:// or https://. Data that are on this machine "
             "need no download: give them to monai-iln prepare sunnybrook --source."
         )
-    expected = read_checksums(checksums) if isinstance(checksums, Path) else dict(checksums or {})
+    if isinstance(checksums, Path):
+        checksums = read_checksums(checksums)
+    expected = dict(checksums or {})
     files = [file._replace(sha256=expected.pop(file.name, file.sha256)) for file in FILES[layout]]
     if expected:
         raise UserError(
@@ -168,8 +97,11 @@ def download_sunnybrook(
 def read_checksums(path: Path) -> dict[str, str]:
     """The SHA-256 of files by their names, from a file as ``sha256sum`` writes it.
 
+    Args:
+        path: The file.
+
     Raises:
-        UserError: if the file is missing or has another form.
+        UserError: If the file is missing or has another form.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -188,11 +120,11 @@ def read_checksums(path: Path) -> dict[str, str]:
 
 
 class _WrongFileError(Exception):
-    """What came is whole, but not what it should be."""
+    """A file that came whole, but is not the right one."""
 
 
 def _fetch(file: RemoteFile, folder: Path, timeout: float, progress: bool) -> None:
-    """Get one file, by as many tries as make sense."""
+    """Get one file. What may pass is tried again."""
     path, part = folder / file.name, folder / f"{file.name}.part"
     wrong = path.with_name(f"{file.name}.wrong")
     if file.sha256 is None and path.exists():  # else pooch compares the checksum
@@ -214,35 +146,41 @@ def _fetch(file: RemoteFile, folder: Path, timeout: float, progress: bool) -> No
             )
             return
         except requests.RequestException as error:
-            what = f"{type(error).__name__}: {error}"
-            cause = error
-            status = None if error.response is None else error.response.status_code
-            if status is None:  # a server that is silent once is silent again; ValueErrors are of impossible addresses
-                again = "timed out" not in what and not isinstance(error, ValueError)
-            else:
-                again = status >= 500 or status in _AGAIN
+            what, cause, again = f"{type(error).__name__}: {error}", error, _may_pass(error)
         except (_WrongFileError, ValueError) as error:  # pooch removes a file of wrong checksum, and raises ValueError
             what, cause, again = str(error), error, resumed  # the two parts may be of different files
-        pause = next(pauses, None) if again else None
-        if pause is None:
+        pause = next(pauses, None)
+        if pause is None or not again:
             if path.exists():  # with a wrong checksum: it must not be taken for the file
                 path.replace(wrong)
+            home = MIRROR_HOME if file.content else HOME
             raise UserError(
                 f"{file.url}: {file.name} cannot be had from there ({what}). It must come whole and as it was "
                 f"published. Try again later (what has come is kept), try another --mirror, or get {file.name} with a "
-                f"browser, from {_MIRROR_HOME if file.content else HOME} or another place that you trust, and give it "
-                "to monai-iln prepare sunnybrook --source."
+                f"browser, from {home} or another place that you trust, and give it to monai-iln prepare sunnybrook "
+                "--source."
             ) from cause
         time.sleep(pause)
 
 
+def _may_pass(error: requests.RequestException) -> bool:
+    """Whether it makes sense to try again."""
+    if error.response is not None:
+        status = error.response.status_code
+        return status >= 500 or status in _AGAIN
+    # A server that is silent once is silent again; ValueErrors are of impossible addresses.
+    return "timed out" not in str(error) and not isinstance(error, ValueError)
+
+
 def _downloader(file: RemoteFile, part: Path, timeout: float, progress: bool) -> Callable[[str, str, Any], None]:
-    """What pooch calls to bring a file: goes on with what is there, and hands it over only when it is whole."""
+    """The function by which pooch gets a file. It continues a part that is there, and hands over whole files only."""
 
     def download(url: str, target: str, _: Any) -> None:
         start = part.stat().st_size if part.exists() else 0
         # Without "identity", parts of a file that is packed for the way would not fit together.
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
             if response.status_code == 416:  # the part is as long as the file, or longer
                 part.unlink(missing_ok=True)
@@ -267,7 +205,9 @@ def _goes_on(response: requests.Response, start: int) -> bool:
 
 def _write(response: requests.Response, name: str, part: Path, start: int, timeout: float, progress: bool) -> None:
     length = response.headers.get("Content-Length", "")
-    total = start + int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
+    total = None
+    if length.isdigit() and "Content-Encoding" not in response.headers:
+        total = start + int(length)
     begin, size = time.monotonic(), start
     with (
         part.open("ab" if start else "wb") as target,
@@ -295,7 +235,9 @@ def _check(file: RemoteFile, path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-            listing = "" if damaged or file.content is None else _list_content(archive)
+            listing = ""
+            if not damaged and file.content is not None:
+                listing = _list_content(archive)
     except Exception as error:  # zipfile raises many kinds on damaged archives, OSError among them
         raise _WrongFileError(f"no zip archive, or a damaged one: {error}") from error
     if damaged:

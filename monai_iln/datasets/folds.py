@@ -19,15 +19,15 @@ def assign_folds(subjects: Mapping[str, str], num_folds: int = 3, seed: int = 0)
     Larger folds come last: 45 subjects are dealt 15/15/15 and 37 subjects 12/12/13, as in the ILN paper.
 
     Args:
-        subjects: the stratum, for example the pathology, of every subject.
-        num_folds: how many folds; with one there is nothing to train on while it is tested.
-        seed: of the shuffle. The order of ``subjects`` plays no role.
+        subjects: The stratum, for example the pathology, of every subject.
+        num_folds: The number of folds. With one there is nothing to train on while it is tested.
+        seed: The seed of the shuffle. The order of ``subjects`` plays no role.
 
     Returns:
         The fold of every subject, from 0.
 
     Raises:
-        UserError: with fewer subjects than folds, no fold, or a seed out of range.
+        UserError: If there are fewer subjects than folds, no fold, or a seed out of range.
 
     Example:
         >>> sorted(assign_folds({"a": "sick", "b": "sick", "c": "well", "d": "well"}, num_folds=2).values())
@@ -45,7 +45,8 @@ def assign_folds(subjects: Mapping[str, str], num_folds: int = 3, seed: int = 0)
     if num_folds == 1:
         return dict.fromkeys(names, 0)
     # Stratification needs every stratum in every fold; a smaller one leaves only the plain shuffle.
-    splitter = StratifiedKFold if min(Counter(strata).values()) >= num_folds else KFold
+    can_stratify = min(Counter(strata).values()) >= num_folds
+    splitter = StratifiedKFold if can_stratify else KFold
     splits = splitter(num_folds, shuffle=True, random_state=seed).split(np.zeros(len(names)), strata)
     parts = sorted((members for _, members in splits), key=len)
     return {names[i]: fold for fold, members in enumerate(parts) for i in members}
@@ -55,15 +56,15 @@ def listed_folds(subjects: Mapping[str, str], lists: Sequence[Sequence[str]]) ->
     """Folds as somebody lists them, a published split for example.
 
     Args:
-        subjects: every subject there is.
-        lists: the subjects of fold 0, of fold 1, and so on. Subjects that are not there are passed over, for a part of
+        subjects: Every subject that there is.
+        lists: The subjects of fold 0, of fold 1, and so on. Subjects that are not there are passed over, for a part of
             a data set has the folds of the whole.
 
     Returns:
         The fold of every subject, from 0.
 
     Raises:
-        UserError: if a subject is in no fold or in two.
+        UserError: If a subject is in no fold or in two.
 
     Example:
         >>> listed_folds({"a": "", "b": ""}, [["b"], ["a", "c"]])
@@ -79,7 +80,9 @@ def listed_folds(subjects: Mapping[str, str], lists: Sequence[Sequence[str]]) ->
     missing = sorted(subjects.keys() - folds.keys())
     if missing:
         unknown = sorted(folds.keys() - subjects.keys())
-        strange = f" No subject is called {', '.join(unknown[:3])}." if unknown else ""
+        strange = ""
+        if unknown:
+            strange = f" No subject is called {', '.join(unknown[:3])}."
         raise UserError(
             f"{len(missing)} of {len(subjects)} subjects are in no fold, such as {', '.join(missing[:3])}.{strange} "
             "Every subject has one: add them to the lists."
@@ -91,10 +94,10 @@ def read_fold_lists(path: Path | str) -> list[list[str]]:
     """Read lists of subjects for :func:`listed_folds`.
 
     Args:
-        path: JSON, ``[["SC-N-02", "SC-N-03"], ["SC-N-05"], ...]``.
+        path: The JSON file, such as ``[["SC-N-02", "SC-N-03"], ["SC-N-05"], ...]``.
 
     Raises:
-        UserError: if it cannot be read or holds anything else.
+        UserError: If it cannot be read or holds anything else.
     """
     try:
         lists = json.loads(Path(path).read_text(encoding="utf-8"))

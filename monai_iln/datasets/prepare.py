@@ -10,17 +10,18 @@ from pathlib import Path
 from monai_iln.datasets.datalist import FILE_NAME, write_datalist
 from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
 from monai_iln.datasets.formats.archives import unpacked
+from monai_iln.datasets.formats.listing import Sources, list_sources
 from monai_iln.datasets.phantom import write_phantom
-from monai_iln.datasets.quality.exclusion import actions, excluded
+from monai_iln.datasets.quality.exclusion import exclude_slices
 from monai_iln.datasets.quality.inspection import inspect_stacks
-from monai_iln.datasets.quality.report import TABLE, summary, write_report
-from monai_iln.datasets.readers.folders import read_right_ventricle
+from monai_iln.datasets.quality.reasons import choose_actions
+from monai_iln.datasets.quality.report import TABLE, summarize, write_report
+from monai_iln.datasets.readers.folders import read_folders
 from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
-from monai_iln.datasets.stacks import DataWarning, Reading
+from monai_iln.datasets.stacks import DataWarning, ReaderOutput, Stack
 from monai_iln.errors import UserError
+from monai_iln.extras import require_extra
 from monai_iln.files import new_folder, require_new
-
-Sources = Path | str | Sequence[Path | str]
 
 
 def prepare_sunnybrook(
@@ -38,37 +39,37 @@ def prepare_sunnybrook(
     """Turn Sunnybrook data into NIfTI stacks and a datalist.
 
     Args:
-        sources: folders or zip archives with the raw data, see
+        sources: Folders or archives with the raw data, see
             :func:`~monai_iln.datasets.readers.sunnybrook.read_sunnybrook`.
-        output: folder to make; it must not exist, or be empty. It appears whole or not at all, with ``images``,
+        output: The folder to make. It must not exist, or be empty. It appears whole or not at all, with ``images``,
             ``labels``, ``datalist.json`` and the exclusion report, ``exclusions.csv`` and ``exclusions.png``.
-        label: the structure that is labelled 1.
-        layout: ``"dicom"`` or ``"png"``; ``None`` finds out.
-        folds: how many folds to deal the subjects into, balanced over the pathologies; or who is in which, as lists or
-            a file of them, see :func:`~monai_iln.datasets.folds.read_fold_lists`. Frames are excluded afterwards, so
-            that what is excluded moves nobody to another fold.
-        seed: of the folds.
-        keep: reasons of :data:`~monai_iln.datasets.quality.exclusion.REASONS` that shall exclude nothing.
-        exclude: reasons that shall exclude, though by default they do not.
-        progress: whether to show bars.
+        label: The structure that is labelled 1.
+        layout: ``"dicom"`` or ``"png"``, or ``None`` to find out.
+        folds: The number of folds into which subjects are dealt, balanced over the pathologies; or lists of the
+            subjects in each fold, or a file of such lists, see :func:`~monai_iln.datasets.folds.read_fold_lists`.
+            Frames are excluded afterwards, so that an exclusion moves nobody to another fold.
+        seed: The seed of the folds.
+        keep: The reasons of :data:`~monai_iln.datasets.quality.reasons.REASONS` for which nothing is excluded.
+        exclude: The reasons for which frames are excluded, though by default they are kept.
+        progress: Shows bars.
 
     Returns:
         The path of the datalist.
 
     Raises:
-        UserError: for unusable data, output or options.
+        UserError: If the data, the output or an option cannot be used.
 
     Warns:
-        DataWarning: for every reason for which something was left out, excluded or found doubtful.
+        DataWarning: For every reason for which something was left out, excluded or found doubtful.
     """
 
-    def read(paths: Sequence[Path]) -> Reading:
+    def read(paths: Sequence[Path]) -> ReaderOutput:
         return read_sunnybrook(paths, label=label, layout=layout, progress=progress)
 
     return _prepare(read, sources, output, "Sunnybrook Cardiac Data", label, folds, seed, keep, exclude, progress)
 
 
-def prepare_right_ventricle(
+def prepare_folders(
     sources: Sources,
     output: Path | str,
     *,
@@ -82,21 +83,24 @@ def prepare_right_ventricle(
     exclude: Collection[str] = (),
     progress: bool = False,
 ) -> Path:
-    """Turn right-ventricle data, or any with one folder a subject, into NIfTI stacks and a datalist.
+    """Turn data with a folder for each subject into NIfTI stacks and a datalist: ACDC, M&Ms, RVSC, or one's own.
 
     ``label``, ``layout``, ``image`` and ``mask`` are those of
-    :func:`~monai_iln.datasets.readers.folders.read_right_ventricle`, all others those of :func:`prepare_sunnybrook`.
+    :func:`~monai_iln.datasets.readers.folders.read_folders`, all others those of :func:`prepare_sunnybrook`.
     """
 
-    def read(paths: Sequence[Path]) -> Reading:
-        return read_right_ventricle(paths, label=label, layout=layout, image=image, mask=mask, progress=progress)
+    def read(paths: Sequence[Path]) -> ReaderOutput:
+        return read_folders(paths, label=label, layout=layout, image=image, mask=mask, progress=progress)
 
     name = f"value {label}" if isinstance(label, int) else label
     return _prepare(read, sources, output, "Cardiac MRI", name, folds, seed, keep, exclude, progress)
 
 
+prepare_right_ventricle = prepare_folders  # the former name
+
+
 def _prepare(
-    read: Callable[[Sequence[Path]], Reading],
+    read: Callable[[Sequence[Path]], ReaderOutput],
     sources: Sources,
     output: Path | str,
     name: str,
@@ -107,16 +111,52 @@ def _prepare(
     exclude: Collection[str],
     progress: bool,
 ) -> Path:
-    output, chosen = Path(output), actions(keep, exclude)
+    require_extra("monai-iln prepare", "data", "PIL", "pydicom", "scipy", "tqdm")
+    output, actions = Path(output), choose_actions(keep, exclude)
     require_new(output)
-    lists = read_fold_lists(folds) if isinstance(folds, (str, Path)) else folds
-    if isinstance(lists, int):  # before the work: are these numbers possible at all?
-        assign_folds({str(number): "" for number in range(max(lists, 1))}, lists, seed)
-    paths = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
+    if isinstance(folds, (str, Path)):
+        folds = read_fold_lists(folds)
+    if isinstance(folds, int):  # refuses impossible numbers before the work
+        assign_folds({str(number): "" for number in range(max(folds, 1))}, folds, seed)
+    paths = list_sources(sources)
+    stacks, findings = _read_sources(read, paths, progress)
+    findings += inspect_stacks(stacks, progress)
+    good, gaps = exclude_slices(stacks, findings, actions)
+    findings += gaps
+    for line in summarize(findings, actions):
+        warnings.warn(DataWarning(line), stacklevel=3)
+    if not good:
+        first = " No labels were found."
+        if findings:
+            first = f" The first finding is: {findings[0].detail}."
+        raise UserError(
+            f"{', '.join(map(str, paths))}: of {len(stacks)} stacks with a label none is left.{first} Correct or add "
+            "what is missing, or keep what is right with --keep REASON."
+        )
+    strata = {stack.subject: stack.stratum for stack in stacks}
+    fold_of = assign_folds(strata, folds, seed) if isinstance(folds, int) else listed_folds(strata, folds)
+    with new_folder(output) as folder:
+        write_report(folder, stacks, findings, actions)
+        write_datalist(good, folder, name=name, labels=("background", label), folds=fold_of, progress=progress)
+    if findings:
+        excluded = _count_slices(stacks) - _count_slices(good)
+        detail = f"{excluded} frames excluded, {len(findings)} findings in all: see {output / TABLE}."
+        warnings.warn(DataWarning(detail), stacklevel=3)
+    return output / FILE_NAME
+
+
+def _count_slices(stacks: Sequence[Stack]) -> int:
+    return sum(len(stack.slices) for stack in stacks)
+
+
+def _read_sources(
+    read: Callable[[Sequence[Path]], ReaderOutput], paths: Sequence[Path], progress: bool
+) -> ReaderOutput:
+    """Read sources, archives among them, and call files by their names there, not in a folder that is gone."""
     with unpacked(paths, progress) as roots:
         temporary = [str(root) for root in roots if root not in paths]
 
-        def shown(text: str) -> str:  # files of archives by their names there, not in a folder that is gone
+        def rename(text: str) -> str:
             for folder in temporary:
                 text = text.replace(f"{folder}/", "").replace(folder, ", ".join(map(str, paths)))
             return text
@@ -124,43 +164,25 @@ def _prepare(
         try:
             stacks, findings = read(roots)
         except UserError as error:
-            raise UserError(shown(str(error))) from error
-    stacks = [replace(stack, files=tuple(map(shown, stack.files))) for stack in stacks]
-    findings = [f._replace(file=shown(f.file), detail=shown(f.detail)) for f in findings]
-    findings += inspect_stacks(stacks, progress)
-    good, gaps = excluded(stacks, findings, chosen)
-    findings += gaps
-    for line in summary(findings, chosen):
-        warnings.warn(DataWarning(line), stacklevel=3)
-    if not good:
-        first = f" The first finding is: {findings[0].detail}." if findings else " No labels were found."
-        raise UserError(
-            f"{', '.join(map(str, paths))}: of {len(stacks)} stacks with a label none is left.{first} Correct or add "
-            "what is missing, or keep what is right with --keep REASON."
-        )
-    strata = {stack.subject: stack.stratum for stack in stacks}
-    dealt = assign_folds(strata, lists, seed) if isinstance(lists, int) else listed_folds(strata, lists)
-    with new_folder(output) as folder:
-        write_report(folder, stacks, findings, chosen)
-        write_datalist(good, folder, name=name, labels=("background", label), folds=dealt, progress=progress)
-    if findings:
-        frames = sum(len(stack.slices) for stack in stacks) - sum(len(stack.slices) for stack in good)
-        detail = f"{frames} frames excluded, {len(findings)} findings in all: see {output / TABLE}."
-        warnings.warn(DataWarning(detail), stacklevel=3)
-    return output / FILE_NAME
+            raise UserError(rename(str(error))) from error
+    return ReaderOutput(
+        [replace(stack, files=tuple(map(rename, stack.files))) for stack in stacks],
+        [finding._replace(file=rename(finding.file), detail=rename(finding.detail)) for finding in findings],
+    )
 
 
 def phantom_datalist(folder: Path | str, ventricle: str) -> str:
-    """A datalist of phantoms for a training without data: made under ``folder`` once, and said so every time.
+    """A datalist of phantoms for a training without data: made under a folder once, and said so every time.
 
     Args:
-        folder: gets ``phantoms_raw`` (in the layout of a public data set) and ``phantoms`` (stacks and datalist).
+        folder: The folder that gets ``phantoms_raw`` (in the layout of a public data set) and ``phantoms`` (stacks and
+            datalist).
         ventricle: ``"left"`` or ``"right"``, the one that is labelled.
 
     Returns:
         The folder of the datalist.
     """
-    layout, prepare = {"left": ("official", prepare_sunnybrook), "right": ("chla", prepare_right_ventricle)}[ventricle]
+    layout, prepare = {"left": ("official", prepare_sunnybrook), "right": ("chla", prepare_folders)}[ventricle]
     raw, prepared = Path(folder) / "phantoms_raw", Path(folder) / "phantoms"
     print(
         f"No dataset_dir given: training on PHANTOMS, synthetic hearts in {prepared}. Their Dice says nothing about "

@@ -1,12 +1,13 @@
-"""What every reader returns: stacks of labelled slices, and what it found wrong on the way."""
+"""The output of readers: stacks of labelled slices, and findings about what is wrong with the files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class DataWarning(UserWarning):
@@ -18,18 +19,18 @@ class Stack:
     """The labelled slices of one subject in one phase.
 
     Attributes:
-        subject: identifier, also the start of the file names.
+        subject: The subject's name, with which the names of its files start.
         phase: ``"ED"`` or ``"ES"``.
-        stratum: what folds are balanced over, for example the pathology.
-        image: ``(H, W, Z)``, as stored by the scanner.
-        label: ``(H, W, Z)`` of ``uint8``, 1 inside the labelled structure.
-        affine: from ``(row, column, slice)`` to RAS millimetres.
-        slices: numbers of the slices in the series they come from, from 1.
-        files: what every slice was read from, for reports; one path for each slice.
-        pool: ``(H, W, Z)``, not 0 in the cavity of blood that the labelled structure is or surrounds, by which a label
-            is compared with its image; ``None``: the label is that cavity.
-        thick_wall: whether dark muscle surrounds that cavity, as it does the left ventricle's. The right ventricle's
-            thin wall often does not part it from other bright tissue.
+        stratum: The group over which folds are balanced, for example the pathology.
+        image: An array ``(H, W, Z)``, as the scanner stored it.
+        label: An array ``(H, W, Z)`` of ``uint8``, 1 inside the labelled structure.
+        affine: The affine from ``(row, column, slice)`` to RAS millimetres.
+        slices: The numbers of the slices in their series, from 1.
+        files: The file that each slice was read from, for reports.
+        pool: An array ``(H, W, Z)``, not 0 in the blood pool that the structure is or surrounds. A label is compared
+            with its image there. ``None`` means that the label is the blood pool.
+        thick_wall: Whether dark muscle surrounds the blood pool, as in the left ventricle. The thin wall of the right
+            ventricle often does not separate it from other bright tissue.
     """
 
     subject: str
@@ -44,12 +45,12 @@ class Stack:
     thick_wall: bool = True
 
     def file(self, index: int) -> str:
-        """What a slice was read from, if that is known."""
+        """The file that a slice was read from, or an empty text if that is not known."""
         return self.files[index] if self.files else ""
 
     @property
     def cavity(self) -> NDArray[np.uint8]:
-        """The pool, or the label where that is the pool."""
+        """The blood pool, which is the label itself where no other was given."""
         return self.label if self.pool is None else self.pool
 
 
@@ -57,12 +58,12 @@ class Finding(NamedTuple):
     """Something wrong with a frame, a phase or a subject.
 
     Attributes:
-        reason: a key of :data:`monai_iln.datasets.quality.exclusion.REASONS`, which says what is done about it.
-        subject: whose data it is about.
-        phase: ``""`` if it is about all.
-        slice: number in the series, from 1; ``None`` if it is about all of the phase, or unknown.
-        file: the file to look at.
-        detail: what was measured, and against what rule.
+        reason: A key of :data:`monai_iln.datasets.quality.reasons.REASONS`, which says what is done about it.
+        subject: The subject whose data it is about.
+        phase: The phase, or ``""`` if it is about all of them.
+        slice: The slice's number in its series, from 1, or ``None`` if it is about the whole phase or not known.
+        file: The file to look at.
+        detail: The value that was measured and the rule that it breaks.
     """
 
     reason: str
@@ -73,8 +74,16 @@ class Finding(NamedTuple):
     detail: str
 
 
-class Reading(NamedTuple):
-    """The stacks of a data set, by subject and ED before ES, and what was found wrong while reading them."""
+class ReaderOutput(NamedTuple):
+    """The output of a reader.
+
+    Attributes:
+        stacks: The stacks of the data set, sorted by subject, ED before ES.
+        findings: Everything that was wrong with the files.
+    """
 
     stacks: list[Stack]
     findings: list[Finding]
+
+
+Reading = ReaderOutput  # the former name

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from phantom_layouts import ALL_LAYOUTS
 
-from monai_iln.datasets import REASONS, check_datalist, inspect_stacks, read_right_ventricle, read_sunnybrook
-from monai_iln.datasets.phantom import LAYOUTS, write_phantom
+from monai_iln.datasets import REASONS, check_datalist, inspect_stacks, read_folders, read_sunnybrook
+from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.prepare import prepare_sunnybrook
 from monai_iln.errors import UserError
 
@@ -34,7 +35,7 @@ ALLOWED = settings(
 
 
 def read(layout, folder):
-    return read_sunnybrook(folder) if layout in LEFT else read_right_ventricle([folder])
+    return read_sunnybrook(folder) if layout in LEFT else read_folders([folder])
 
 
 class Data(NamedTuple):
@@ -50,9 +51,9 @@ class Data(NamedTuple):
         return self.layout
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@pytest.fixture(scope="module", params=ALL_LAYOUTS)
 def data(request, tmp_path_factory):
-    folder = write_phantom(tmp_path_factory.mktemp("fuzz") / "data", layout=request.param, **SMALL)
+    folder = write_phantom(tmp_path_factory.mktemp("fuzz") / "data", layout=ALL_LAYOUTS[request.param], **SMALL)
     reading = read(request.param, folder)
     truth = {
         (stack.subject, stack.phase, number): (stack.image[..., index], stack.label[..., index])

@@ -11,12 +11,14 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from phantom_layouts import ALL_LAYOUTS
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from monai_iln.datasets.phantom import LAYOUTS, contoured, phantom_truth, write_phantom
 from monai_iln.datasets.phantom.heart import contraction, end_systole, make_heart
 from monai_iln.datasets.phantom.image import _measured, _scan, render
+from monai_iln.datasets.phantom.layouts import WRITERS
 from monai_iln.errors import UserError
 
 SMALL = {"subjects": 4, "slices": 6, "phases": 5, "size": 96}
@@ -28,11 +30,12 @@ ED, ES = 5, 2  # phases of SMALL
 def written(tmp_path_factory):
     """Four phantoms in every layout."""
     folder = tmp_path_factory.mktemp("layouts")
-    return {layout: write_phantom(folder / layout, layout=layout, **SMALL) for layout in LAYOUTS}
+    return {name: write_phantom(folder / name, layout=layout, **SMALL) for name, layout in ALL_LAYOUTS.items()}
 
 
 def truths(layout, **numbers):
-    return {(truth.subject, truth.phase): truth for truth in phantom_truth(layout=layout, **{**SMALL, **numbers})}
+    known = phantom_truth(layout=ALL_LAYOUTS[layout], **{**SMALL, **numbers})
+    return {(truth.subject, truth.phase): truth for truth in known}
 
 
 def contents(folder):
@@ -66,9 +69,9 @@ def assert_contours_are(folder, kind, structure, truth, phase, shape=SQUARE):
         np.testing.assert_array_equal(fill(path, shape), expected[number])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
 def test_the_seed_decides_everything(tmp_path, layout):
-    small = {"layout": layout, "subjects": 1, "slices": 4, "phases": 2, "size": 96}
+    small = {"layout": ALL_LAYOUTS[layout], "subjects": 1, "slices": 4, "phases": 2, "size": 96}
     one, again, other = (contents(write_phantom(tmp_path / str(k), seed=k // 2, **small)) for k in (0, 1, 2))
     assert one == again
     images = {path for path in one if path.suffix in (".dcm", ".png", ".gz", ".img")}
@@ -500,8 +503,12 @@ def test_numbers_out_of_range(tmp_path, wrong):
     assert not list(tmp_path.iterdir())
 
 
+def test_every_layout_has_a_writer():
+    assert list(LAYOUTS) == list(WRITERS)
+
+
 def test_unknown_layout(tmp_path):
-    with pytest.raises(UserError, match="layout dicom: there is no such layout. Choose one of official, challenge"):
+    with pytest.raises(UserError, match="layout dicom: there is no such layout. Choose one of official, png"):
         write_phantom(tmp_path / "out", layout="dicom")
     with pytest.raises(UserError, match="Choose one of official"):
         phantom_truth(layout="")
@@ -515,7 +522,7 @@ def test_a_folder_in_use_is_refused_and_a_failure_leaves_nothing(tmp_path, monke
     def disk_full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(contoured, "_write_contours", disk_full)
+    monkeypatch.setattr(contoured, "write_contours", disk_full)
     with pytest.raises(UserError, match="No space left"):
         write_phantom(tmp_path / "new", subjects=1, slices=4, phases=2, size=96)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

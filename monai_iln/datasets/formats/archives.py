@@ -13,12 +13,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, NoReturn
-
-from tqdm import tqdm
+from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 
 from monai_iln.errors import UserError
+from monai_iln.extras import require_extra
 from monai_iln.files import new_folder
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
@@ -41,16 +43,16 @@ def unpacked(sources: Sequence[Path], progress: bool = False) -> Iterator[list[P
     """Data sources as the user has them, with the archives among them unpacked for the time of a ``with`` block.
 
     Args:
-        sources: files, folders and archives (``.zip``, ``.tar``, ``.tar.gz``, ``.tgz``). Archives that lie directly in
+        sources: Files, folders and archives (``.zip``, ``.tar``, ``.tar.gz``, ``.tgz``). Archives that lie directly in
             a folder are unpacked too, unless a folder of the same name beside them shows that they already are.
-        progress: whether to show a bar for each archive.
+        progress: Shows a bar for each archive.
 
     Yields:
         The files and folders as given, then, if there are archives, one temporary folder with a folder for each that
         has its name (``SCD_IMAGES_01.zip``: ``SCD_IMAGES_01``). It is removed at the end.
 
     Raises:
-        UserError: if a source is missing, two archives have one name, or :func:`extract` refuses one.
+        UserError: If a source is missing, two archives have one name, or :func:`extract` refuses one.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -78,16 +80,18 @@ def unpacked(sources: Sequence[Path], progress: bool = False) -> Iterator[list[P
 
 
 def _sort(sources: Sequence[Path]) -> tuple[list[Path], dict[str, Path]]:
-    """What needs no unpacking, and the archives by the name of their folder."""
+    """The sources that need no unpacking, and the archives by the name of their folder."""
     given, found = [], []
     for source in sources:
         try:
+            source.stat()
             if source.is_dir():
                 given.append(source)
                 found += [path for path in sorted(source.iterdir()) if _stem(path) and path.is_file()]
+            elif _stem(source):
+                found.append(source)
             else:
-                source.stat()
-                (found if _stem(source) else given).append(source)
+                given.append(source)
         except OSError as error:
             raise UserError(
                 f"{source}: cannot be read ({error.strerror}). Give folders, files or archives ({', '.join(SUFFIXES)}) "
@@ -107,9 +111,11 @@ def _sort(sources: Sequence[Path]) -> tuple[list[Path], dict[str, Path]]:
 
 
 def _stem(path: Path) -> str:
-    """The name of the folder that an archive unpacks to, empty if the file is none."""
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
-    stem = "" if suffix is None or _is_clutter(path.name) else path.name[: -len(suffix)]
+    """The name of the folder to which an archive unpacks, empty if the file is none."""
+    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    if not suffix or _is_clutter(path.name):
+        return ""
+    stem = path.name[: -len(suffix)]
     return stem if stem.strip(".") else ""  # "." and ".." would be other folders
 
 
@@ -126,14 +132,17 @@ def extract(archive: Path, output: Path, progress: bool = False) -> None:
     owners and times are not kept.
 
     Args:
-        archive: a ``.zip``, ``.tar``, ``.tar.gz`` or ``.tgz`` file.
-        output: must not exist, or be an empty folder. It appears whole or not at all.
-        progress: whether to show a bar.
+        archive: A ``.zip``, ``.tar``, ``.tar.gz`` or ``.tgz`` file.
+        output: The folder to make. It must not exist, or be empty. It appears whole or not at all.
+        progress: Shows a bar.
 
     Raises:
-        UserError: if the archive is missing, damaged, encrypted or a bomb (see ``MAX_BYTES`` and the constants beside
+        UserError: If the archive is missing, damaged, encrypted or a bomb (see ``MAX_BYTES`` and the constants beside
             it), holds a name that leaves the folder or occurs twice, a link or a device; if the disk is full.
     """
+    require_extra("unpacking archives", "data", "tqdm")
+    from tqdm import tqdm
+
     with _reading(str(archive)):
         packed = archive.stat().st_size
     bar = tqdm(desc=f"Unpacking {archive.name}", unit="B", unit_scale=True, disable=not progress)
@@ -162,14 +171,14 @@ def _undouble(folder: Path, name: str = "") -> None:
 
 
 class _Budget:
-    """What may come out of one archive and of those inside it, counted as it is written: headers can lie."""
+    """Counts what comes out of one archive and of those inside it, and refuses too much: headers can lie."""
 
     def __init__(self, name: str, packed: int, folder: Path, bar: tqdm[NoReturn]) -> None:
         self.name, self.packed, self.folder, self.bar = name, packed, folder, bar
         self.written = self.members = 0
 
     def expect(self, size: int) -> None:
-        """Spare the user the wait for a disk that will be full."""
+        """Refuse at once what will not fit on the disk."""
         free = shutil.disk_usage(self.folder).free
         if size > free:
             _refuse(
@@ -196,7 +205,9 @@ class _Budget:
         _refuse(self.name, f"{what}, as archives do that are made to fill a disk", "If you trust it, unpack it by hand")
 
 
-class _Entry(NamedTuple):
+class _Member(NamedTuple):
+    """A member of an archive."""
+
     name: str
     is_folder: bool
     is_plain: bool
@@ -206,24 +217,25 @@ class _Entry(NamedTuple):
 def _write(archive: Path, name: str, folder: Path, budget: _Budget) -> list[Path]:
     """Write the files of one archive, and return the archives among them."""
     archives = []
-    entries = _zip_entries if archive.name.lower().endswith(".zip") else _tar_entries
-    with closing(entries(archive, name, budget)) as found:
-        for entry in found:
+    list_members = _zip_members if archive.name.lower().endswith(".zip") else _tar_members
+    with closing(list_members(archive, name, budget)) as members:
+        for member in members:
             budget.add_member()
-            parts = _safe_parts(entry.name, name)
+            parts = _safe_parts(member.name, name)
             if not parts or _is_clutter(*parts):
                 continue
-            if not entry.is_plain:
-                _refuse(name, f"{entry.name!r} is a link, a device or otherwise no plain file", "Unpack it by hand")
+            if not member.is_plain:
+                _refuse(name, f"{member.name!r} is a link, a device or otherwise no plain file", "Unpack it by hand")
             path = folder.joinpath(*parts)
             try:
-                (path if entry.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
-                target = None if entry.is_folder else path.open("xb")
+                if member.is_folder:
+                    path.mkdir(parents=True, exist_ok=True)
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                target = path.open("xb")
             except (FileExistsError, NotADirectoryError) as error:
-                _refuse(name, f"{entry.name!r} has a name that another file or folder has", _AGAIN, error)
-            if target is None:
-                continue
-            with target, closing(_read(entry, name)) as chunks:
+                _refuse(name, f"{member.name!r} has a name that another file or folder has", _AGAIN, error)
+            with target, closing(_read(member, name)) as chunks:
                 for chunk in chunks:
                     budget.add_bytes(len(chunk))
                     target.write(chunk)
@@ -232,31 +244,24 @@ def _write(archive: Path, name: str, folder: Path, budget: _Budget) -> list[Path
     return archives
 
 
-def _safe_parts(member: str, name: str) -> tuple[str, ...]:
+def _safe_parts(member_name: str, name: str) -> tuple[str, ...]:
     """The parts of a member's path, if it stays inside the folder on every system."""
-    member = member.replace("\\", "/")
-    parts = PurePosixPath(member).parts
-    if (
-        member.startswith("/")
-        or ".." in parts
-        or any(_DRIVE.match(part) or min(part) < " " for part in parts)
-        or len(parts) > MAX_DEPTH
-    ):
-        _refuse(
-            name,
-            f"{member[:100]!r} is a path that leaves the folder, or is unusual beyond use",
-            "If you trust it, unpack it by hand",
-        )
+    path = member_name.replace("\\", "/")
+    parts = PurePosixPath(path).parts
+    is_strange = len(parts) > MAX_DEPTH or any(_DRIVE.match(part) or min(part) < " " for part in parts)
+    if path.startswith("/") or ".." in parts or is_strange:
+        what = f"{path[:100]!r} is a path that leaves the folder, or is unusual beyond use"
+        _refuse(name, what, "If you trust it, unpack it by hand")
     return parts
 
 
-def _read(entry: _Entry, name: str) -> Generator[bytes, None, None]:
-    with _reading(name), entry.open() as stream:
+def _read(member: _Member, name: str) -> Generator[bytes, None, None]:
+    with _reading(name), member.open() as stream:
         while chunk := stream.read(_CHUNK):
             yield chunk
 
 
-def _zip_entries(archive: Path, name: str, budget: _Budget) -> Generator[_Entry, None, None]:
+def _zip_members(archive: Path, name: str, budget: _Budget) -> Generator[_Member, None, None]:
     with _reading(name), zipfile.ZipFile(archive) as file:
         budget.expect(sum(info.file_size for info in file.infolist()))
         for info in file.infolist():
@@ -264,11 +269,11 @@ def _zip_entries(archive: Path, name: str, budget: _Budget) -> Generator[_Entry,
                 _refuse(name, f"{info.filename!r} is encrypted", "Unpack it by hand with its password")
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
             is_folder = info.filename.endswith(("/", "\\"))
-            plain = kind in (0, stat.S_IFDIR if is_folder else stat.S_IFREG)
-            yield _Entry(info.filename, is_folder, plain, partial(file.open, info))
+            is_plain = kind in (0, (stat.S_IFREG, stat.S_IFDIR)[is_folder])
+            yield _Member(info.filename, is_folder, is_plain, partial(file.open, info))
 
 
-def _tar_entries(archive: Path, name: str, budget: _Budget) -> Generator[_Entry, None, None]:
+def _tar_members(archive: Path, name: str, budget: _Budget) -> Generator[_Member, None, None]:
     with _reading(name), archive.open("rb") as packed:
         is_gzip = packed.read(2) == b"\x1f\x8b"
         packed.seek(0)
@@ -279,8 +284,8 @@ def _tar_entries(archive: Path, name: str, budget: _Budget) -> Generator[_Entry,
             tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictHeader) as file,
         ):
             for info in file:
-                plain = info.isdir() or (info.isreg() and not info.issparse())
-                yield _Entry(info.name, info.isdir(), plain, partial(_open_member, file, info))
+                is_plain = info.isdir() or (info.isreg() and not info.issparse())
+                yield _Member(info.name, info.isdir(), is_plain, partial(_open_member, file, info))
             while rest := stream.read(_CHUNK):  # gzip compares its checksum at the very end
                 budget.add_bytes(len(rest))
 

@@ -8,20 +8,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.config import disable_value_validation
 
-from monai_iln.datasets.formats.listing import list_files
+from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.errors import UserError
-
-try:
-    from pydicom.pixels import apply_modality_lut
-except ImportError:  # pydicom 2, to which MONAI Label is bound
-    from pydicom.pixel_data_handlers import apply_modality_lut
+from monai_iln.extras import require_extra
 
 MAX_PIXELS = 4096**2  # a short-axis image has 512 x 512 at most; a damaged header may claim anything
 
@@ -44,7 +40,19 @@ _SAME_SLICE_MM = 0.5  # frames closer along the normal than this are one slice; 
 
 @dataclass(frozen=True)
 class Frame:
-    """One DICOM image of a series. Lengths in millimetres, positions in DICOM's LPS coordinates."""
+    """One DICOM image of a series. Lengths are in millimetres, positions in DICOM's LPS coordinates.
+
+    Attributes:
+        path: The file.
+        instance: The InstanceNumber.
+        series: What all frames of the series share, see :func:`find_series`.
+        shape: The rows and columns.
+        position: The centre of the first pixel.
+        row_direction: The direction in which columns count.
+        column_direction: The direction in which rows count.
+        spacing: The distances between rows and between columns.
+        slice_step: The distance to the next slice, as the header says.
+    """
 
     path: Path
     instance: int
@@ -56,38 +64,38 @@ class Frame:
     spacing: tuple[float, float]
     slice_step: float
 
-    @property
+    @cached_property
     def normal(self) -> NDArray[np.float64]:
+        """The direction of the slice's normal."""
         return np.cross(self.row_direction, self.column_direction)
 
-    @property
+    @cached_property
     def depth(self) -> float:
         """Where the frame lies along its normal."""
         return float(self.normal @ np.asarray(self.position))
 
 
 def read_frame(path: Path) -> Frame:
-    """Read one file's header.
+    """Read the header of one file.
+
+    Args:
+        path: The DICOM file.
 
     Raises:
-        UserError: if it is no DICOM image, or says not where it lies.
+        UserError: If the file is no DICOM image, or does not say where it lies.
     """
     try:
-        with _quiet():
+        with _quiet_pydicom() as pydicom:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
             orientation = [float(v) for v in header.ImageOrientationPatient]
             x, y, z = (float(v) for v in header.ImagePositionPatient)
             rows, columns = (float(v) for v in header.PixelSpacing)
+            # Some series share one UID with others: folder, start of the name and geometry tell them apart.
+            prefix = re.sub(r"-?\d+$|.*\..*", "", path.stem)  # a name with dots is a UID, not that of a series
             frame = Frame(
                 path=path,
                 instance=int(header.InstanceNumber),
-                # Some series share one UID with others: folder, start of the name and geometry tell them apart.
-                series=(
-                    str(path.parent),
-                    "" if "." in path.stem else re.sub(r"-?\d+$", "", path.stem),  # a UID is no series' name
-                    str(header.SeriesInstanceUID),
-                    *(f"{v:.3f}" for v in orientation),
-                ),
+                series=(str(path.parent), prefix, str(header.SeriesInstanceUID), *(f"{v:.3f}" for v in orientation)),
                 shape=(int(header.Rows), int(header.Columns)),
                 position=(x, y, z),
                 row_direction=(orientation[0], orientation[1], orientation[2]),
@@ -116,16 +124,19 @@ def read_frame(path: Path) -> Frame:
 def read_pixels(frame: Frame) -> NDArray[np.generic]:
     """The frame's stored values, ``(rows, columns)``, rescaled where the header asks for it.
 
+    Args:
+        frame: The frame, as :func:`read_frame` returns it.
+
     Raises:
-        UserError: if the pixel data are missing, truncated, or not one grey image of the size that the header says.
+        UserError: If the pixel data are missing, truncated, or not one grey image of the size that the header says.
     """
     try:
-        with _quiet():
+        with _quiet_pydicom() as pydicom:
             dataset = pydicom.dcmread(frame.path)
             claimed = (dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1), dataset.SamplesPerPixel)
             if claimed != (*frame.shape, 1, 1):  # before anything of that size is unpacked
                 raise ValueError(f"rows, columns, frames and samples of {claimed}, where one grey image is expected")
-            pixels: NDArray[np.generic] = apply_modality_lut(dataset.pixel_array, dataset)
+            pixels = _rescale(dataset.pixel_array, dataset)
         if pixels.shape != frame.shape or not np.isfinite(pixels).all():
             raise ValueError(f"pixels of shape {pixels.shape}, where {frame.shape} finite numbers are expected")
     except Exception as error:  # pydicom raises many kinds on damaged pixel data
@@ -137,30 +148,37 @@ def read_pixels(frame: Frame) -> NDArray[np.generic]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Real Sunnybrook headers hold invalid UIDs, of which nothing is used: pydicom shall not warn of them."""
+def _quiet_pydicom() -> Iterator[Any]:
+    """Without the warnings of pydicom: real Sunnybrook headers hold invalid UIDs, of which nothing is used here."""
+    import pydicom
+    from pydicom.config import disable_value_validation
+
     with disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        yield pydicom
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its suffix ``.dcm``, or where it has none that says otherwise, by its mark."""
-    suffix = path.suffix.lower()
-    if suffix not in ("", ".ima", ".dicom"):
-        return suffix == ".dcm"
+def _rescale(pixels: NDArray[np.generic], dataset: Any) -> NDArray[np.generic]:
+    """The values that the header's slope and intercept make of the stored ones."""
     try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+        from pydicom.pixels import apply_modality_lut
+    except ImportError:  # pydicom 2, to which MONAI Label is bound
+        from pydicom.pixel_data_handlers import apply_modality_lut
+    return np.asarray(apply_modality_lut(pixels, dataset))
 
 
 def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[Path, UserError]]]:
     """All series of DICOM files in and below folders, and the files that cannot be read.
 
-    A series is what shares folder, start of the file name, UID and orientation, by InstanceNumber.
+    The frames of a series share folder, start of the file name, UID and orientation.
+
+    Args:
+        folders: The folders.
+
+    Returns:
+        The series, each sorted by InstanceNumber, and each damaged file with what is wrong with it.
     """
+    require_extra("reading DICOM", "data", "pydicom")
     series: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
     damaged = []
     for path in sorted({path for folder in folders for path in list_files(folder) if is_dicom(path)}):
@@ -176,7 +194,10 @@ def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[
 def split_slices(frames: Sequence[Frame]) -> list[list[Frame]]:
     """The frames of each slice in order of phase; slices in order of their first InstanceNumber.
 
-    A cine series holds every slice once for each cardiac phase. What lies at one place along the normal is one slice.
+    A cine series holds every slice once for each cardiac phase. Frames at one place along the normal are one slice.
+
+    Args:
+        frames: The frames of one series.
     """
     slices: list[list[Frame]] = []
     for frame in sorted(frames, key=lambda f: f.depth):
@@ -192,19 +213,24 @@ def split_slices(frames: Sequence[Frame]) -> list[list[Frame]]:
 def number_frames(frames: Sequence[Frame]) -> tuple[dict[int, tuple[int, int, Frame]], int]:
     """Slice and phase, from 0, of every frame, by InstanceNumber; and the number of phases in a cycle.
 
-    Where numbers run through the phases of one slice after the other, they tell, also with files missing: all numbers
-    of a slice lie in one cycle, of each slice in another, the next slice's in the next. Otherwise the order of the
-    frames in their slices does.
+    InstanceNumbers decide where they run through the phases of one slice after the other, even if files are missing:
+    all numbers of a slice then lie in one cycle, and those of the next slice in the next cycle. Otherwise the order of
+    the frames in their slices decides.
+
+    Args:
+        frames: The frames of one series.
     """
     slices = split_slices(frames)
     most = max(map(len, slices), default=1)
-    # A copy may hold the labelled frames alone: 20 is usual, else the shortest cycle that fits.
-    for phases in [most] if most >= _CYCLE else [_USUAL_PHASES, *range(most, _MAX_PHASES + 1)]:
+    lengths = [most]
+    if most < _CYCLE:  # a copy may hold the labelled frames alone: 20 is usual, else the shortest cycle that fits
+        lengths = [_USUAL_PHASES, *range(most, _MAX_PHASES + 1)]
+    for phases in lengths:
         for first in (1, 0):  # InstanceNumbers count from 1, some file names from 0
-            runs = [{(frame.instance - first) // phases for frame in slice_} for slice_ in slices]
-            cycles = set.union(*runs, set())
+            pairs = {(place, (f.instance - first) // phases) for place, slice_ in enumerate(slices) for f in slice_}
+            cycles = {cycle for _, cycle in pairs}
             gapless = most >= _CYCLE or len(cycles) == max(cycles, default=0) - min(cycles, default=0) + 1
-            if gapless and all(len(run) == 1 for run in runs) and len(cycles) == len(runs):
+            if gapless and len(pairs) == len(cycles) == len(slices):  # each slice has one cycle, and each cycle one
                 return {frame.instance: (*divmod(frame.instance - first, phases), frame) for frame in frames}, phases
     return {frame.instance: (s, p, frame) for s, slice_ in enumerate(slices) for p, frame in enumerate(slice_)}, most
 
@@ -212,8 +238,11 @@ def number_frames(frames: Sequence[Frame]) -> tuple[dict[int, tuple[int, int, Fr
 def stack_affine(frames: Sequence[Frame]) -> NDArray[np.float64]:
     """The NIfTI affine (RAS, millimetres) of ``numpy.stack([rows x columns], axis=-1)`` of these frames.
 
-    Axis 0 counts rows, axis 1 columns, axis 2 slices in the order given; the step between slices is the mean of the
-    distances from ``ImagePositionPatient``, of one slice alone what the header says.
+    Axis 0 counts rows, axis 1 columns, axis 2 slices in the order given. The step between slices is the mean of the
+    distances from ``ImagePositionPatient``; for one slice alone it is what the header says.
+
+    Args:
+        frames: One frame of each slice.
     """
     first, last = frames[0], frames[-1]
     if len(frames) > 1:
@@ -242,14 +271,14 @@ def read_stack(folder: Path | str, phase: int | None = None) -> tuple[NDArray[np
     """Read one short-axis stack of one cardiac phase from a folder of DICOM files.
 
     Args:
-        folder: holds one series, either one image a slice or a cine with every phase of every slice.
-        phase: the phase to read, 1 is the first. Needed for a cine, where the series does not say which one is meant.
+        folder: The folder of one series, either one image a slice or a cine with every phase of every slice.
+        phase: The phase to read, from 1. A cine needs it, because the series does not say which one is meant.
 
     Returns:
         The stack ``(rows, columns, slices)`` and its NIfTI affine, see :func:`stack_affine`.
 
     Raises:
-        UserError: if there is no or more than one series, slices, phases or files are missing, the phase is not given
+        UserError: If there is no or more than one series, slices, phases or files are missing, the phase is not given
             or out of range, or a file is damaged.
     """
     folder = Path(folder)
@@ -281,7 +310,7 @@ def read_stack(folder: Path | str, phase: int | None = None) -> tuple[NDArray[np
             f"{folder}: a cine with {phases} phases of {len(slices)} slices. One phase is segmented at a time: choose "
             f"it with phase (1 to {phases})."
         )
-    phase = 1 if phase is None else phase
+    phase = phase if phase is not None else 1
     if not 1 <= phase <= phases:
         raise UserError(f"{folder}: phase {phase} of {phases}. Phases count from 1 to {phases}: choose one of them.")
     frames = [slice_[phase - 1] for slice_ in slices]

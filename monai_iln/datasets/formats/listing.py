@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai_iln.errors import UserError
 
+Sources = Path | str | Sequence[Path | str]
+
+
+def list_sources(sources: Sources) -> list[Path]:
+    """The paths of one source or several."""
+    if isinstance(sources, (str, Path)):
+        sources = [sources]
+    return [Path(source) for source in sources]
+
 
 def list_files(source: Path) -> list[Path]:
-    """All files in and below a source, sorted; a file is its own source.
+    """All files in and below a source, sorted. A file is its own source.
 
-    Hidden ones are left aside: macOS leaves ``._scan.dcm`` and ``__MACOSX/`` in archives, with names of data but none
-    inside.
+    Hidden files are left out: macOS leaves ``._scan.dcm`` and ``__MACOSX/`` in archives, which are named like data but
+    hold none.
 
     Args:
         source: A file or a folder.
@@ -38,6 +48,18 @@ def list_files(source: Path) -> list[Path]:
         folders[:] = sorted(filter(_is_shown, folders))
         files += [Path(folder) / name for name in names if _is_shown(name)]
     return sorted(files)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM: by its suffix ``.dcm``, or by its mark where it has no suffix that says otherwise."""
+    suffix = path.suffix.lower()
+    if suffix not in ("", ".ima", ".dicom"):
+        return suffix == ".dcm"
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _is_shown(name: str) -> bool:

@@ -36,17 +36,17 @@ _silent.addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """What the header of a volume says, checked.
+    """The header of a volume, checked.
 
     Attributes:
-        path: of the file with the header.
-        data: of the file with the voxels; NIfTI has one file for both.
-        shape: three axes, or four with time last.
-        affine: from voxel indices to RAS millimetres.
-        oriented: whether the affine's directions and origin mean anything: those of Analyze do not.
-        dtype: of the voxels in the file.
-        offset: bytes before the voxels.
-        scaling: slope and intercept of the stored values; ``None`` is 1 and 0.
+        path: The file with the header.
+        data: The file with the voxels. NIfTI has one file for both.
+        shape: The lengths of three axes, or of four with time last.
+        affine: The affine from voxel indices to RAS millimetres.
+        oriented: Whether the affine's directions and origin mean anything. Those of Analyze do not.
+        dtype: The data type of the voxels in the file.
+        offset: The number of bytes before the voxels.
+        scaling: The slope and intercept of the stored values, ``None`` for 1 and 0.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class VolumeHeader:
 
     @property
     def size(self) -> int:
-        """Of the file with the voxels, in bytes; :func:`read_header` has bounded the shape."""
+        """The size of the file with the voxels, in bytes. :func:`read_header` has bounded the shape."""
         return self.offset + int(np.prod(self.shape)) * self.dtype.itemsize
 
 
@@ -68,7 +68,7 @@ def read_volume(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Read a volume, axes and values as stored.
 
     Args:
-        path: a ``.nii`` or ``.nii.gz`` file, or one of an ``.hdr``/``.img`` pair (NIfTI or Analyze 7.5). Whether it is
+        path: A ``.nii`` or ``.nii.gz`` file, or one of an ``.hdr``/``.img`` pair (NIfTI or Analyze 7.5). Whether it is
             compressed is seen from its bytes, not from its name.
 
     Returns:
@@ -79,8 +79,8 @@ def read_volume(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
         nibabel's convention (LAS), and must not be compared with another file's; SPM's ``.mat`` files are not read.
 
     Raises:
-        UserError: as :func:`read_header`, and if the file holds less or more than its header says, its checksum is
-            wrong, or a value is not finite in single precision.
+        UserError: If :func:`read_header` raises it, or the file holds less or more than its header says, its checksum
+            is wrong, or a value is not finite in single precision.
 
     Example:
         >>> array, affine = read_volume("subject01/subject01_ED.nii.gz")  # doctest: +SKIP
@@ -93,7 +93,8 @@ def read_volume(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
     native = stored.astype(header.dtype.newbyteorder("="))
     with np.errstate(all="ignore"):  # what overflows is infinite, and refused below
         array: NDArray[Any] = apply_read_scaling(native, *header.scaling)
-    bad = 0 if array.dtype.kind in "iu" else np.count_nonzero(~(np.abs(array) <= _LARGEST))
+    is_float = array.dtype.kind not in "iu"
+    bad = np.count_nonzero(~(np.abs(array) <= _LARGEST)) if is_float else 0
     if bad:
         raise UserError(
             f"{header.data}: {bad} voxels are NaN, infinite or beyond {_LARGEST:.1g}. Every voxel needs a value that "
@@ -106,13 +107,10 @@ def read_header(path: Path | str) -> VolumeHeader:
     """Read the header of a volume and check it, before any voxel is read.
 
     Args:
-        path: as for :func:`read_volume`.
-
-    Returns:
-        The header.
+        path: The file, as for :func:`read_volume`.
 
     Raises:
-        UserError: if a file is missing, the header is damaged, says what no image has (axes, size, data type, voxel
+        UserError: If a file is missing, the header is damaged, says what no image has (axes, size, data type, voxel
             sizes), or more than the file can hold.
     """
     path, data = _files(Path(path))
@@ -121,38 +119,39 @@ def read_header(path: Path | str) -> VolumeHeader:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # of damaged numbers; what they lead to is checked below
             header = _parse(start, single=path == data)
-            fields = _checked(header)
+            result = _check(header, path, data)
     except Exception as error:  # nibabel raises many kinds on damaged headers
         raise UserError(
             f"{path}: cannot be read as a NIfTI or Analyze volume ({error}). A header must be whole and describe 3 or "
             f"4 axes of real numbers, up to {MAX_VOXELS} voxels, and their sizes of {_SPACING_MM[0]} to "
             f"{_SPACING_MM[1]:g} mm. Copy or export the file again, or remove it."
         ) from error
-    result = VolumeHeader(path, data, **fields)
     try:
         bytes_there, packed = data.stat().st_size, _is_packed(data)
     except OSError as error:
         raise _unreadable(data, error) from error
-    if bytes_there * _MAX_RATIO < result.size if packed else bytes_there != result.size:
-        raise _wrong_size(data, f"{bytes_there} bytes{', compressed' if packed else ''}", result.size)
+    if packed and bytes_there * _MAX_RATIO < result.size:
+        raise _wrong_size(data, f"{bytes_there} bytes, compressed", result.size)
+    if not packed and bytes_there != result.size:
+        raise _wrong_size(data, f"{bytes_there} bytes", result.size)
     return result
 
 
 def slice_axis(shape: tuple[int, ...], affine: NDArray[np.float64]) -> int:
-    """Which of the first three axes counts slices, seen from sizes alone.
+    """Find the axis that counts slices, from sizes alone.
 
-    Evidence is one axis that is clearly coarser than two of equal spacing, or has less than a third of the length of
-    the others. Without any, the last axis counts slices, as is usual.
+    It is an axis that is clearly coarser than two of equal spacing, or has less than a third of the length of the
+    others. If there is none, the last axis counts slices, as is usual.
 
     Args:
-        shape: of the array.
-        affine: to millimetres.
+        shape: The shape of the array.
+        affine: The affine to millimetres.
 
     Returns:
-        0, 1 or 2.
+        The axis: 0, 1 or 2.
 
     Raises:
-        UserError: if spacing and length point at different axes.
+        UserError: If spacing and length point at different axes.
 
     Example:
         >>> slice_axis((12, 256, 216), np.diag([8.0, 1.4, 1.4, 1.0]))
@@ -162,21 +161,25 @@ def slice_axis(shape: tuple[int, ...], affine: NDArray[np.float64]) -> int:
     lengths = np.asarray(shape[:3])
     fine, medium, coarse = np.sort(spacing)
     short, next_ = np.sort(lengths)[:2]
-    evidence = set()
+    candidates = set()
     if medium < 1.05 * fine and coarse > 1.5 * medium:
-        evidence.add(int(spacing.argmax()))
+        candidates.add(int(spacing.argmax()))
     if 3 * short < next_:
-        evidence.add(int(lengths.argmin()))
-    if len(evidence) > 1:
+        candidates.add(int(lengths.argmin()))
+    if len(candidates) > 1:
         raise UserError(
             f"shape {tuple(shape)} with voxels of {_times(spacing)} mm: the shortest axis is not the coarsest. Slices "
             "are few and far apart: correct the voxel sizes in the header, or the order of the axes."
         )
-    return evidence.pop() if evidence else 2
+    return next(iter(candidates), 2)
 
 
 def same_place(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
     """Whether two affines agree: steps and origin to a thousandth of a voxel.
+
+    Args:
+        first: An affine.
+        second: Another affine.
 
     Example:
         >>> same_place(np.eye(4), np.diag([1.0, 1.0, 1.01, 1.0]))
@@ -192,22 +195,29 @@ def _files(path: Path) -> tuple[Path, Path]:
         raise UserError(
             f"{path}: not the name of a volume. It must end in .nii, .nii.gz, .hdr or .img: convert the file."
         )
-    pair = path, path
-    if match["type"].lower() != "nii":
-        other = "img" if match["type"].lower() == "hdr" else "hdr"
-        other = other.upper() if match["type"].isupper() else other
-        names = [f"{match['stem']}.{other}{gz}" for gz in (match["gzip"] or "", "", ".gz")]
-        twin = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
-        if twin is None:
-            raise UserError(
-                f"{path}: there is no {names[0]} beside it. A volume of this type is a pair of .hdr (header) and .img "
-                "(voxels): copy both, or remove it."
-            )
-        pair = (path, twin) if match["type"].lower() == "hdr" else (twin, path)
-    for file in pair:
+    header = data = path
+    if match["type"].lower() == "hdr":
+        data = _find_twin(path, match, "img")
+    elif match["type"].lower() == "img":
+        header = _find_twin(path, match, "hdr")
+    for file in (header, data):
         if not file.is_file():
             raise UserError(f"{file}: no such file. Give the path of a .nii, .nii.gz, .hdr or .img file.")
-    return pair
+    return header, data
+
+
+def _find_twin(path: Path, match: re.Match[str], type_: str) -> Path:
+    """The other file of a pair, compressed or not."""
+    if match["type"].isupper():
+        type_ = type_.upper()
+    names = [f"{match['stem']}.{type_}{gz}" for gz in (match["gzip"] or "", "", ".gz")]
+    for name in names:
+        if path.with_name(name).is_file():
+            return path.with_name(name)
+    raise UserError(
+        f"{path}: there is no {names[0]} beside it. A volume of this type is a pair of .hdr (header) and .img "
+        "(voxels): copy both, or remove it."
+    )
 
 
 def _parse(start: bytes, single: bool) -> Any:
@@ -216,14 +226,22 @@ def _parse(start: bytes, single: bool) -> Any:
     kind = _MAGICS.get(start[4:8]) or _MAGICS.get(start[344:348]) or Spm2AnalyzeHeader
     if kind is Spm2AnalyzeHeader and not kind.may_contain_header(start):
         raise ValueError("no header in its first bytes")
-    if getattr(kind, "is_single", False) != single:
-        raise ValueError("its header says that it is half of a pair" if single else "its header is not one of a pair")
+    if single and not _is_single(kind):
+        raise ValueError("its header says that it is half of a pair")
+    if not single and _is_single(kind):
+        raise ValueError("its header is not one of a pair")
     header = kind.from_fileobj(io.BytesIO(start[: kind.template_dtype.itemsize]), check=False)
     header.check_fix(_silent, error_level=40)
     return header
 
 
-def _checked(header: Any) -> dict[str, Any]:
+def _is_single(header: Any) -> bool:
+    """Whether a header is of the kind that stands in one file with the voxels."""
+    return bool(getattr(header, "is_single", False))
+
+
+def _check(header: Any, path: Path, data: Path) -> VolumeHeader:
+    """The header's fields, if they describe an image."""
     shape = tuple(int(length) for length in header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -233,7 +251,7 @@ def _checked(header: Any) -> dict[str, Any]:
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ValueError(f"data type {dtype}")
     offset = int(header.get_data_offset())
-    if offset < (int(header["sizeof_hdr"]) if getattr(header, "is_single", False) else 0):
+    if offset < int(header["sizeof_hdr"]) * _is_single(header):
         raise ValueError(f"voxels from byte {offset}")
     oriented = not isinstance(header, Spm2AnalyzeHeader)
     affine = np.asarray(header.get_best_affine(), dtype=np.float64)
@@ -245,15 +263,7 @@ def _checked(header: Any) -> dict[str, Any]:
         raise ValueError(f"voxels of {_times(spacing)} mm")
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.01:
         raise ValueError("two axes that point the same way")
-    scaling = header.get_slope_inter()
-    return {
-        "shape": shape,
-        "affine": affine,
-        "oriented": oriented,
-        "dtype": dtype,
-        "offset": offset,
-        "scaling": scaling,
-    }
+    return VolumeHeader(path, data, shape, affine, oriented, dtype, offset, header.get_slope_inter())
 
 
 def _times(numbers: NDArray[np.float64]) -> str:
@@ -266,7 +276,9 @@ def _is_packed(path: Path) -> bool:
 
 
 def _open(path: Path) -> BinaryIO:
-    return cast("BinaryIO", gzip.open(path)) if _is_packed(path) else path.open("rb")
+    if _is_packed(path):
+        return cast("BinaryIO", gzip.open(path))
+    return path.open("rb")
 
 
 def _read_start(path: Path) -> bytes:
@@ -285,8 +297,10 @@ def _read_exactly(path: Path, size: int) -> bytes:
             surplus = file.read(1)  # at the end, gzip compares its checksum
     except Exception as error:  # as in _read_start
         raise _unreadable(path, error) from error
-    if surplus or len(content) < size:
-        raise _wrong_size(path, "more" if surplus else f"{len(content)} bytes", size)
+    if surplus:
+        raise _wrong_size(path, "more", size)
+    if len(content) < size:
+        raise _wrong_size(path, f"{len(content)} bytes", size)
     return content
 
 

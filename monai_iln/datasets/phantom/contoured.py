@@ -1,9 +1,8 @@
-"""Layouts whose labels are outlines: four of Sunnybrook, and the right-ventricle challenge of 2012."""
+"""Layouts whose labels are outlines: two of Sunnybrook, and the right-ventricle challenge of 2012."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,10 @@ from PIL import Image
 from monai_iln.datasets.phantom.dicom import Study
 from monai_iln.datasets.phantom.heart import Heart
 from monai_iln.datasets.phantom.image import render
+from monai_iln.files import write_csv
 
 _PNG_PHASES = 20  # of every slice in the mirror's numbering; other cycles are stretched to it
 
-# The data came in three parts, whose contours count backwards.
-_PARTS = (("training", "Training", 3), ("validation", "Validation", 2), ("online", "Online", 1))
 # The mirror: folder and Sunnybrook part.
 _MIRROR = (("Train", "Sunnybrook_Part1"), ("Train", "Sunnybrook_Part2"), ("Test", "Sunnybrook_Part3"))
 
@@ -26,23 +24,13 @@ def late_name(heart: Heart) -> str:
     return f"{heart.group.name}-{901 + heart.index}"
 
 
-def padded_name(heart: Heart) -> str:
-    """As the folders of the contours are named."""
-    return f"{heart.group.name}-{1 + heart.index:02d}"
-
-
-def plain_name(heart: Heart) -> str:
-    """As the folders of the images are named."""
-    return f"{heart.group.name}-{1 + heart.index}"
-
-
 def right_name(heart: Heart) -> str:
     """A subject of the right-ventricle challenge."""
     return f"P{1 + heart.index:02d}"
 
 
 def write_official(folder: Path, hearts: Iterable[Heart]) -> None:
-    """As the Cardiac Atlas Project distributes Sunnybrook."""
+    """Write Sunnybrook as the Cardiac Atlas Project distributes it."""
     rows = []
     for heart in hearts:
         subject, patient = late_name(heart), f"SCD{901 + heart.index:05d}01"
@@ -50,46 +38,14 @@ def write_official(folder: Path, hearts: Iterable[Heart]) -> None:
         images = folder / "SCD_IMAGES_01" / patient
         study.short_axis(_new(images / "CINESAX_300"), "IM-0003-{:04d}.dcm", slices=range(heart.slices), number=300)
         study.other_views(_new(images / "Localizers_1"), "IM-0020-{:04d}.dcm", count=3, number=1)
-        _write_expert(folder / "SCD_ManualContours" / subject, heart)
+        write_expert_contours(folder / "SCD_ManualContours" / subject, heart)
         rows.append((patient, subject, "Male", 60, heart.group.pathology))
-    _write_table(
-        folder / "scd_patientdata.csv", ("PatientID", "OriginalID", "Gender", "Age", "Pathology"), rows, "-sig"
-    )
-
-
-def write_challenge(folder: Path, hearts: Iterable[Heart]) -> None:
-    """As the challenge of 2009 distributed Sunnybrook: series mixed in one folder, numbers padded in half the names."""
-    for heart in hearts:
-        part, long, number = _PARTS[heart.index % len(_PARTS)]
-        images = _new(folder / f"challenge_{part}" / plain_name(heart))
-        study = Study(heart, plain_name(heart))
-        first = 4 + 20 * heart.index
-        # Three series, one UID: views along the heart, the stack, and a repeat of its middle under the same numbers.
-        study.other_views(images, f"IM-{first - 1:04d}-{{:04d}}.dcm", count=3, number=1)
-        study.short_axis(images, f"IM-{first:04d}-{{:04d}}.dcm", slices=range(heart.slices), number=300)
-        middle = heart.slices // 2
-        study.short_axis(images, f"IM-{first + 1:04d}-{{:04d}}.dcm", slices=[middle, middle + 1], number=301)
-        contours = folder / f"Sunnybrook Cardiac MR Database ContoursPart{number}" / f"{long}DataContours"
-        _write_expert(contours / padded_name(heart), heart)
-
-
-def write_arterys(folder: Path, hearts: Iterable[Heart]) -> None:
-    """As a coding exercise passed Sunnybrook on: DICOM files named by number alone, and a table of its own."""
-    data = folder / "final_data"
-    rows = []
-    for heart in hearts:
-        subject, patient = plain_name(heart), f"SCD{1 + heart.index:05d}01"
-        images = _new(data / "dicoms" / patient)
-        Study(heart, patient).short_axis(images, "{}.dcm", slices=range(heart.slices), number=300)
-        contours = data / "contourfiles" / subject
-        for kind, structure, phases in (("i", "endocardium", ("ED", "ES")), ("o", "epicardium", ("ED",))):
-            _write_contours(_new(contours / f"{kind}-contours"), heart, {kind: structure}, phases)
-        rows.append((patient, subject))
-    _write_table(data / "link.csv", ("patient_id", "original_id"), rows)
+    columns = ("\ufeffPatientID", "OriginalID", "Gender", "Age", "Pathology")  # with the mark that Excel leaves
+    write_csv(folder / "scd_patientdata.csv", columns, rows)
 
 
 def write_png(folder: Path, hearts: Iterable[Heart]) -> None:
-    """As the SegNetCMR mirror: labelled frames alone, each scaled to 8 bit by itself, three equal channels."""
+    """Write Sunnybrook as the SegNetCMR mirror: labelled frames alone, each scaled to 8 bit, three equal channels."""
     for heart in hearts:
         half, part = _MIRROR[heart.index % len(_MIRROR)]
         images, labels = (_new(folder / "Data" / half / kind / part) for kind in ("Images", "Labels"))
@@ -106,7 +62,7 @@ def write_png(folder: Path, hearts: Iterable[Heart]) -> None:
 
 
 def write_rvsc(folder: Path, hearts: Iterable[Heart]) -> None:
-    """As the right-ventricle challenge of 2012: frames count from 0, end diastole comes first, paths are Windows'."""
+    """Write the right-ventricle challenge of 2012: frames count from 0, end diastole first, paths are Windows'."""
     for heart in hearts:
         short, home = right_name(heart), folder / f"patient{1 + heart.index:02d}"
         images = _new(home / f"{short}dicom")
@@ -125,17 +81,25 @@ def write_rvsc(folder: Path, hearts: Iterable[Heart]) -> None:
         (home / f"{short}list.txt").write_bytes("".join(lines).encode("ascii"))
 
 
-def _write_expert(folder: Path, heart: Heart) -> None:
+def write_expert_contours(folder: Path, heart: Heart) -> None:
+    """Write what Sunnybrook's experts outlined in a subject."""
     contours = _new(folder / "contours-manual" / "IRCCI-expert")
-    _write_contours(contours, heart, {"i": "endocardium"}, ("ED", "ES"))
+    write_contours(contours, heart, {"i": "endocardium"}, ("ED", "ES"))
     others = {"o": "epicardium"}
     if heart.has_papillary_contours:
         others |= {"p1": "papillary1", "p2": "papillary2"}
-    _write_contours(contours, heart, others, ("ED",))
+    write_contours(contours, heart, others, ("ED",))
 
 
-def _write_contours(folder: Path, heart: Heart, kinds: dict[str, str], phases: Iterable[str]) -> None:
-    """Write the outlines of structures in labelled phases; the files say IM-0001 whatever the images say."""
+def write_contours(folder: Path, heart: Heart, kinds: Mapping[str, str], phases: Iterable[str]) -> None:
+    """Write the outlines of structures in labelled phases. The files say IM-0001 whatever the images say.
+
+    Args:
+        folder: The folder to write into.
+        heart: The subject.
+        kinds: The structure that each kind of contour outlines.
+        phases: The names of the phases.
+    """
     for phase in (heart.labelled_phases[name] for name in phases):
         for slice_ in range(heart.slices):
             outlines = heart.contours(slice_, phase)
@@ -143,11 +107,6 @@ def _write_contours(folder: Path, heart: Heart, kinds: dict[str, str], phases: I
                 if structure in outlines:
                     name = f"IM-0001-{slice_ * heart.phases + phase:04d}-{kind}contour-manual.txt"
                     np.savetxt(folder / name, outlines[structure], fmt="%.2f")
-
-
-def _write_table(path: Path, header: tuple[str, ...], rows: Iterable[tuple[object, ...]], mark: str = "") -> None:
-    with path.open("w", newline="", encoding=f"utf-8{mark}") as file:
-        csv.writer(file).writerows([header, *rows])
 
 
 def _new(folder: Path) -> Path:

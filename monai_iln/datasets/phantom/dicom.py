@@ -27,15 +27,15 @@ class Study:
         self.template = _template(heart, patient)
 
     def short_axis(self, folder: Path, name: str, *, slices: Iterable[int], number: int, first: int = 1) -> None:
-        """Write every phase of some slices (from 0), numbered slice by slice.
+        """Write every phase of some slices, numbered slice by slice.
 
         Args:
-            folder: gets the files.
-            name: of a file, with a place for the number, say ``"IM-0003-{:04d}.dcm"``.
-            slices: which.
-            number: SeriesNumber.
-            first: number of the first frame. 1 begins the cycle after end diastole, which comes last, as in Sunnybrook;
-                0 begins with end diastole, as in RVSC.
+            folder: The folder to write into.
+            name: The name of a file, with a place for the number, such as ``"IM-0003-{:04d}.dcm"``.
+            slices: The slices, from 0.
+            number: The SeriesNumber.
+            first: The number of the first frame. 1 begins the cycle after end diastole, which comes last, as in
+                Sunnybrook; 0 begins with end diastole, as in RVSC.
         """
         heart = self.heart
         phases = range(first, heart.phases + first)
@@ -49,7 +49,7 @@ class Study:
                 self._write(path, frames[phase or heart.phases], number, instance, position, heart.axes, time)
 
     def other_views(self, folder: Path, name: str, *, count: int, number: int) -> None:
-        """Write images that are no short axis, as localizers and long-axis views are: turned frames, axial headers."""
+        """Write images of another view, such as localizers and long axes: turned frames with axial headers."""
         pixels = np.rot90(render(self.heart, self.heart.slices // 2, [1])[1])
         for instance in range(1, count + 1):
             position = np.array([-120.0, -120.0, 15.0 * instance])

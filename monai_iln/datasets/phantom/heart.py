@@ -43,7 +43,7 @@ GROUPS = (
 
 @dataclass(frozen=True)
 class Section:
-    """What one slice cuts in one phase. Lengths in mm; 0 where there is nothing to cut."""
+    """The cut of one slice through the heart in one phase. Lengths are in mm, 0 where there is nothing to cut."""
 
     depth: float  # 0 at the mitral plane, 1 at the tip of the cavity
     inner: float  # mean radius of the left cavity
@@ -104,11 +104,12 @@ class Heart:
         cap = 1 - (max(depth - 1, 0) * length / (1.3 * self.wall)) ** 2
         right = self.right * (1 - 0.8 * self.right_ejection * course) * _taper(depth / 0.85) ** 1.4
         swing = 2.0 * course * np.array([np.cos(self.septum), np.sin(self.septum)])
+        below = depth >= 0  # the mitral plane
         return Section(
             depth=float(depth),
-            inner=inner if depth >= 0 and inner >= _SMALLEST else 0.0,
-            outer=float(np.sqrt((inner**2 + muscle) * max(cap, 0))) if depth >= 0 else 0.0,
-            right=right if depth >= 0 and right >= 2 * _SMALLEST else 0.0,
+            inner=inner * (below and inner >= _SMALLEST),
+            outer=float(np.sqrt((inner**2 + muscle) * max(cap, 0))) * below,
+            right=right * (below and right >= 2 * _SMALLEST),
             squeeze=squeeze,
             centre=self.centre + (self.tilt * np.clip(depth, 0, 1) + swing) / self.pixel,
         )
@@ -118,7 +119,7 @@ class Heart:
         return np.asarray(section.outer / self.pixel * (1 + self._wavy(angle)))
 
     def endocardium(self, section: Section, angle: Array) -> Array:
-        """As :meth:`epicardium`. The wall is not as thick on all sides: the cavity lies off the centre."""
+        """The same of the cavity, which lies off the centre, because the wall is not as thick on all sides."""
         aside = (self.lopsided[0] * np.cos(angle) + self.lopsided[1] * np.sin(angle)) / self.radius
         return np.asarray(section.inner / self.pixel * (1 + self._wavy(angle) + aside))
 

@@ -1,4 +1,4 @@
-"""What a phantom consists of: signals of heart and thorax relative to blood, before any scanner sees them."""
+"""The tissue of a phantom: signals of heart and thorax relative to blood, before any scanner sees them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BLOOD, _MUSCLE, _FAT, _LUNG, _LIVER, _FLUID = 1.0, 0.33, -1.15, 0.03, 0.4, 0.15
 
 @dataclass(frozen=True)
 class Slice:
-    """What stays the same over the phases of one slice."""
+    """The parts of one slice that are the same in all phases."""
 
     thorax: Image
     fine: Image  # textures of mean 0 and deviation 1

@@ -1,10 +1,10 @@
-"""Layouts whose labels are volumes: right-ventricle sets in NIfTI and Analyze."""
+"""Layouts whose labels are volumes: right-ventricle sets in NIfTI."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from string import ascii_uppercase
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from monai_iln.datasets.phantom.heart import Heart
 from monai_iln.datasets.phantom.image import render
+from monai_iln.files import write_csv
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ACDC = {"right": 1, "myocardium": 2, "left": 3}
@@ -31,54 +32,46 @@ def acdc_name(heart: Heart) -> str:
 
 def mnms_name(heart: Heart) -> str:
     """A code as random as the real ones, without any of theirs: those never end on P and a digit."""
-    letters = heart.dice(5).integers(0, [26, 10, 26, 10])
-    code = "".join(str(n) if k % 2 else chr(ord("A") + n) for k, n in enumerate(letters))
-    return f"{code}P{heart.index % 10}"
+    first, second, third, fourth = heart.dice(5).integers(0, [26, 10, 26, 10])
+    return f"{ascii_uppercase[first]}{second}{ascii_uppercase[third]}{fourth}P{heart.index % 10}"
 
 
 def chla_slices(heart: Heart, phase: int) -> list[int]:
-    """What the children's set stores of a phase: the slices with a right ventricle, apex first.
+    """The slices that the children's set stores of a phase: those with a right ventricle, apex first.
 
     Of every fifth subject, the stack at end diastole begins one slice too far, with an empty mask.
     """
     slices = heart.labelled("right", phase)[::-1]
-    return [slices[0] + 1, *slices] if heart.index % 5 == 3 and phase == heart.phases else slices
+    if heart.index % 5 == 3 and phase == heart.phases:
+        slices.insert(0, slices[0] + 1)
+    return slices
 
 
 def write_chla(folder: Path, hearts: Iterable[Heart]) -> None:
-    """As the converted set of children with congenital heart disease: 8 bit, an affine that is nominal."""
+    """Write the converted set of children with congenital heart disease: 8 bit, an affine that is nominal."""
     rows: list[tuple[object, ...]] = []
     for heart in hearts:
         spacing = (heart.pixel, heart.pixel, heart.step)
-        home = _new(folder / chla_name(heart))
-        for name, image, mask in _children(heart):
+        home = folder / chla_name(heart)
+        home.mkdir()
+        for name, image, mask in children(heart):
             for suffix, array in (("", image), ("_rv", mask)):
-                volume = nib.Nifti1Image(_columns_first(array), np.diag([-spacing[0], -spacing[1], spacing[2], 1.0]))
+                volume = nib.Nifti1Image(columns_first(array), np.diag([-spacing[0], -spacing[1], spacing[2], 1.0]))
                 volume.header.set_xyzt_units("mm")
                 nib.save(volume, home / f"{chla_name(heart)}_{name}{suffix}.nii.gz")
-            disease, split = heart.group.pathology, "test" if heart.index % 2 else "train"
+            disease, split = heart.group.pathology, ("train", "test")[heart.index % 2]
             used = int(mask.any(axis=(0, 1)).sum())
             rows.append((1 + heart.index, name, disease, split, mask.shape[2], used, *spacing, int(mask.sum())))
     header = ("subject", "phase", "disease", "split", "slices", "rv_slices", "dx", "dy", "dz", "rv_px")
-    _write_table(folder / "index.csv", [header, *rows])
-
-
-def write_analyze(folder: Path, hearts: Iterable[Heart]) -> None:
-    """The same arrays as Analyze 7.5 pairs, which hold sizes and no orientation."""
-    for heart in hearts:
-        home = _new(folder / chla_name(heart))
-        for name, image, mask in _children(heart):
-            for suffix, array in (("", image), ("_rv", mask)):
-                volume = nib.AnalyzeImage(_columns_first(array), None)
-                volume.header.set_zooms((heart.pixel, heart.pixel, heart.step))
-                nib.save(volume, home / f"{chla_name(heart)}_{name}{suffix}.img")
+    write_csv(folder / "index.csv", header, rows)
 
 
 def write_acdc(folder: Path, hearts: Iterable[Heart]) -> None:
-    """As ACDC: a cine that begins at end diastole, the two labelled frames beside, Info.cfg says which."""
+    """Write ACDC: a cine that begins at end diastole, the two labelled frames beside, Info.cfg says which."""
     for heart in hearts:
         subject = acdc_name(heart)
-        home = _new(folder / subject)
+        home = folder / subject
+        home.mkdir()
         cine = _cine(heart)
         _save(home / f"{subject}_4d.nii.gz", cine, heart)
         frames = _frame_indices(heart)
@@ -92,11 +85,12 @@ def write_acdc(folder: Path, hearts: Iterable[Heart]) -> None:
 
 
 def write_mnms(folder: Path, hearts: Iterable[Heart]) -> None:
-    """As M&Ms: cine and labels of equal shape, labels empty but at the two frames that the table names, from 0."""
+    """Write M&Ms: cine and labels of equal shape, labels empty but at the two frames that the table names, from 0."""
     rows: list[tuple[object, ...]] = []
     for heart in hearts:
         subject = mnms_name(heart)
-        home = _new(folder / "Training" / "Labeled" / subject)
+        home = folder / "Training" / "Labeled" / subject
+        home.mkdir(parents=True)
         cine, frames = _cine(heart), _frame_indices(heart)
         labels = np.zeros(cine.shape, np.uint8)
         for name, index in frames.items():
@@ -107,10 +101,10 @@ def write_mnms(folder: Path, hearts: Iterable[Heart]) -> None:
         row = (heart.index, subject, *vendor, 1 + heart.index % 5, frames["ED"], frames["ES"], 60, heart.group.short)
         rows.append((*row, "M", 170.0, 70.0))
     header = ("", "External code", "VendorName", "Vendor", "Centre", "ED", "ES", "Age", "Pathology", "Sex")
-    _write_table(folder / _MNMS_TABLE, [(*header, "Height", "Weight"), *rows])
+    write_csv(folder / _MNMS_TABLE, (*header, "Height", "Weight"), rows)
 
 
-def _children(heart: Heart) -> Iterable[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
+def children(heart: Heart) -> Iterable[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
     """The 8-bit stack and the right ventricle's mask of each phase."""
     for name, phase in heart.labelled_phases.items():
         slices = chla_slices(heart, phase)
@@ -149,22 +143,13 @@ def _save(path: Path, array: NDArray[np.generic], heart: Heart) -> None:
     affine = np.eye(4)
     affine[:3, :3] = heart.axes.T * [heart.pixel, heart.pixel, heart.step]
     affine[:3, 3] = heart.origin
-    volume = nib.Nifti1Image(_columns_first(array), _LPS_TO_RAS @ affine)
+    volume = nib.Nifti1Image(columns_first(array), _LPS_TO_RAS @ affine)
     volume.header.set_xyzt_units("mm", "sec")
     if array.ndim == 4:
         volume.header["pixdim"][4] = 0.8 / heart.phases
     nib.save(volume, path)
 
 
-def _columns_first(array: NDArray[np.generic]) -> NDArray[np.generic]:
+def columns_first(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Rows x columns as NIfTI stores them."""
     return np.ascontiguousarray(np.swapaxes(array, 0, 1))
-
-
-def _write_table(path: Path, rows: Iterable[tuple[object, ...]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-
-
-def _new(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

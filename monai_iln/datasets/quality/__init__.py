@@ -1,1 +1,1 @@
-"""Bad data: what is looked for, what is done about it, and the report on it."""
+"""Bad data: the reasons to doubt a label, how each is found, what is done about it, and the report."""

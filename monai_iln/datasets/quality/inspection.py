@@ -1,4 +1,4 @@
-"""Bad data: what is looked for in labelled frames.
+"""How labels are compared with their images, their neighbours and the other subjects.
 
 Nothing here knows a data set, a file name or a subject. The limits were set on the good frames of Sunnybrook's PNG
 mirror, on the right ventricles of CHLA, and on faults made for the purpose (masks moved, subjects swapped);
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
-from tqdm import tqdm
 
+from monai_iln.datasets.progress import track
 from monai_iln.datasets.stacks import Finding, Stack
 
 Array = NDArray[Any]
@@ -27,10 +27,8 @@ Array = NDArray[Any]
 # 95 % below 0.3. Around a right ventricle (CHLA) they scatter twice as much: there a single frame proves nothing.
 _NO_POOL = 0.3
 _LOW_CONTRAST = 0.5
-_NO_POOL_IN_SUBJECT = {
-    True: 0.5,
-    False: 0.3,
-}  # by thick_wall; medians of good subjects are 0.86 and more, 0.85 and more
+# By thick_wall; the medians of good subjects are 0.86 and more, 0.85 and more.
+_NO_POOL_IN_SUBJECT = {True: 0.5, False: 0.3}
 # By thick_wall, contrast and distance from the neighbours' centres in sides of the image: doubtful below and above. No
 # good frame of Sunnybrook is both, 99.6 % of masks moved by 20 pixels are.
 _OFF_CENTRE = {True: (0.7, 0.03), False: (0.3, 0.06)}
@@ -49,8 +47,8 @@ def contrast(image: Array, mask: Array) -> float:
     64th of the image, about the wall of the left ventricle.
 
     Args:
-        image: ``(H, W)``.
-        mask: ``(H, W)``, not 0 inside.
+        image: An array ``(H, W)``.
+        mask: An array ``(H, W)``, not 0 inside.
 
     Returns:
         The contrast; 0 for an empty mask or one that fills the image.
@@ -61,7 +59,7 @@ def contrast(image: Array, mask: Array) -> float:
         >>> contrast(image, image) > 10
         True
     """
-    return _compare(_scaled(image), _Probe.around(mask))
+    return _compare(_scale(image), _Probe.around(mask))
 
 
 class _Probe(NamedTuple):
@@ -74,17 +72,21 @@ class _Probe(NamedTuple):
     @classmethod
     def around(cls, mask: Array) -> _Probe:
         width = max(2, round(max(mask.shape) / 64))
-        extents = [np.flatnonzero(np.any(mask, axis=axis)) for axis in (1, 0)]
-        rows, columns = (slice(max(e[0] - width - 1, 0), e[-1] + width + 2) if len(e) else slice(0, 0) for e in extents)
-        inside = np.asarray(mask[rows, columns]) > 0
-        return cls((rows, columns), inside, binary_dilation(inside, iterations=width) & ~binary_dilation(inside))
+        places = np.argwhere(mask)
+        window = (slice(0, 0), slice(0, 0))
+        if len(places):
+            starts, stops = np.maximum(places.min(axis=0) - width - 1, 0), places.max(axis=0) + width + 2
+            window = (slice(starts[0], stops[0]), slice(starts[1], stops[1]))
+        inside = np.asarray(mask[window]) > 0
+        return cls(window, inside, binary_dilation(inside, iterations=width) & ~binary_dilation(inside))
 
 
-def _scaled(image: Array) -> NDArray[np.float32]:
-    """From 0 to 1 at the 99.5th percentile, clipped there."""
+def _scale(image: Array) -> NDArray[np.float32]:
+    """The image with its 99.5th percentile scaled to 1, clipped there."""
     top = float(np.percentile(image, 99.5))
-    scaled: NDArray[np.float32] = np.minimum(image.astype(np.float32) / (top if top > 0 else 1), 1)
-    return scaled
+    if top <= 0:
+        top = 1.0
+    return np.asarray(np.minimum(image.astype(np.float32) / top, 1), np.float32)
 
 
 def _compare(scaled: NDArray[np.float32], probe: _Probe) -> float:
@@ -95,8 +97,8 @@ def _compare(scaled: NDArray[np.float32], probe: _Probe) -> float:
 
 
 @dataclass(frozen=True)
-class _View:
-    """One slice, ready to be compared."""
+class _LabelledSlice:
+    """One slice of a stack, ready to be compared."""
 
     stack: Stack
     index: int
@@ -110,13 +112,13 @@ class _View:
 
     @property
     def centre(self) -> Array:
-        """Of the mask, (row, column) in pixels."""
+        """The centre of the mask, (row, column) in pixels."""
         corner = np.array([part.start for part in self.probe.window])
         return np.asarray(np.mean(np.nonzero(self.probe.inside), axis=1) + corner)
 
     @property
     def brightness(self) -> float:
-        """Under the mask, as a part of the image's brightest."""
+        """The mean brightness under the mask, as a part of the image's brightest."""
         return float(self.scaled[self.probe.window][self.probe.inside].mean())
 
     def finding(self, reason: str, detail: str) -> Finding:
@@ -127,108 +129,117 @@ def inspect_stacks(stacks: Sequence[Stack], progress: bool = False) -> list[Find
     """Compare every label with its image, its neighbours and the other subjects.
 
     Args:
-        stacks: of one data set.
-        progress: whether to show a bar.
+        stacks: The stacks of one data set.
+        progress: Shows a bar.
 
     Returns:
-        Findings with the reasons ``background``, ``displaced``, ``other-subject``, ``low-contrast``, ``area-jump``,
-        ``same-image``, ``same-mask`` and ``not-inspected``; a frame may have several.
+        The findings, with the reasons ``background``, ``displaced``, ``other-subject``, ``low-contrast``,
+        ``area-jump``, ``same-image``, ``same-mask`` and ``not-inspected``. A frame may have several.
     """
-    views: dict[str, list[_View]] = defaultdict(list)
-    for stack in tqdm(stacks, desc="Inspecting", unit="stack", disable=not progress):
-        for index in range(len(stack.slices)):
-            scaled, probe = _scaled(stack.image[..., index]), _Probe.around(stack.cavity[..., index])
-            if probe.inside.any():
-                views[stack.subject].append(_View(stack, index, scaled, probe, _compare(scaled, probe)))
-    compared = {(view.stack.subject, view.stack.phase) for members in views.values() for view in members}
+    slices: dict[str, list[_LabelledSlice]] = defaultdict(list)
+    not_inspected = []
+    for stack in track(stacks, "Inspecting", "stack", progress):
+        found = list(_labelled_slices(stack))
+        slices[stack.subject] += found
+        if not found:
+            detail = "no cavity under or inside the label"
+            not_inspected.append(Finding("not-inspected", stack.subject, stack.phase, None, stack.file(0), detail))
+    subjects = {subject: members for subject, members in slices.items() if members}
     return [
-        *(
-            Finding("not-inspected", s.subject, s.phase, None, s.file(0), "no cavity under or inside the label")
-            for s in stacks
-            if (s.subject, s.phase) not in compared
-        ),
-        *_pools(views),
-        *_other_subjects(views, progress),
-        *_areas(stacks),
-        *_same_arrays(stacks),
+        *not_inspected,
+        *_check_blood_pools(subjects),
+        *_check_other_subjects(subjects, progress),
+        *_check_areas(stacks),
+        *_check_copies(stacks),
     ]
+
+
+def _labelled_slices(stack: Stack) -> Iterator[_LabelledSlice]:
+    for index in range(len(stack.slices)):
+        scaled, probe = _scale(stack.image[..., index]), _Probe.around(stack.cavity[..., index])
+        if probe.inside.any():
+            yield _LabelledSlice(stack, index, scaled, probe, _compare(scaled, probe))
 
 
 def _finding(reason: str, stack: Stack, index: int, detail: str) -> Finding:
     return Finding(reason, stack.subject, stack.phase, stack.slices[index], stack.file(index), detail)
 
 
-def _typical(views: Sequence[_View]) -> float:
-    return float(np.median([view.contrast for view in views]))
+def _median_contrast(slices: Sequence[_LabelledSlice]) -> float:
+    return float(np.median([slice_.contrast for slice_ in slices]))
 
 
-def _pools(subjects: Mapping[str, Sequence[_View]]) -> Iterator[Finding]:
-    for views in subjects.values():
-        typical, blood = _typical(views), float(np.median([view.brightness for view in views]))
-        centres = {(view.stack.phase, view.number): view.centre for view in views}
-        limit = _NO_POOL_IN_SUBJECT[views[0].stack.thick_wall]
-        verdicts = [_verdict(view, centres, blood) for view in views]
+def _check_blood_pools(subjects: Mapping[str, Sequence[_LabelledSlice]]) -> Iterator[Finding]:
+    """Masks under which there is no blood pool, or one that is hard to tell."""
+    for slices in subjects.values():
+        typical, blood = _median_contrast(slices), float(np.median([slice_.brightness for slice_ in slices]))
+        centres = {(slice_.stack.phase, slice_.number): slice_.centre for slice_ in slices}
+        limit = _NO_POOL_IN_SUBJECT[slices[0].stack.thick_wall]
+        verdicts = [_verdict(slice_, centres, blood) for slice_ in slices]
         wrong = sum(reason in ("background", "displaced") for reason, _ in verdicts)
-        for view, (reason, detail) in zip(views, verdicts, strict=True):
+        for slice_, (reason, detail) in zip(slices, verdicts, strict=True):
             if typical < limit:
-                detail = f"contrast {view.contrast:.2f}, the subject's median {typical:.2f}: below {limit}"
-                yield view.finding("displaced", detail)
-            elif wrong > _MOST_WRONG * len(views) and reason not in ("background", "displaced"):
-                yield view.finding("displaced", f"so are {wrong} of the subject's {len(views)} frames")
+                detail = f"contrast {slice_.contrast:.2f}, the subject's median {typical:.2f}: below {limit}"
+                yield slice_.finding("displaced", detail)
+            elif wrong > _MOST_WRONG * len(slices) and reason not in ("background", "displaced"):
+                yield slice_.finding("displaced", f"so are {wrong} of the subject's {len(slices)} frames")
             elif reason:
-                yield view.finding(reason, detail)
+                yield slice_.finding(reason, detail)
 
 
-def _verdict(view: _View, centres: Mapping[tuple[str, int], Array], blood: float) -> tuple[str, str]:
-    """What a frame by itself is suspected of, if anything, and what was measured."""
-    doubtful, far = _OFF_CENTRE[view.stack.thick_wall]
-    moved, measured = _distance(view, centres), f"contrast {view.contrast:.2f}"
-    if view.contrast < _NO_POOL and view.brightness < _DARK * blood:
-        return "background", f"brightness {view.brightness:.2f}, {blood:.2f} under the subject's other masks"
-    if view.contrast < _NO_POOL and view.stack.thick_wall:
+def _verdict(slice_: _LabelledSlice, centres: Mapping[tuple[str, int], Array], blood: float) -> tuple[str, str]:
+    """The reason to doubt a frame by itself, if there is one, and what was measured."""
+    doubtful, far = _OFF_CENTRE[slice_.stack.thick_wall]
+    moved, measured = _distance(slice_, centres), f"contrast {slice_.contrast:.2f}"
+    if slice_.contrast < _NO_POOL and slice_.brightness < _DARK * blood:
+        return "background", f"brightness {slice_.brightness:.2f}, {blood:.2f} under the subject's other masks"
+    if slice_.contrast < _NO_POOL and slice_.stack.thick_wall:
         return "displaced", f"{measured}, below {_NO_POOL}"
-    if view.contrast < doubtful and moved > far:
+    if slice_.contrast < doubtful and moved > far:
         detail = f"{measured}, below {doubtful}, and {moved:.1%} of the image off the neighbours, above {far:.0%}"
         return "displaced", detail
-    if view.contrast < _LOW_CONTRAST:
+    if slice_.contrast < _LOW_CONTRAST:
         return "low-contrast", f"{measured}, below {_LOW_CONTRAST}"
     return "", ""
 
 
-def _distance(view: _View, centres: Mapping[tuple[str, int], Array]) -> float:
-    """How far a mask lies from the nearest of those in the next slices and the other phase, in sides of the image."""
-    other = {"ED": "ES", "ES": "ED"}.get(view.stack.phase, "")
-    near = ((view.stack.phase, view.number - 1), (view.stack.phase, view.number + 1), (other, view.number))
-    distances = [float(np.linalg.norm(view.centre - centres[key])) for key in near if key in centres]
-    return float(min(distances, default=0.0) / max(view.scaled.shape))
+def _distance(slice_: _LabelledSlice, centres: Mapping[tuple[str, int], Array]) -> float:
+    """The distance from the nearest mask in the next slices and the other phase, in sides of the image."""
+    other = {"ED": "ES", "ES": "ED"}.get(slice_.stack.phase, "")
+    near = ((slice_.stack.phase, slice_.number - 1), (slice_.stack.phase, slice_.number + 1), (other, slice_.number))
+    distances = [float(np.linalg.norm(slice_.centre - centres[key])) for key in near if key in centres]
+    return float(min(distances, default=0.0) / max(slice_.scaled.shape))
 
 
-def _other_subjects(subjects: Mapping[str, Sequence[_View]], progress: bool) -> Iterator[Finding]:
-    """Masks of one subject on the images of another, slice by slice."""
-    own = {subject: _typical(views) for subject, views in subjects.items()}
+def _check_other_subjects(subjects: Mapping[str, Sequence[_LabelledSlice]], progress: bool) -> Iterator[Finding]:
+    """Subjects whose masks fit the images of another better, slice by slice."""
+    own = {subject: _median_contrast(slices) for subject, slices in subjects.items()}
     # Masks that lie on another's heart have a low contrast of their own: the better half need not be compared.
     doubtful = [subject for subject, value in own.items() if value <= np.median(list(own.values()))]
-    for subject in tqdm(doubtful, desc="Comparing", unit="subject", disable=not progress):
+    for subject in track(doubtful, "Comparing", "subject", progress):
         fits = {other: _fit(subjects[subject], subjects[other]) for other in subjects if other != subject}
         best = max(fits, key=lambda other: fits[other], default=None)
         if best is not None and fits[best] > own[subject]:
             detail = f"median contrast {own[subject]:.2f} on its own images, {fits[best]:.2f} on those of {best}"
-            for view in subjects[subject]:
-                yield view.finding("other-subject", detail)
+            for slice_ in subjects[subject]:
+                yield slice_.finding("other-subject", detail)
 
 
-def _fit(masked: Sequence[_View], imaged: Sequence[_View]) -> float:
-    """The median contrast of one subject's masks on another's images of equal phase and slice; -inf without enough."""
-    images = {(view.stack.phase, view.number): view.scaled for view in imaged}
+def _fit(masked: Sequence[_LabelledSlice], imaged: Sequence[_LabelledSlice]) -> float:
+    """The median contrast of one subject's masks on another's images of equal phase and slice; -inf if they are few."""
+    images = {(slice_.stack.phase, slice_.number): slice_.scaled for slice_ in imaged}
     values = []
-    for view in masked:
-        image = images.get((view.stack.phase, view.number))
-        if image is not None and image.shape == view.scaled.shape:
-            values.append(_compare(image, view.probe))
-    return float(np.median(values)) if len(values) > max(len(masked) / 2, 2) else -np.inf
+    for slice_ in masked:
+        image = images.get((slice_.stack.phase, slice_.number))
+        if image is not None and image.shape == slice_.scaled.shape:
+            values.append(_compare(image, slice_.probe))
+    if len(values) <= max(len(masked) / 2, 2):
+        return -np.inf
+    return float(np.median(values))
 
 
-def _areas(stacks: Sequence[Stack]) -> Iterator[Finding]:
+def _check_areas(stacks: Sequence[Stack]) -> Iterator[Finding]:
+    """Masks whose area is out of line with the neighbouring slices, or grows in systole."""
     areas = {
         (stack.subject, stack.phase, number): int(np.count_nonzero(stack.cavity[..., index]))
         for stack in stacks
@@ -246,8 +257,8 @@ def _areas(stacks: Sequence[Stack]) -> Iterator[Finding]:
                 yield _finding("area-jump", stack, index, f"{area} pixels at ES, {diastolic} at ED")
 
 
-def _same_arrays(stacks: Sequence[Stack]) -> Iterator[Finding]:
-    """Images that occur twice in the data set, masks that occur twice in a subject; but not what is empty."""
+def _check_copies(stacks: Sequence[Stack]) -> Iterator[Finding]:
+    """Images that occur twice in the data set, and masks that occur twice in a subject. Empty ones do not count."""
     images: dict[Hashable, list[tuple[Stack, int]]] = defaultdict(list)
     masks: dict[Hashable, list[tuple[Stack, int]]] = defaultdict(list)
     for stack in stacks:
@@ -258,12 +269,19 @@ def _same_arrays(stacks: Sequence[Stack]) -> Iterator[Finding]:
                 masks[stack.subject, _digest(label)].append((stack, index))
     for reason, holders in (("same-image", images), ("same-mask", masks)):
         for group in holders.values():
-            for stack, index in group if len(group) > 1 else ():
-                others = [
-                    f"{s.subject} {s.phase} slice {s.slices[i]}" for s, i in group if s is not stack or i != index
-                ]
-                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-                yield _finding(reason, stack, index, f"identical to {', '.join(others[:3])}{more}")
+            if len(group) > 1:
+                yield from _copies(reason, group)
+
+
+def _copies(reason: str, group: Sequence[tuple[Stack, int]]) -> Iterator[Finding]:
+    """A finding for each slice of a group that is identical."""
+    names = [f"{stack.subject} {stack.phase} slice {stack.slices[index]}" for stack, index in group]
+    for place, (stack, index) in enumerate(group):
+        others = names[:place] + names[place + 1 :]
+        shown = ", ".join(others[:3])
+        if len(others) > 3:
+            shown += f" and {len(others) - 3} more"
+        yield _finding(reason, stack, index, f"identical to {shown}")
 
 
 def _digest(array: Array) -> bytes:

@@ -1,1 +1,1 @@
-"""One public layout each: files in, stacks of labelled slices out."""
+"""One public layout each: files in, stacks of labelled slices out. :mod:`.layouts` says how to add one."""

@@ -12,42 +12,41 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
-from monai_iln.datasets.formats.contours import FILE_NAME
+from monai_iln.datasets.formats.contours import FILE_NAME, ContourFiles
 from monai_iln.datasets.formats.dicom import Frame
 from monai_iln.datasets.readers.contoured import read_cines
-from monai_iln.datasets.stacks import Finding, Reading
+from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError
 
-#: The structures, as contours call them.
+#: The structures, and how contours call them.
 LABELS = {"right-ventricle": "endocardium", "epicardium": "epicardium", "myocardium": "myocardium"}
+_SUBJECT = re.compile(r"P\d+", re.IGNORECASE)
 _FRAME = re.compile(r"(?P<prefix>P\d+)-(?P<number>\d{1,9})\.dcm", re.IGNORECASE)
 _LIST = re.compile(r"(?P<prefix>P\d+)list\.txt", re.IGNORECASE)
 
 
-def is_rvsc(files: Iterable[Path]) -> bool:
-    """Whether there are contours named as this challenge names them."""
-    return any(
-        (match := FILE_NAME.fullmatch(path.name)) and re.fullmatch(r"P\d+", match["prefix"], re.IGNORECASE)
-        for path in files
-    )
+def holds(files: Iterable[Path]) -> bool:
+    """Whether there are contours that are named as here."""
+    matches = (FILE_NAME.fullmatch(path.name) for path in files)
+    return any(match and _SUBJECT.fullmatch(match["prefix"]) for match in matches)
 
 
-def read_rvsc(files: Iterable[Path], label: str | int, progress: bool = False) -> Reading:
-    """Read every labelled frame, one stack for each subject and phase; subjects are called as in the names, P01.
+def read(files: Iterable[Path], label: str | int, progress: bool = False) -> ReaderOutput:
+    """Read every labelled frame, one stack for each subject and phase. Subjects are called P01 and so on.
 
     Args:
-        files: all there are.
-        label: a key of :data:`LABELS`.
-        progress: whether to show a bar.
+        files: All files of the sources.
+        label: A key of :data:`LABELS`.
+        progress: Shows a bar.
 
     Raises:
-        UserError: for another label, or if two files are of one frame.
+        UserError: If the label is another, or two files are of one frame.
     """
     if label not in LABELS:
         raise UserError(f"label {label!r}: RVSC has {', '.join(LABELS)}. Choose one of them.")
     contours: dict[str, dict[int, dict[str, Path]]] = defaultdict(lambda: defaultdict(dict))
     folders: dict[str, set[Path]] = defaultdict(set)
-    listed: dict[str, Path] = {}
+    lists: dict[str, Path] = {}
     for path in files:
         if match := FILE_NAME.fullmatch(path.name):
             twin = contours[match["prefix"].upper()][int(match["number"])].setdefault(match["kind"].lower(), path)
@@ -56,29 +55,28 @@ def read_rvsc(files: Iterable[Path], label: str | int, progress: bool = False) -
         elif match := _FRAME.fullmatch(path.name):
             folders[match["prefix"].upper()].add(path.parent)
         elif match := _LIST.fullmatch(path.name):
-            listed[match["prefix"].upper()] = path
-    stacks, findings = read_cines("RVSC", contours, folders, LABELS[label], frames=_by_name, progress=progress)
-    for subject in sorted(contours):
-        findings.extend(_unlisted(subject, listed.get(subject), contours[subject]))
-    return Reading([replace(stack, thick_wall=False) for stack in stacks], findings)
+            lists[match["prefix"].upper()] = path
+    stacks, findings = read_cines("RVSC", contours, folders, LABELS[label], take=_number_by_name, progress=progress)
+    for subject in sorted(contours.keys() & lists.keys()):
+        findings.extend(_find_missing(subject, lists[subject], contours[subject]))
+    return ReaderOutput([replace(stack, thick_wall=False) for stack in stacks], findings)
 
 
-def _by_name(frames: Sequence[Frame]) -> list[Frame]:
+def _number_by_name(frames: Sequence[Frame]) -> list[Frame]:
     """The frames that are named as here, with the numbers of their names."""
     matches = [(frame, _FRAME.fullmatch(frame.path.name)) for frame in frames]
     return [replace(frame, instance=int(match["number"])) for frame, match in matches if match]
 
 
-def _unlisted(subject: str, listing: Path | None, contours: dict[int, dict[str, Path]]) -> list[Finding]:
+def _find_missing(subject: str, listing: Path, contours: ContourFiles) -> list[Finding]:
     """Contours that the list names and that are not there."""
-    if listing is None:
-        return []
     try:
-        names = {PureWindowsPath(line.strip()).name for line in listing.read_text(encoding="latin-1").splitlines()}
+        lines = listing.read_text(encoding="latin-1").splitlines()
     except OSError as error:
         return [Finding("unreadable", subject, "", None, str(listing), str(error))]
+    named = {PureWindowsPath(line.strip()).name for line in lines}
     there = {path.name for kinds in contours.values() for path in kinds.values()}
-    missing = sorted(name for name in names - there if FILE_NAME.fullmatch(name))
+    missing = sorted(name for name in named - there if FILE_NAME.fullmatch(name))
     return [
         Finding("no-label", subject, "", None, str(listing), f"names {name}, which is not there") for name in missing
     ]

@@ -1,24 +1,26 @@
-"""Which structure of a label map is wanted, and what its values may be."""
+"""The structure that is wanted of label files, and the values that these may have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
+from monai_iln.datasets.readers.layouts import STRUCTURES
 from monai_iln.errors import UserError
-
-STRUCTURES = ("right-ventricle", "left-ventricle", "myocardium")
 
 
 class Structure(NamedTuple):
-    """What is wanted of the labels.
+    """The structure that is wanted of label files.
 
-    ``value`` is that of the structure (``None``: any but 0), ``left`` that of the left ventricle's cavity, where values
-    are known, and ``known`` are all that may occur.
+    Attributes:
+        name: One of :data:`~monai_iln.datasets.readers.layouts.STRUCTURES`, or the value as text.
+        value: The structure's value, or ``None`` for any value but 0.
+        left: The value of the left ventricle's cavity, or ``None`` where values are not known.
+        known: All values that may occur, or ``None`` where they are not known.
     """
 
     name: str
@@ -27,19 +29,27 @@ class Structure(NamedTuple):
     known: frozenset[int] | None
 
     def mask(self, label: NDArray[Any]) -> NDArray[np.uint8]:
-        return np.asarray(label != 0 if self.value is None else label == self.value, dtype=np.uint8)
+        """1 where a label file has the structure."""
+        mask = label != 0 if self.value is None else label == self.value
+        return np.asarray(mask, dtype=np.uint8)
 
     def pool(self, label: NDArray[Any]) -> NDArray[np.uint8] | None:
-        """The cavity in the myocardium, by its value or as what the muscle encloses; ``None`` for the ventricles."""
+        """The blood pool in the myocardium, by its value or as what the muscle encloses, ``None`` in the ventricles."""
         if self.name != "myocardium":
             return None
         if self.left is not None:
             return np.asarray(label == self.left, dtype=np.uint8)
         mask = self.mask(label)
-        return np.stack([binary_fill_holes(ring) for ring in np.moveaxis(mask, -1, 0)], axis=-1).astype(np.uint8) - mask
+        filled = [binary_fill_holes(ring) for ring in np.moveaxis(mask, -1, 0)]
+        return np.stack(filled, axis=-1).astype(np.uint8) - mask
+
+    def cavity(self, label: NDArray[Any]) -> NDArray[np.uint8]:
+        """The blood pool, which is the structure itself where that is a ventricle."""
+        pool = self.pool(label)
+        return self.mask(label) if pool is None else pool
 
     def doubt(self, label: NDArray[Any]) -> str:
-        """What is wrong with the values of a label; nothing if nothing is."""
+        """The fault of the values of a label file, or an empty text."""
         values = set(label_values(label) or ()) - {0}
         if self.known is not None and not values <= self.known:
             return f"holds {_listed(values)}; known are 0 and {_listed(self.known)}"
@@ -49,7 +59,10 @@ class Structure(NamedTuple):
 
 
 def label_values(array: NDArray[Any]) -> tuple[int, ...] | None:
-    """The values of a label map; ``None`` if they are not whole numbers from 0 to 65535.
+    """The values of a label map, or ``None`` if they are not whole numbers from 0 to 65535.
+
+    Args:
+        array: The label map.
 
     Example:
         >>> label_values(np.array([0.0, 2.0, 2.0])), label_values(np.array([0.5]))
@@ -61,14 +74,15 @@ def label_values(array: NDArray[Any]) -> tuple[int, ...] | None:
 
 
 def find_structure(label: str | int, values: Mapping[str, int]) -> Structure:
-    """What a user wants.
+    """The structure that a user means.
 
     Args:
-        label: one of :data:`STRUCTURES`, spaces and capitals do not matter, or a value as a number or its digits.
-        values: those of the structures, where the data set defines them.
+        label: One of :data:`~monai_iln.datasets.readers.layouts.STRUCTURES`, where spaces and capitals do not matter,
+            or a value as a number or its digits.
+        values: The values of the structures, where the data set defines them.
 
     Raises:
-        UserError: if there is no such structure or value.
+        UserError: If there is no such structure or value.
 
     Example:
         >>> find_structure("Right ventricle", {}).value is None
@@ -78,19 +92,23 @@ def find_structure(label: str | int, values: Mapping[str, int]) -> Structure:
     value = int(name) if name.isdecimal() else values.get(name)
     known = frozenset(values.values()) or None
     if name not in STRUCTURES and (not value or value not in (known or {value})):
+        choices = f" ({_listed(known)})" if known else ", from 1"
         raise UserError(
             f"label {label!r}: not known. It is one of {', '.join(STRUCTURES)}, or the number that the label files "
-            f"have there{f' ({_listed(known)})' if known else ', from 1'}: choose one of them."
+            f"have there{choices}: choose one of them."
         )
-    name = {number: structure for structure, number in values.items()}.get(value or 0, name)
-    return Structure(name, value, values.get("left-ventricle"), known)
+    names = {number: structure for structure, number in values.items()}
+    return Structure(names.get(value or 0, name), value, values.get("left-ventricle"), known)
 
 
 def refuse_several_values(labels: Sequence[NDArray[Any]]) -> None:
-    """Where most labels have several values, one must be chosen; if only a few have, those are damaged.
+    """Refuse labels of which most have several values: one must be chosen. If only a few have, those are damaged.
+
+    Args:
+        labels: The label maps of a data set.
 
     Raises:
-        UserError: if it is most of them.
+        UserError: If most have several values.
     """
     values = [set(label_values(label) or ()) - {0} for label in labels]
     several = [found for found in values if len(found) > 1]
@@ -101,5 +119,5 @@ def refuse_several_values(labels: Sequence[NDArray[Any]]) -> None:
         )
 
 
-def _listed(values: set[int] | frozenset[int]) -> str:
+def _listed(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(values)))

@@ -22,69 +22,67 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
-from monai_iln.datasets.formats.contours import FILE_NAME, STRUCTURES
-from monai_iln.datasets.formats.dicom import MAX_PIXELS, is_dicom
-from monai_iln.datasets.formats.listing import list_files
+from monai_iln.datasets.formats.contours import FILE_NAME
+from monai_iln.datasets.formats.listing import Sources, is_dicom, list_files, list_sources
+from monai_iln.datasets.formats.png import read_grey
+from monai_iln.datasets.progress import track
 from monai_iln.datasets.readers.contoured import LabelledFrame, make_stacks, name_phases, read_cines
-from monai_iln.datasets.stacks import Finding, Reading
+from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES, SUNNYBROOK_LAYOUTS
+from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError
 from monai_iln.files import read_csv
 
-LAYOUTS = ("dicom", "png")
 _PNG_NAME = re.compile(r"(?P<subject>.+)-IM-\d+-(?P<number>\d{1,9})\.dcm\.png")
 _SUBJECT = re.compile(r".*[A-Za-z].*-\d+")
 _PNG_PHASES = 20  # the mirror keeps the numbering of the cine series, 20 phases a slice, without their headers
 
-Contoured = dict[str, dict[int, dict[str, Path]]]
-Files = Mapping[Path, tuple[str, ...]]
+SubjectContours = dict[str, dict[int, dict[str, Path]]]  # by subject, number of the frame and kind of contour
+Files = Mapping[Path, tuple[str, ...]]  # every file, and the names of the folders in which it lies
 
 
 def read_sunnybrook(
-    sources: Path | str | Sequence[Path | str],
+    sources: Sources,
     *,
     label: str = "endocardium",
     layout: str | None = None,
     progress: bool = False,
-) -> Reading:
+) -> ReaderOutput:
     """Read every labelled frame, one stack for each subject and phase.
 
     Args:
-        sources: folders that hold the data somewhere below; images and contours may lie in different ones.
+        sources: Folders that hold the data somewhere below. Images and contours may lie in different ones.
         label: ``"endocardium"`` (what it encloses), ``"epicardium"``, ``"myocardium"`` (between the two) or
-            ``"papillary-muscles"``. The last three were outlined on some frames only, mostly at ED; the mirror has the
+            ``"papillary-muscles"``. The last three were outlined on some frames only, mostly at ED. The mirror has the
             first alone.
-        layout: ``"dicom"`` or ``"png"``; ``None`` finds out.
-        progress: whether to show a bar.
+        layout: ``"dicom"`` or ``"png"``, or ``None`` to find out.
+        progress: Shows a bar.
 
     Returns:
-        Stacks by subject, ED before ES, slices in the order of the series (base to apex), and what was found wrong. The
-        mirror does not know sizes: its affine is the identity.
+        The stacks by subject, ED before ES, slices in the order of the series (base to apex), and what was found wrong.
+        The mirror does not know sizes: its affine is the identity.
 
     Raises:
-        UserError: if a source is missing, the sources hold none of the layouts or both, no subject has image and label,
+        UserError: If a source is missing, the sources hold none of the layouts or both, no subject has image and label,
             or tables or contours contradict one another.
     """
-    paths = [Path(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
-    if label not in STRUCTURES:
-        raise UserError(f"label {label!r}: Sunnybrook has {', '.join(STRUCTURES)}. Choose one of them.")
+    if label not in CONTOURED_STRUCTURES:
+        raise UserError(f"label {label!r}: Sunnybrook has {', '.join(CONTOURED_STRUCTURES)}. Choose one of them.")
+    paths = list_sources(sources)
     files = {file: _folders(file, path) for path in paths for file in list_files(path)}
     images, contours = _png_files(files, "Images"), [file for file in files if FILE_NAME.fullmatch(file.name)]
-    found = [name for name, marks in zip(LAYOUTS, (contours, images), strict=True) if marks]
+    found = [name for name, marks in zip(SUNNYBROOK_LAYOUTS, (contours, images), strict=True) if marks]
     shown = ", ".join(map(str, paths))
     if layout is None and len(found) > 1:
         raise UserError(f"{shown}: holds the layouts {' and '.join(found)}. Choose one with --layout.")
     if not found or layout not in (None, *found):
         entries = ", ".join(sorted(entry.name for path in paths if path.is_dir() for entry in path.iterdir())[:5])
-        wanted = (
-            "one of the layouts" if layout is None else f"the layout {layout}, only {' and '.join(found) or 'none'}"
-        )
+        wanted = "one of the layouts"
+        if layout is not None:
+            wanted = f"the layout {layout}, only {' and '.join(found) or 'none'}"
         raise UserError(
             f"{shown}: not {wanted}; it holds {entries or 'nothing'}. Sunnybrook data are DICOM files with text "
             "contours like IM-0001-0048-icontour-manual.txt (dicom), or Images and Labels with names like "
@@ -98,8 +96,10 @@ def read_sunnybrook(
 
 
 def _folders(file: Path, source: Path) -> tuple[str, ...]:
-    """The names of the folders that a file lies in, the source's own first."""
-    return () if file == source else (source.name, *file.relative_to(source).parts[:-1])
+    """The names of the folders in which a file lies, that of the source first."""
+    if file == source:
+        return ()
+    return (source.name, *file.relative_to(source).parts[:-1])
 
 
 def _name(subject: str) -> str:
@@ -108,12 +108,12 @@ def _name(subject: str) -> str:
 
 
 def _stratum(subject: str) -> str:
-    """The group of pathology, which the names tell."""
+    """The group of pathology, with which the names begin."""
     return re.sub(r"-\d+$", "", subject)
 
 
-def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Reading:
-    reading = Reading([], [])
+def _read_dicom(source: str, files: Files, label: str, progress: bool) -> ReaderOutput:
+    output = ReaderOutput([], [])
     contours, patients = _find_contours(files), _read_tables(files)
     folders: dict[str, set[Path]] = defaultdict(set)
     unknown = 0
@@ -126,26 +126,26 @@ def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Readin
         else:
             unknown += 1
             detail = "DICOM files in no folder that is named after a subject, or after a patient in a table"
-            reading.findings.append(Finding("no-label", "", "", None, str(folder), detail))
+            output.findings.append(Finding("no-label", "", "", None, str(folder), detail))
     stacks, findings = read_cines("Sunnybrook", contours, folders, label, stratum=_stratum, progress=progress)
-    reading.stacks.extend(stacks)
-    reading.findings.extend(findings)
-    if not reading.stacks:
-        faults = Counter((f.reason, f.subject) for f in reading.findings if f.reason not in ("no-image", "no-label"))
+    output.stacks.extend(stacks)
+    output.findings.extend(findings)
+    if not output.stacks:
+        faults = Counter((f.reason, f.subject) for f in output.findings if f.reason not in ("no-image", "no-label"))
         found = ", ".join(f"{count} {reason} of {subject}" for (reason, subject), count in sorted(faults.items()))
+        on_the_way = f" Found on the way: {found}." if found else ""
         raise UserError(
             f"{source}: no subject has an image with a contour of the {label}. {len(contours)} subjects have contours "
             f"of any kind, {len(folders)} have DICOM files, {unknown} folders of DICOM files are nobody's. A folder is "
             "named after the subject, or after a patient that scd_patientdata.csv or link.csv joins to one: add what "
-            "is missing."
-            f"{f' Found on the way: {found}.' if found else ''}"
+            f"is missing.{on_the_way}"
         )
-    return reading
+    return output
 
 
-def _find_contours(files: Files) -> Contoured:
+def _find_contours(files: Files) -> SubjectContours:
     """The contour files of every subject and frame; copies that are alike count once."""
-    contours: Contoured = defaultdict(lambda: defaultdict(dict))
+    contours: SubjectContours = defaultdict(lambda: defaultdict(dict))
     for path, names in files.items():
         match = FILE_NAME.fullmatch(path.name)
         if match is None:
@@ -174,7 +174,7 @@ def _same_bytes(one: Path, other: Path) -> bool:
 
 
 def _read_tables(files: Files) -> dict[str, str]:
-    """The subject of every patient, from all CSV tables with a column for each."""
+    """The subject of every patient, from all CSV tables that have a column for either."""
     subjects: dict[str, str] = {}
     owners: dict[str, str] = {}
     for path in files:
@@ -206,49 +206,53 @@ def _read_table(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _png_files(files: Files, kind: str) -> list[Path]:
-    """The ``"Images"`` or the ``"Labels"`` of the mirror: the nearest folder of either name tells."""
-    return [
-        path
-        for path, names in files.items()
-        if _PNG_NAME.fullmatch(path.name)
-        and next((part for part in reversed(names) if part in ("Images", "Labels")), None) == kind
-    ]
+    """The ``"Images"`` or the ``"Labels"`` of the mirror: the nearest folder with one of these names decides."""
+    found = []
+    for path, folders in files.items():
+        kinds = [name for name in folders if name in ("Images", "Labels")]
+        if _PNG_NAME.fullmatch(path.name) and kinds[-1:] == [kind]:
+            found.append(path)
+    return found
 
 
-def _read_png(images: Sequence[Path], labels: Sequence[Path], progress: bool) -> Reading:
+def _read_png(images: Sequence[Path], labels: Sequence[Path], progress: bool) -> ReaderOutput:
     frames: dict[str, dict[int, Path]] = defaultdict(dict)
-    reading = Reading([], [])
+    output = ReaderOutput([], [])
     for path in {*labels} - {_label_of(image) for image in images}:
-        match = _PNG_NAME.fullmatch(path.name)
-        subject = _name(match["subject"]) if match else ""
-        reading.findings.append(
-            Finding("no-image", subject, "", None, str(path), "a mask without an image of its name")
-        )
+        subject, _ = _split_png_name(path)
+        detail = "a mask without an image of its name"
+        output.findings.append(Finding("no-image", subject, "", None, str(path), detail))
     for path in images:
-        match = _PNG_NAME.fullmatch(path.name)
-        assert match is not None
-        twin = frames[_name(match["subject"])].setdefault(int(match["number"]), path)
+        subject, number = _split_png_name(path)
+        twin = frames[subject].setdefault(number, path)
         if twin != path and not _same_bytes(twin, path):
             raise UserError(
                 f"{path}: the same frame as {twin}, but another image. A frame must be there once: keep one."
             )
-    for subject, numbers in tqdm(sorted(frames.items()), desc="Sunnybrook", unit="subject", disable=not progress):
+    for subject, numbers in track(sorted(frames.items()), "Sunnybrook", "subject", progress):
         labelled = []
         for number, path in sorted(numbers.items()):
             slice_, phase = divmod(number - 1, _PNG_PHASES)
             try:
-                image, mask = _read_grey(path), _read_mask(path)
+                image, mask = read_grey(path), _read_mask(path)
             except UserError as error:
-                reading.findings.append(Finding("unreadable", subject, "", slice_ + 1, str(path), str(error)))
+                output.findings.append(Finding("unreadable", subject, "", slice_ + 1, str(path), str(error)))
                 continue
             labelled.append(LabelledFrame(slice_, phase, image, mask, mask, path))
         names = name_phases(labelled, _PNG_PHASES)
         stacks, findings = make_stacks(subject, _stratum(subject), labelled, names, lambda _: np.eye(4))
-        reading.stacks.extend(stacks)
-        reading.findings.extend(findings)
-    if not reading.stacks:
-        raise UserError(f"{images[0].parent}: no image with a mask. {reading.findings[0].detail}")
-    return reading
+        output.stacks.extend(stacks)
+        output.findings.extend(findings)
+    if not output.stacks:
+        raise UserError(f"{images[0].parent}: no image with a mask. {output.findings[0].detail}")
+    return output
+
+
+def _split_png_name(path: Path) -> tuple[str, int]:
+    """The subject and the number of the frame, from the name of a file of the mirror."""
+    match = _PNG_NAME.fullmatch(path.name)
+    assert match is not None  # _png_files has looked
+    return _name(match["subject"]), int(match["number"])
 
 
 def _label_of(image: Path) -> Path:
@@ -257,24 +261,9 @@ def _label_of(image: Path) -> Path:
     return Path(*parts)
 
 
-def _read_grey(path: Path) -> NDArray[Any]:
-    try:
-        with Image.open(path) as image:
-            image.verify()  # of every chunk the checksum, which decoding passes over
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels")
-            if image.mode.startswith("I"):  # 16 bits, which convert would clip to 8
-                return np.asarray(image)
-            return np.asarray(image.convert("L"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        # PIL calls a broken PNG a SyntaxError
-        raise UserError(f"{path}: cannot be read as an image ({error}). Copy or download it again.") from error
-
-
 def _read_mask(image: Path) -> NDArray[np.uint8]:
     path = _label_of(image)
-    mask = _read_grey(path)
+    mask = read_grey(path)
     values = np.unique(mask)
     if not np.isin(values, (0, 255)).all():
         raise UserError(f"{path}: holds the values {values[:5]}. A mask holds 0 and 255 only: export it again.")

@@ -8,8 +8,9 @@ import pytest
 
 from monai_iln.datasets import REASONS, inspect_stacks, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
-from monai_iln.datasets.quality.exclusion import actions, excluded
+from monai_iln.datasets.quality.exclusion import exclude_slices
 from monai_iln.datasets.quality.inspection import contrast
+from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.stacks import Finding, Stack
 from monai_iln.errors import UserError
 
@@ -246,7 +247,7 @@ def test_exclusion_takes_slices_and_keeps_geometry(good):
     stack = replace(good[0], affine=np.diag([1.5, 1.5, 8.0, 1.0]) + np.eye(4, k=3) * 7)
     numbers = stack.slices
     findings = [Finding("displaced", stack.subject, stack.phase, number, "", "") for number in (numbers[0], numbers[2])]
-    (kept, *rest), gaps = excluded([stack, *good[1:]], findings, actions())
+    (kept, *rest), gaps = exclude_slices([stack, *good[1:]], findings, choose_actions())
     indices = [1, *range(3, len(numbers))]
     assert kept.slices == tuple(numbers[i] for i in indices)
     np.testing.assert_array_equal(kept.image, stack.image[..., indices])
@@ -258,12 +259,12 @@ def test_exclusion_takes_slices_and_keeps_geometry(good):
     assert all(one is other for one, other in zip(rest, good[1:], strict=True))
     everything = [Finding("displaced", stack.subject, stack.phase, number, "", "") for number in numbers]
     assert [(gap.reason, gap.subject, gap.phase) for gap in gaps] == [("uneven-slices", stack.subject, stack.phase)]
-    assert excluded([stack, good[1]], everything, actions()) == ([good[1]], [])
-    assert excluded([stack], findings[:1], actions())[1] == [], "the first slice leaves no gap"
-    assert excluded([stack], findings, actions(keep=["displaced"]))[0][0] is stack
+    assert exclude_slices([stack, good[1]], everything, choose_actions()) == ([good[1]], [])
+    assert exclude_slices([stack], findings[:1], choose_actions())[1] == [], "the first slice leaves no gap"
+    assert exclude_slices([stack], findings, choose_actions(keep=["displaced"]))[0][0] is stack
     low = [finding._replace(reason="low-contrast") for finding in findings]
-    assert excluded([stack], low, actions())[0][0] is stack
-    assert excluded([stack], low, actions(exclude=["low-contrast"]))[0][0].slices == kept.slices
+    assert exclude_slices([stack], low, choose_actions())[0][0] is stack
+    assert exclude_slices([stack], low, choose_actions(exclude=["low-contrast"]))[0][0].slices == kept.slices
 
 
 @pytest.mark.parametrize(
@@ -272,12 +273,12 @@ def test_exclusion_takes_slices_and_keeps_geometry(good):
 )
 def test_wrong_actions(wrong):
     with pytest.raises(UserError, match="each reason can be given once, and is one of outside-image, "):
-        actions(**wrong)
+        choose_actions(**wrong)
 
 
-def test_real_mirror(real):
+def test_real_mirror(real_mirror):
     """The wrong series is found whole, and next to nothing else."""
-    findings = inspect_stacks(read_sunnybrook(real, layout="png").stacks)
+    findings = inspect_stacks(real_mirror.stacks)
     out = Counter(
         subject
         for subject, _ in {(f.subject, (f.phase, f.slice)) for f in findings if REASONS[f.reason].action == "exclude"}
@@ -286,17 +287,17 @@ def test_real_mirror(real):
     assert out.total() <= 5
 
 
-def test_real_mirror_in_part(real):
+def test_real_mirror_in_part(real_mirror):
     """The wrong series is also found among few subjects, and by itself."""
-    stacks = [s for s in read_sunnybrook(real, layout="png").stacks if s.subject in ("SC-N-05", "SC-N-06", "SC-N-07")]
+    stacks = [s for s in real_mirror.stacks if s.subject in ("SC-N-05", "SC-N-06", "SC-N-07")]
     for part in (stacks, stacks[:4], stacks[2:4]):
         out = {f.subject for f in inspect_stacks(part) if REASONS[f.reason].action == "exclude"}
         assert out == {"SC-N-06"}
 
 
-def test_real_subjects_swapped(real):
+def test_real_subjects_swapped(real_mirror):
     """Six pairs of subjects exchange their masks: each is found, none other is."""
-    stacks = read_sunnybrook(real, layout="png").stacks
+    stacks = real_mirror.stacks
     names = sorted({stack.subject for stack in stacks} - {"SC-N-06"})
     rng = np.random.default_rng(0)
     chosen = [str(name) for name in rng.permutation(names)[:12]]

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_iln.datasets.quality.exclusion import actions
-from monai_iln.datasets.quality.report import summary, write_report
+from monai_iln.datasets.quality.reasons import choose_actions
+from monai_iln.datasets.quality.report import summarize, write_report
 from monai_iln.datasets.stacks import Finding, Stack
 
-TILE, CAPTION = 224, 44
+TILE, CAPTION, NOTE = 224, 36, 18
+PAPER = 24
 RED, YELLOW = (255, 80, 80), (255, 205, 60)
 
 
@@ -34,7 +35,7 @@ def sheet(tmp_path):
         finding("area-jump", "B", 2),
         finding("unreadable", "C", None, "broken, with a comma"),
     ]
-    write_report(tmp_path, stacks, findings, actions())
+    write_report(tmp_path, stacks, findings, choose_actions())
     with Image.open(tmp_path / "exclusions.png") as image:
         return np.asarray(image), tmp_path
 
@@ -46,21 +47,22 @@ def outline(tile):
 
 def test_tiles_show_the_frames_as_they_are_those_to_be_excluded_first(sheet):
     image, _ = sheet
-    assert image.shape == (TILE + CAPTION + CAPTION // 2, 6 * TILE, 3)
-    scale, top = TILE / 90, (TILE - round(60 * TILE / 90)) // 2
+    assert image.shape == (NOTE + TILE + CAPTION, 2 * TILE, 3), "there are two tiles"
+    scale, left = (TILE - 4) / 90, 2
+    top = (TILE - round(60 * scale)) // 2
     for number, (row, column) in enumerate([(40, 60), (5, 10)]):
-        tile = image[:TILE, number * TILE : (number + 1) * TILE]
-        expected = [top + row * scale, top + (row + 10) * scale, column * scale, (column + 20) * scale]
+        tile = image[NOTE : NOTE + TILE, number * TILE : (number + 1) * TILE]
+        across = [left + column * scale, left + (column + 20) * scale]
+        expected = [top + row * scale, top + (row + 10) * scale, *across]
         np.testing.assert_allclose(outline(tile), expected, atol=3)
         assert tile[top + 10, -8].mean() > tile[top + 10, 8].mean(), "brighter to the right, as the image is"
-        assert tile[: top - 3].max() == 0
-    assert (image[:, 2 * TILE :][:TILE] == 24).all(), "there are two tiles"
+        assert (tile[: top - 3] == PAPER).all()
 
 
 def test_captions_say_what_is_done(sheet):
     image, _ = sheet
     for number, colour, other in ((0, RED, YELLOW), (1, YELLOW, RED)):
-        caption = image[TILE : TILE + CAPTION, number * TILE : (number + 1) * TILE].reshape(-1, 3)
+        caption = image[NOTE + TILE :, number * TILE : (number + 1) * TILE].reshape(-1, 3)
         assert (caption == colour).all(axis=1).sum() > 20
         assert not (caption == other).all(axis=1).any()
 
@@ -79,21 +81,21 @@ def test_the_table_holds_everything(sheet):
 
 def test_no_image_no_sheet(tmp_path):
     write_report(
-        tmp_path, [stack("A", (5, 10))], [finding("unreadable", "A", 1), finding("displaced", "Z", 1)], actions()
+        tmp_path, [stack("A", (5, 10))], [finding("unreadable", "A", 1), finding("displaced", "Z", 1)], choose_actions()
     )
     assert [path.name for path in tmp_path.iterdir()] == ["exclusions.csv"]
 
 
 def test_more_frames_than_anybody_looks_at(tmp_path):
     many = stack("A", (5, 10), slices=130)
-    write_report(tmp_path, [many], [finding("displaced", "A", number) for number in many.slices], actions())
+    write_report(tmp_path, [many], [finding("displaced", "A", number) for number in many.slices], choose_actions())
     with Image.open(tmp_path / "exclusions.png") as sheet:
-        assert sheet.height == 20 * (TILE + CAPTION) + CAPTION // 2
+        assert sheet.size == (6 * TILE, NOTE + 20 * (TILE + CAPTION))
 
 
 def test_summary():
     findings = [finding("displaced", name, 1) for name in "EDCBA"] + [finding("displaced", "A", 2)]
-    lines = summary([*findings, finding("unreadable", "", None)], actions(keep=["displaced"]))
+    lines = summarize([*findings, finding("unreadable", "", None)], choose_actions(keep=["displaced"]))
     assert lines[0].startswith("unreadable: 1 (left out) in unknown. A file is missing")
     assert lines[1].startswith("displaced: 6 (keep) in A, B, C, D and 1 more. No blood pool")
-    assert summary([], actions()) == []
+    assert summarize([], choose_actions()) == []

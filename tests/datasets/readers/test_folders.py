@@ -3,6 +3,8 @@
 import csv
 import gzip
 import shutil
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from unicodedata import normalize
 
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from phantom_layouts import ALL_LAYOUTS
 
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
-from monai_iln.datasets.readers.folders import LAYOUTS, read_right_ventricle
-from monai_iln.datasets.readers.structures import STRUCTURES
+from monai_iln.datasets.readers.folders import read_folders
+from monai_iln.datasets.readers.layouts import FOLDER_LAYOUTS, STRUCTURES
 from monai_iln.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "rv" / "chla"
@@ -32,7 +35,8 @@ def phantoms(tmp_path_factory):
     """The folder of each layout. Copy before changing anything."""
     folder = tmp_path_factory.mktemp("phantoms")
     return {
-        layout: write_phantom(folder / layout, layout=layout, **SMALL) for layout in ("acdc", "mnms", "chla", "analyze")
+        layout: write_phantom(folder / layout, layout=ALL_LAYOUTS[layout], **SMALL)
+        for layout in ("acdc", "mnms", "chla", "analyze")
     }
 
 
@@ -43,7 +47,8 @@ def copy(phantoms, tmp_path):
 
 def truth(layout, label="right-ventricle"):
     """(subject, phase) -> mask with the axes of the files, which count columns first."""
-    return {(t.subject, t.phase): TRUTH[label](t.masks).swapaxes(0, 1) for t in phantom_truth(layout=layout, **SMALL)}
+    truths = phantom_truth(layout=ALL_LAYOUTS[layout], **SMALL)
+    return {(t.subject, t.phase): TRUTH[label](t.masks).swapaxes(0, 1) for t in truths}
 
 
 def masks(reading):
@@ -84,11 +89,18 @@ def save_pair(image, label, seed=0):
     save(label, drawing(seed))
 
 
+@pytest.mark.parametrize("name", FOLDER_LAYOUTS)
+def test_every_layout_has_a_reader(name):
+    reader = import_module(f"monai_iln.datasets.readers.{FOLDER_LAYOUTS[name]}")
+    assert list(signature(reader.holds).parameters) == ["files"]
+    assert list(signature(reader.read).parameters) == ["files", "label", "progress"]
+
+
 class TestPublishedLayouts:
     @pytest.mark.parametrize("label", STRUCTURES)
     @pytest.mark.parametrize("layout", ["acdc", "mnms"])
     def test_every_structure_is_found(self, phantoms, layout, label):
-        reading = read_right_ventricle([phantoms[layout]], label=label)
+        reading = read_folders([phantoms[layout]], label=label)
         assert reading.findings == []
         assert_same(masks(reading), truth(layout, label))
         pools = truth(layout, "left-ventricle")
@@ -103,17 +115,17 @@ class TestPublishedLayouts:
     def test_structures_by_their_value(self, phantoms, layout, values):
         for value, label in zip(values, STRUCTURES, strict=True):
             for spelling in (value, str(value), label.replace("-", " ").title(), label.replace("-", "_")):
-                assert_same(masks(read_right_ventricle([phantoms[layout]], label=spelling)), truth(layout, label))
+                assert_same(masks(read_folders([phantoms[layout]], label=spelling)), truth(layout, label))
 
     @pytest.mark.parametrize("layout", ["chla", "analyze"])
     def test_folders_of_subjects(self, phantoms, layout):
-        reading = read_right_ventricle([phantoms[layout]])
+        reading = read_folders([phantoms[layout]])
         assert reading.findings == []
         assert_same(masks(reading), truth(layout))
-        np.testing.assert_equal(masks(read_right_ventricle([phantoms[layout]], label=1)), masks(reading))
+        np.testing.assert_equal(masks(read_folders([phantoms[layout]], label=1)), masks(reading))
 
     def test_nifti_and_analyze_are_the_same(self, phantoms):
-        readings = [read_right_ventricle([phantoms[layout]]).stacks for layout in ("chla", "analyze")]
+        readings = [read_folders([phantoms[layout]]).stacks for layout in ("chla", "analyze")]
         for nifti, analyze in zip(*readings, strict=True):
             assert (nifti.subject, nifti.phase, nifti.slices) == (analyze.subject, analyze.phase, analyze.slices)
             np.testing.assert_array_equal(nifti.image, analyze.image)
@@ -121,7 +133,7 @@ class TestPublishedLayouts:
 
     @pytest.mark.parametrize("layout", ["acdc", "mnms", "chla", "analyze"])
     def test_images_affines_slices_and_files_are_those_of_the_files(self, phantoms, layout):
-        for stack in read_right_ventricle([phantoms[layout]], label=1).stacks:
+        for stack in read_folders([phantoms[layout]], label=1).stacks:
             source = nib.load(stack.files[0])
             image = np.asanyarray(source.dataobj)
             if layout == "mnms":
@@ -134,11 +146,11 @@ class TestPublishedLayouts:
             assert stack.label.shape == stack.image.shape
 
     def test_slices_without_the_structure_are_kept(self, phantoms):
-        empty = sum(int((~s.label.any(axis=(0, 1))).sum()) for s in read_right_ventricle([phantoms["acdc"]]).stacks)
+        empty = sum(int((~s.label.any(axis=(0, 1))).sum()) for s in read_folders([phantoms["acdc"]]).stacks)
         assert empty == sum(int((~mask.any(axis=(0, 1))).sum()) for mask in truth("acdc").values()) > 0
 
     def test_strata(self, phantoms):
-        strata = {layout: {s.stratum for s in read_right_ventricle([phantoms[layout]]).stacks} for layout in phantoms}
+        strata = {layout: {s.stratum for s in read_folders([phantoms[layout]]).stacks} for layout in phantoms}
         assert strata["acdc"] == strata["mnms"] == {"NOR", "HCM", "DCM", "MINF"}
         with (phantoms["chla"] / "index.csv").open() as file:
             assert strata["chla"] == {row["disease"] for row in csv.DictReader(file)}
@@ -147,9 +159,9 @@ class TestPublishedLayouts:
     @pytest.mark.parametrize("layout", ["acdc", "mnms", "chla"])
     def test_several_sources_and_single_files(self, phantoms, layout):
         folders = sorted({path.parent for path in phantoms[layout].rglob("*.nii.gz")})
-        assert_same(masks(read_right_ventricle(folders)), truth(layout))
+        assert_same(masks(read_folders(folders)), truth(layout))
         files = [path for path in phantoms[layout].rglob("*") if path.is_file()]
-        assert_same(masks(read_right_ventricle(files)), truth(layout))
+        assert_same(masks(read_folders(files)), truth(layout))
 
 
 class TestMnms:
@@ -160,7 +172,7 @@ class TestMnms:
         folder = copy("mnms")
         self.table(folder).unlink()
         for label in STRUCTURES:
-            assert_same(masks(read_right_ventricle([folder], label=label)), truth("mnms", label))
+            assert_same(masks(read_folders([folder], label=label)), truth("mnms", label))
 
     @pytest.mark.parametrize("first", [0, 1])
     def test_the_table_decides_whether_it_counts_from_0_or_1(self, copy, first):
@@ -171,7 +183,7 @@ class TestMnms:
             file.write("\ufeffExternal Code;ed; ES\r\n")  # another program's export; and the phases are exchanged
             file.writelines(f"{r['External code']};{int(r['ES']) + first};{int(r['ED']) + first}\r\n" for r in rows)
         exchanged = {(s, {"ED": "ES", "ES": "ED"}[p]): mask for (s, p), mask in truth("mnms").items()}
-        assert_same(masks(read_right_ventricle([folder])), exchanged)
+        assert_same(masks(read_folders([folder])), exchanged)
 
     def test_times_that_the_table_does_not_name_are_reported(self, copy):
         folder = copy("mnms")
@@ -180,14 +192,14 @@ class TestMnms:
         labels = np.asanyarray(volume.dataobj).copy()
         labels[..., 3] = labels[..., 2]
         save(path, labels, volume.affine)
-        reading = read_right_ventricle([folder])
+        reading = read_folders([folder])
         assert_same(masks(reading), truth("mnms"))
         assert faults(reading) == [("third-phase", path.name.split("_")[0], "", path.name)]
 
     def test_a_damaged_table_is_reported(self, copy):
         folder = copy("mnms")
         self.table(folder).write_bytes(b"External code,ED,ES\n\xff\xfe,1,2\n")
-        reading = read_right_ventricle([folder])
+        reading = read_folders([folder])
         assert_same(masks(reading), truth("mnms"))
         assert faults(reading) == [("unreadable", "", "", self.table(folder).name)]
 
@@ -209,7 +221,7 @@ class TestMnms:
         (tmp_path / "two" / "dataset_information.csv").write_text(
             "SUBJECT_CODE,DISEASE\n1,FALL\n2,FALL\n3,TRI\n4,NOR\n"
         )
-        reading = read_right_ventricle([tmp_path / "two"])
+        reading = read_folders([tmp_path / "two"])
         assert_same(masks(reading), expected)
         assert reading.findings == []
         assert [stack.stratum for stack in reading.stacks[::2]] == ["FALL", "FALL", "TRI", "NOR"]
@@ -223,14 +235,14 @@ class TestAcdc:
             home.mkdir()
             (home / home.name).write_bytes(gzip.decompress(path.read_bytes()))
             path.unlink()
-        assert_same(masks(read_right_ventricle([folder])), truth("acdc"))
+        assert_same(masks(read_folders([folder])), truth("acdc"))
 
     def test_phases_come_from_info(self, copy):
         folder = copy("acdc")
         info = folder / "patient002" / "Info.cfg"
         text = info.read_text().replace("ED: 1", "ED: x").replace("ES: 3", "ES: 1").replace("ED: x", "ED: 3")
         info.write_text("\ufeff" + text.replace("\n", "\r\n"), encoding="utf-8")
-        read = masks(read_right_ventricle([folder]))
+        read = masks(read_folders([folder]))
         np.testing.assert_array_equal(read["patient002", "ES"], truth("acdc")["patient002", "ED"])
         np.testing.assert_array_equal(read["patient002", "ED"], truth("acdc")["patient002", "ES"])
 
@@ -239,7 +251,7 @@ class TestAcdc:
         folder = copy("acdc")
         info = folder / "patient003" / "Info.cfg"
         info.unlink() if text is None else info.write_bytes(text if isinstance(text, bytes) else text.encode())
-        reading = read_right_ventricle([folder])
+        reading = read_folders([folder])
         assert_same(masks(reading), {k: v for k, v in truth("acdc").items() if k[0] != "patient003"})
         assert faults(reading) == [("unreadable", "patient003", "", "Info.cfg")]
 
@@ -247,7 +259,7 @@ class TestAcdc:
         folder = copy("acdc")
         info = folder / "patient001" / "Info.cfg"
         info.write_text(info.read_text().replace("ES: 3", "ES: 4"))
-        reading = read_right_ventricle([folder])
+        reading = read_folders([folder])
         assert_same(masks(reading), {k: v for k, v in truth("acdc").items() if k != ("patient001", "ES")})
         assert {fault[:3] for fault in faults(reading)} == {("third-phase", "patient001", "")}
 
@@ -255,7 +267,7 @@ class TestAcdc:
         folder = copy("acdc")
         shutil.copytree(folder / "patient001", folder / "testing" / "patient001")
         with pytest.raises(UserError, match="both are subject patient001 at ED.*give one copy"):
-            read_right_ventricle([folder])
+            read_folders([folder])
 
 
 class TestFaults:
@@ -264,7 +276,7 @@ class TestFaults:
     PAIR = ("patient002", "ES")
 
     def check(self, folder, reason, name, layout="acdc", **options):
-        reading = read_right_ventricle([folder], **options)
+        reading = read_folders([folder], **options)
         subject = self.PAIR[0] if layout == "acdc" else "subject02"
         assert_same(masks(reading), {k: v for k, v in truth(layout).items() if k != (subject, "ES")})
         assert faults(reading) == [(reason, subject, "ES", name)]
@@ -333,7 +345,7 @@ class TestFaults:
 
         label = self.change(self.paths(copy("acdc"))[1], change=erase)
         self.check(label.parents[1], "empty-label", label.name)
-        assert len(read_right_ventricle([label.parents[1]], label="left-ventricle").findings) == 0
+        assert len(read_folders([label.parents[1]], label="left-ventricle").findings) == 0
 
     def test_spacing_that_contradicts_the_axes(self, copy):
         image, label = self.paths(copy("acdc"))
@@ -356,11 +368,11 @@ class TestFaults:
             content = bytearray(path.read_bytes())
             content[80:92] = np.zeros(3, np.float32).tobytes()  # drawing programs often leave no sizes
             path.write_bytes(content)
-        assert_same(masks(read_right_ventricle([folder])), truth("analyze"))
+        assert_same(masks(read_folders([folder])), truth("analyze"))
 
     def test_all_is_lost(self, tmp_path):
         save(tmp_path / "P1" / "ED.nii.gz", picture())
-        reading = read_right_ventricle([tmp_path])
+        reading = read_folders([tmp_path])
         assert reading.stacks == []
         assert faults(reading) == [("no-label", "P1", "", "ED.nii.gz")]
 
@@ -387,7 +399,7 @@ class TestFoldersByRule:
         root = tmp_path / "données été 心"
         for seed, subject in enumerate(("Müller A", "Müller B")):
             save_pair(root / subject / image, root / subject / label, seed)
-        reading = read_right_ventricle([root])
+        reading = read_folders([root])
         assert reading.findings == []
         assert_same(masks(reading), {("Müller A", phase): drawing(0) > 0, ("Müller B", phase): drawing(1) > 0})
         for seed, stack in enumerate(reading.stacks):
@@ -401,7 +413,7 @@ class TestFoldersByRule:
                 tmp_path / "P2" / f"frame{9 + 5 * seed:02d}_x.nii",
                 seed,
             )
-        reading = read_right_ventricle([tmp_path])
+        reading = read_folders([tmp_path])
         expected = {("P1", "ED"): 0, ("P1", "ES"): 1, ("P2", "09"): 0, ("P2", "14"): 1}
         assert_same(masks(reading), {key: drawing(seed) > 0 for key, seed in expected.items()})
 
@@ -410,7 +422,7 @@ class TestFoldersByRule:
         for phase in ("ED", "ES"):
             save_pair(tmp_path / "P1" / f"{phase}.nii", tmp_path / "P1" / f"{phase}_rv.nii")
         (tmp_path / "P1" / lost).unlink()
-        reading = read_right_ventricle([tmp_path])
+        reading = read_folders([tmp_path])
         assert [stack.phase for stack in reading.stacks] == ["ES"]
         left = ({"ED.nii", "ED_rv.nii"} - {lost}).pop()
         assert faults(reading) == [("no-image" if left == "ED_rv.nii" else "no-label", "P1", "", left)]
@@ -424,7 +436,7 @@ class TestFoldersByRule:
         for junk in (home / "._P1_ED.nii.gz", tmp_path / "__MACOSX" / "P1" / "P1_ES.nii.gz", home / ".cache" / "x.nii"):
             junk.parent.mkdir(parents=True, exist_ok=True)
             junk.write_bytes(b"\0\5\x16\7")
-        reading = read_right_ventricle([tmp_path])
+        reading = read_folders([tmp_path])
         assert_same(masks(reading), {("P1", "ED"): drawing() > 0})
         np.testing.assert_array_equal(reading.stacks[0].image, picture())
         assert faults(reading) == [("no-label", "P1", "", "P1_ED_filtered.nii.gz")]
@@ -435,16 +447,16 @@ class TestFoldersByRule:
             save_pair(home / "ED.nii", home / "ED_rv.nii")
             path = home / f"{which}.nii"
             path.write_bytes(path.read_bytes()[:-1])
-            assert faults(read_right_ventricle([tmp_path / which])) == [("unreadable", "P1", "ED", "ED_rv.nii")]
+            assert faults(read_folders([tmp_path / which])) == [("unreadable", "P1", "ED", "ED_rv.nii")]
 
     def test_two_labels_of_one_image_are_not_guessed_at(self, tmp_path):
         for subject in ("P1", "P2"):
             save_pair(tmp_path / subject / "ED.nii", tmp_path / subject / "ED_rv.nii")
         save(tmp_path / "P1" / "ED_lv.nii", drawing(5))
-        reading = read_right_ventricle([tmp_path])
+        reading = read_folders([tmp_path])
         assert list(masks(reading)) == [("P2", "ED")]
         assert faults(reading) == [("mismatch", "P1", "", "ED.nii")]
-        read = masks(read_right_ventricle([tmp_path], image="{subject}/{phase}.nii", mask="{subject}/{phase}_rv.nii"))
+        read = masks(read_folders([tmp_path], image="{subject}/{phase}.nii", mask="{subject}/{phase}_rv.nii"))
         assert_same(read, {("P1", "ED"): drawing() > 0, ("P2", "ED"): drawing() > 0})
 
     def test_a_label_that_fits_two_images_is_not_guessed_at(self, tmp_path):
@@ -452,27 +464,27 @@ class TestFoldersByRule:
         save(home / "apple.nii", picture())
         save(home / "pear.nii", picture(1))
         save(home / "mask.nii", drawing())
-        reading = read_right_ventricle([tmp_path])
+        reading = read_folders([tmp_path])
         assert reading.stacks == []
         assert ("mismatch", "P1", "", "mask.nii") in faults(reading)
 
     def test_of_two_images_that_of_the_label_s_shape_is_its(self, tmp_path):
         save(tmp_path / "P1" / "apple.nii", picture(shape=(20, 18, 4)))
         save_pair(tmp_path / "P1" / "pear.nii", tmp_path / "P1" / "mask.nii")
-        reading = read_right_ventricle([tmp_path])
+        reading = read_folders([tmp_path])
         np.testing.assert_array_equal(reading.stacks[0].image, picture())
         assert faults(reading) == [("no-label", "P1", "", "apple.nii")]
 
     def test_one_volume_in_two_formats(self, tmp_path):
         for suffix in (".nii", ".nii.gz", ".img"):
             save_pair(tmp_path / "P1" / f"ED{suffix}", tmp_path / "P1" / f"ED_rv{suffix}")
-        reading = read_right_ventricle([tmp_path])
+        reading = read_folders([tmp_path])
         assert reading.findings == []
         assert reading.stacks[0].files[0].endswith("ED.nii")
 
     def test_image_and_label_in_different_formats(self, tmp_path):
         save_pair(tmp_path / "P1" / "ED.nii.gz", tmp_path / "P1" / "ED_rv.img")
-        assert_same(masks(read_right_ventricle([tmp_path])), {("P1", "ED"): drawing() > 0})
+        assert_same(masks(read_folders([tmp_path])), {("P1", "ED"): drawing() > 0})
 
     def test_cines_without_single_frames(self, tmp_path):
         image = picture(shape=(20, 18, 3, 5))
@@ -483,20 +495,20 @@ class TestFoldersByRule:
         save(tmp_path / "P1" / "cine_rv.nii.gz", label)
         save(tmp_path / "P2" / "cine.nii.gz", image)
         save(tmp_path / "P2" / "cine_rv.nii.gz", label * (np.arange(5) == 4).astype(np.uint8))
-        reading = read_right_ventricle([tmp_path])
+        reading = read_folders([tmp_path])
         expected = {("P1", "ED"): 4, ("P1", "ES"): 1, ("P2", "5"): 4}
         assert_same(masks(reading), {key: label[..., time] for key, time in expected.items()})
         for stack, time in zip(reading.stacks, expected.values(), strict=True):
             np.testing.assert_array_equal(stack.image, image[..., time])
         save(tmp_path / "P2" / "cine_rv.nii.gz", label * 0)
-        assert faults(read_right_ventricle([tmp_path])) == [("empty-label", "P2", "", "cine_rv.nii.gz")]
+        assert faults(read_folders([tmp_path])) == [("empty-label", "P2", "", "cine_rv.nii.gz")]
 
     @pytest.mark.parametrize("values", [(0, 255), (0, 7)])
     def test_any_value_marks_a_mask_of_two(self, tmp_path, values):
         save_pair(tmp_path / "P1" / "ED.nii", tmp_path / "P1" / "ED_rv.nii")
         save(tmp_path / "P1" / "ED_rv.nii", drawing(value=values[1]))
-        assert_same(masks(read_right_ventricle([tmp_path])), {("P1", "ED"): drawing() > 0})
-        assert faults(read_right_ventricle([tmp_path], label=1)) == [("empty-label", "P1", "ED", "ED_rv.nii")]
+        assert_same(masks(read_folders([tmp_path])), {("P1", "ED"): drawing() > 0})
+        assert faults(read_folders([tmp_path], label=1)) == [("empty-label", "P1", "ED", "ED_rv.nii")]
 
     def test_the_pool_of_a_wall_is_what_it_encloses(self, tmp_path):
         ring = np.zeros((20, 18, 3), np.uint8)
@@ -505,14 +517,14 @@ class TestFoldersByRule:
         ring[8, :8, 0] = 0  # open at the base
         save(tmp_path / "P1" / "ED.nii", picture())
         save(tmp_path / "P1" / "ED_myo.nii", ring)
-        (stack,) = read_right_ventricle([tmp_path], label="myocardium").stacks
+        (stack,) = read_folders([tmp_path], label="myocardium").stacks
         np.testing.assert_array_equal(stack.label, ring)
         pool = np.zeros_like(ring)
         pool[6:12, 7:10, 1:] = 1
         np.testing.assert_array_equal(stack.pool, pool)
         walls = {"myocardium": True, "left-ventricle": True, "right-ventricle": False, 1: False}
         for label, thick in walls.items():
-            (stack,) = read_right_ventricle([tmp_path], label=label).stacks
+            (stack,) = read_folders([tmp_path], label=label).stacks
             assert (stack.thick_wall, stack.pool is None) == (thick, label != "myocardium")
 
     def test_several_values_need_a_number(self, tmp_path):
@@ -520,8 +532,8 @@ class TestFoldersByRule:
             save(tmp_path / subject / "ED.nii", picture())
             save(tmp_path / subject / "ED_gt.nii", drawing(0, value=2) + drawing(3, value=5))
         with pytest.raises(UserError, match=r"2 of 2 labels have several values beside 0: 2, 5, 7.*--label"):
-            read_right_ventricle([tmp_path])
-        read = masks(read_right_ventricle([tmp_path], label="5"))
+            read_folders([tmp_path])
+        read = masks(read_folders([tmp_path], label="5"))
         assert_same(read, {(s, "ED"): (drawing(3) > 0) & (drawing(0) == 0) for s in ("P1", "P2")})
 
     def test_slices_come_last(self, tmp_path):
@@ -529,7 +541,7 @@ class TestFoldersByRule:
         affine = np.array([[0.1, -1.5, 0, 9], [0.2, 0, -1.5, 8], [8, 0, 0.1, 7], [0, 0, 0, 1.0]])
         save(tmp_path / "P1" / "ED.nii", picture(shape=shape).transpose(order), affine)
         save(tmp_path / "P1" / "ED_rv.nii", drawing(shape=shape).transpose(order), affine)
-        (stack,) = read_right_ventricle([tmp_path]).stacks
+        (stack,) = read_folders([tmp_path]).stacks
         np.testing.assert_array_equal(stack.image, picture(shape=shape))
         np.testing.assert_array_equal(stack.label, drawing(shape=shape))
         for place in ((0, 0, 0), (4, 7, 2)):
@@ -543,26 +555,26 @@ class TestFoldersByRule:
         (tmp_path / "a.csv").write_text("Subject\tage\n1\t3\n")
         (tmp_path / "b.csv").write_text("subject,Disease\n1,TOF\n2,DORV\nX,TGA\n,nobody\n")
         (tmp_path / "c.csv").write_text("colour,price\nred,2\n")
-        strata = {stack.subject: stack.stratum for stack in read_right_ventricle([tmp_path]).stacks}
+        strata = {stack.subject: stack.stratum for stack in read_folders([tmp_path]).stacks}
         assert strata == {"case 01": "TOF", "case 02": "", "x": "TGA", "2b": ""}  # two subjects may be number 2
 
     def test_all_subjects_in_one_folder(self, tmp_path):
         for number in range(3):
             save_pair(tmp_path / f"P{number}_ED.nii", tmp_path / f"P{number}_ED_rv.nii", number)
         with pytest.raises(UserError, match="both are subject .* at ED.*patterns for image and mask"):
-            read_right_ventricle([tmp_path])
+            read_folders([tmp_path])
         for path in tmp_path.glob("*.nii"):
             path.rename(path.with_name(path.name.replace("_ED", "")))
         with pytest.raises(UserError, match="as if of one subject.*patterns for image and mask"):
-            read_right_ventricle([tmp_path])
-        read = masks(read_right_ventricle([tmp_path], image="{subject}.nii", mask="{subject}_rv.nii"))
+            read_folders([tmp_path])
+        read = masks(read_folders([tmp_path], image="{subject}.nii", mask="{subject}_rv.nii"))
         assert_same(read, {(f"P{number}", "1"): drawing(number) > 0 for number in range(3)})
 
     def test_one_subject_under_two_spellings(self, tmp_path):
         for home in (tmp_path / "a" / "p1", tmp_path / "b" / "P1"):
             save_pair(home / "ED.nii", home / "ED_rv.nii")
         with pytest.raises(UserError, match="both are subject"):
-            read_right_ventricle([tmp_path])
+            read_folders([tmp_path])
 
 
 class TestPatterns:
@@ -589,7 +601,7 @@ class TestPatterns:
                 tmp_path / normalize("NFD", mask.format(**values).replace(".*", ".hdr").replace("*", "mented")),
                 seed,
             )
-        reading = read_right_ventricle([tmp_path], image=image, mask=mask)
+        reading = read_folders([tmp_path], image=image, mask=mask)
         assert reading.findings == []
         assert_same(masks(reading), {("Jos\u00e9_1", phase): drawing(0) > 0, ("b.c 2", phase): drawing(1) > 0})
 
@@ -599,19 +611,19 @@ class TestPatterns:
         (tmp_path / "P2" / "ED.nii").unlink()
         (tmp_path / "P3" / "ED_m.nii").unlink()
         save(tmp_path / "P1" / "cine.nii", picture(shape=(20, 18, 3, 4)))
-        reading = read_right_ventricle([tmp_path], image="{subject}/{phase}.nii", mask="{subject}/{phase}_m.nii")
+        reading = read_folders([tmp_path], image="{subject}/{phase}.nii", mask="{subject}/{phase}_m.nii")
         assert list(masks(reading)) == [("P1", "ED")]
         assert faults(reading) == [("no-image", "P2", "ED", "ED_m.nii"), ("no-label", "P3", "ED", "ED.nii")]
 
     def test_a_name_used_twice_is_the_same_twice(self, tmp_path):
         save_pair(tmp_path / "P1" / "P1.nii", tmp_path / "P1" / "P1_m.nii")
         save_pair(tmp_path / "P1" / "P2.nii", tmp_path / "P1" / "P2_m.nii")
-        reading = read_right_ventricle([tmp_path], image="{subject}/{subject}.nii", mask="{subject}/{subject}_m.nii")
+        reading = read_folders([tmp_path], image="{subject}/{subject}.nii", mask="{subject}/{subject}_m.nii")
         assert [stack.files[0] for stack in reading.stacks] == [str(tmp_path / "P1" / "P1.nii")]
         assert reading.findings == []
 
     def test_patterns_go_before_published_layouts(self, phantoms):
-        reading = read_right_ventricle(
+        reading = read_folders(
             [phantoms["acdc"]],
             image="{subject}/*_frame{phase}.nii.gz",
             mask="{subject}/*_frame{phase}_gt.nii.gz",
@@ -637,26 +649,26 @@ class TestPatterns:
         save_pair(tmp_path / "P1" / "ED.nii", tmp_path / "P1" / "ED_m.nii")
         save(tmp_path / "P1" / "ES.nii", picture())
         with pytest.raises(UserError, match=message):
-            read_right_ventricle([tmp_path], image=image, mask=mask)
+            read_folders([tmp_path], image=image, mask=mask)
 
     def test_patterns_and_another_layout(self, phantoms):
         with pytest.raises(UserError, match="for the layout folders alone"):
-            read_right_ventricle([phantoms["acdc"]], layout="acdc", image="{subject}", mask="{subject}_gt")
+            read_folders([phantoms["acdc"]], layout="acdc", image="{subject}", mask="{subject}_gt")
 
 
 class TestLayoutsAndLabels:
     def test_layouts_can_be_given(self, phantoms):
-        assert set(LAYOUTS) >= {"acdc", "mnms", "folders"}
+        assert set(FOLDER_LAYOUTS) >= {"acdc", "mnms", "folders"}
         for layout in ("acdc", "mnms"):
-            assert_same(masks(read_right_ventricle([phantoms[layout]], layout=layout)), truth(layout))
+            assert_same(masks(read_folders([phantoms[layout]], layout=layout)), truth(layout))
             with pytest.raises(UserError, match="--label"):
-                read_right_ventricle([phantoms[layout]], layout="folders")
+                read_folders([phantoms[layout]], layout="folders")
 
     def test_two_layouts_at_once(self, phantoms):
         both = [phantoms["acdc"], phantoms["mnms"]]
         with pytest.raises(UserError, match="holds the layouts acdc and mnms. Choose one with --layout"):
-            read_right_ventricle(both)
-        assert_same(masks(read_right_ventricle(both, layout="acdc")), truth("acdc"))
+            read_folders(both)
+        assert_same(masks(read_folders(both, layout="acdc")), truth("acdc"))
 
     @pytest.mark.parametrize(
         ("layout", "message"),
@@ -665,27 +677,27 @@ class TestLayoutsAndLabels:
     def test_no_such_data(self, tmp_path, layout, message):
         (tmp_path / "a.txt").write_text("")
         with pytest.raises(UserError, match=message):
-            read_right_ventricle([tmp_path], layout=layout)
+            read_folders([tmp_path], layout=layout)
 
     def test_the_wrong_layout(self, phantoms):
         with pytest.raises(UserError, match="no data of the layout mnms.*or the layout folders"):
-            read_right_ventricle([phantoms["chla"]], layout="mnms")
+            read_folders([phantoms["chla"]], layout="mnms")
 
     def test_no_source(self, tmp_path):
         with pytest.raises(UserError, match="cannot be read"):
-            read_right_ventricle([tmp_path / "nowhere"])
+            read_folders([tmp_path / "nowhere"])
         with pytest.raises(UserError, match="no source: no data"):
-            read_right_ventricle([])
+            read_folders([])
 
     @pytest.mark.parametrize("label", ["atrium", "", 0, -1, 7, "1.5"])
     def test_labels_that_do_not_exist(self, phantoms, label):
         with pytest.raises(UserError, match="one of right-ventricle, left-ventricle, myocardium.*1, 2, 3"):
-            read_right_ventricle([phantoms["acdc"]], label=label)
+            read_folders([phantoms["acdc"]], label=label)
 
     def test_progress(self, phantoms, capsys):
-        read_right_ventricle([phantoms["acdc"]], progress=True)
+        read_folders([phantoms["acdc"]], progress=True)
         assert "Reading: 100%" in capsys.readouterr().err
-        read_right_ventricle([phantoms["acdc"]])
+        read_folders([phantoms["acdc"]])
         assert capsys.readouterr() == ("", "")
 
 
@@ -717,7 +729,7 @@ def test_damage_never_makes_a_wrong_mask(small, tmp_path_factory, data):
         content = content[: data.draw(st.integers(0, len(content)))]
     path.write_bytes(content)
     try:
-        reading = read_right_ventricle([folder])
+        reading = read_folders([folder])
     except UserError:
         return
     read = {stack.subject: stack for stack in reading.stacks}
@@ -741,7 +753,7 @@ def test_damage_never_makes_a_wrong_mask(small, tmp_path_factory, data):
 def children():
     if not REAL.is_dir():
         pytest.skip(f"the children's right ventricles are not at {REAL}")
-    return read_right_ventricle([REAL / "nifti"])
+    return read_folders([REAL / "nifti"])
 
 
 class TestRealData:
@@ -764,7 +776,7 @@ class TestRealData:
             np.testing.assert_allclose(spacing, [float(row[key]) for key in ("dx", "dy", "dz")], rtol=1e-4)
 
     def test_nifti_and_analyze_are_the_same(self, children):
-        reading = read_right_ventricle([REAL / "analyze"])
+        reading = read_folders([REAL / "analyze"])
         assert reading.findings == []
         nifti = [stack for stack in children.stacks if int(stack.subject[-2:]) <= 8]
         for one, other in zip(nifti, reading.stacks, strict=True):
@@ -775,22 +787,22 @@ class TestRealData:
 
     def test_both_copies_at_once(self, children):
         with pytest.raises(UserError, match="both are subject subject01, by their names"):
-            read_right_ventricle([REAL])
+            read_folders([REAL])
 
 
 def test_of_two_sites_001_is_two_persons(tmp_path):
     for site, phase in (("siteA", "ED"), ("siteB", "ES")):
         save_pair(tmp_path / site / "001" / f"{phase}.nii", tmp_path / site / "001" / f"{phase}_rv.nii")
     with pytest.raises(UserError, match="both are subject 001, by their names. Rename one"):
-        read_right_ventricle([tmp_path])
+        read_folders([tmp_path])
 
 
 def test_camel_case_has_words(tmp_path):
     folder = tmp_path / "P1"
     save_pair(folder / "imgED.nii", folder / "maskED.nii")
     save_pair(folder / "imgES.nii", folder / "maskES.nii")
-    assert [stack.phase for stack in read_right_ventricle([tmp_path]).stacks] == ["ED", "ES"]
+    assert [stack.phase for stack in read_folders([tmp_path]).stacks] == ["ED", "ES"]
     (folder / "imgED.nii").unlink()
     (folder / "maskES.nii").unlink()
-    with_none = read_right_ventricle([tmp_path])
+    with_none = read_folders([tmp_path])
     assert with_none.stacks == []

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from monai_iln.datasets import read_right_ventricle
+from monai_iln.datasets import read_folders
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
 from monai_iln.errors import UserError
 
@@ -25,7 +25,7 @@ def dice(one, other):
 
 @pytest.mark.parametrize("label", ["right-ventricle", "epicardium", "myocardium"])
 def test_truth(written, label):
-    reading = read_right_ventricle([written], label=label)
+    reading = read_folders([written], label=label)
     assert reading.findings == []
     truths = {(truth.subject, truth.phase): truth for truth in phantom_truth(layout="rvsc", **SMALL)}
     assert [(stack.subject, stack.phase) for stack in reading.stacks] == sorted(truths)
@@ -43,7 +43,7 @@ def test_a_contour_of_the_list_that_is_missing(data):
     contours = sorted((data / "patient02" / "P02contours-manual").iterdir())
     lost = contours[-1]
     lost.unlink()
-    (finding,) = read_right_ventricle([data]).findings
+    (finding,) = read_folders([data]).findings
     assert (finding.reason, finding.subject) == ("no-label", "P02")
     assert finding.detail == f"names {lost.name}, which is not there"
 
@@ -51,7 +51,7 @@ def test_a_contour_of_the_list_that_is_missing(data):
 def test_images_without_contours_and_the_reverse(data):
     shutil.rmtree(data / "patient01" / "P01contours-manual")
     shutil.rmtree(data / "patient02" / "P02dicom")
-    reading = read_right_ventricle([data])
+    reading = read_folders([data])
     assert {stack.subject for stack in reading.stacks} == {"P03"}
     assert {(finding.reason, finding.subject) for finding in reading.findings} == {
         ("no-label", "P01"),
@@ -61,17 +61,17 @@ def test_images_without_contours_and_the_reverse(data):
 
 def test_numbers_are_those_of_the_names(data):
     """A missing frame moves none of the others."""
-    whole = {(s.subject, s.phase): s for s in read_right_ventricle([data]).stacks}
+    whole = {(s.subject, s.phase): s for s in read_folders([data]).stacks}
     (data / "patient01" / "P01dicom" / "P01-0001.dcm").unlink()
-    for stack in read_right_ventricle([data]).stacks:
+    for stack in read_folders([data]).stacks:
         assert stack.slices == whole[stack.subject, stack.phase].slices
         assert (stack.label == whole[stack.subject, stack.phase].label).all()
 
 
 def test_mistakes(data):
     with pytest.raises(UserError, match="label 'left-ventricle': RVSC has right-ventricle, epicardium, myocardium"):
-        read_right_ventricle([data], label="left-ventricle")
+        read_folders([data], label="left-ventricle")
     contour = sorted((data / "patient02" / "P02contours-manual").iterdir())[0]
     shutil.copy(contour, data)
     with pytest.raises(UserError, match="the same frame as .* A frame has one contour of a kind"):
-        read_right_ventricle([data])
+        read_folders([data])

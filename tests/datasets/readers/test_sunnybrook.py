@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from phantom_layouts import ALL_LAYOUTS
 from PIL import Image
 
 from monai_iln.datasets import read_sunnybrook
-from monai_iln.datasets.formats.contours import FILE_NAME, rasterize, read_contour, structure_mask
+from monai_iln.datasets.formats.contours import FILE_NAME, rasterize, read_contour
 from monai_iln.datasets.formats.dicom import Frame, number_frames, read_stack, split_slices, stack_affine, uneven_steps
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
 from monai_iln.datasets.quality.inspection import contrast
+from monai_iln.datasets.readers.contoured import structure_mask
 from monai_iln.errors import UserError
 
 SMALL = {"slices": 6, "phases": 4, "size": 96}
@@ -40,9 +42,9 @@ def dice(one, other):
 
 @pytest.mark.parametrize("layout", ["official", "challenge", "arterys", "png"])
 def test_every_layout_gives_the_truth(layout, tmp_path):
-    source = write_phantom(tmp_path / "data", layout=layout, **SMALL)
+    source = write_phantom(tmp_path / "data", layout=ALL_LAYOUTS[layout], **SMALL)
     reading = read_sunnybrook(source)
-    truths = {(truth.subject, truth.phase): truth for truth in phantom_truth(layout=layout, **SMALL)}
+    truths = {(truth.subject, truth.phase): truth for truth in phantom_truth(layout=ALL_LAYOUTS[layout], **SMALL)}
     assert reading.findings == []
     assert len(reading.stacks) == len(truths) == 12
     for stack in reading.stacks:
@@ -500,7 +502,7 @@ def test_one_image_folder_for_two_subjects(copied):
 
 
 def test_one_subject_under_two_spellings(tmp_path):
-    source = write_phantom(tmp_path / "data", layout="challenge", subjects=1, **SMALL)
+    source = write_phantom(tmp_path / "data", layout=ALL_LAYOUTS["challenge"], subjects=1, **SMALL)
     assert first(source, "challenge_training/*").name == "SC-HF-I-1"
     padded = first(source, "Sunnybrook*/*/*")
     assert padded.name == "SC-HF-I-01"
@@ -627,10 +629,14 @@ def test_read_stack(official, stacks, tmp_path):
     np.testing.assert_allclose(affine[:3, :3], stack.affine[:3, :3], atol=1e-3)
 
 
-def test_real_mirror(real):
-    reading = read_sunnybrook(real, layout="png")
-    stacks = reading.stacks
-    assert reading.findings == []
+@pytest.fixture(scope="module")
+def real_dicom(real):
+    return read_sunnybrook(real, layout="dicom")
+
+
+def test_real_mirror(real, real_mirror):
+    stacks, findings = real_mirror
+    assert findings == []
     assert sum(stack.image.shape[-1] for stack in stacks) == 805
     assert len({stack.subject for stack in stacks}) == 45
     with (real / "manifest.csv").open() as file:
@@ -638,10 +644,10 @@ def test_real_mirror(real):
     assert {(stack.subject, stack.phase, number) for stack in stacks for number in stack.slices} == known
 
 
-def test_real_layouts_agree(real):
-    mirror = {(stack.subject, stack.phase): stack for stack in read_sunnybrook(real, layout="png").stacks}
+def test_real_layouts_agree(real_mirror, real_dicom):
+    mirror = {(stack.subject, stack.phase): stack for stack in real_mirror.stacks}
     compared = 0
-    for stack in read_sunnybrook(real, layout="dicom").stacks:
+    for stack in real_dicom.stacks:
         twin = mirror[stack.subject, stack.phase]
         assert stack.slices == twin.slices
         np.testing.assert_array_equal(stack.label, twin.label)
@@ -652,8 +658,8 @@ def test_real_layouts_agree(real):
     assert compared == 54  # of SC-HF-I-01 and -02, and of -05, whose contours only the arterys copy has
 
 
-def test_real_copied_contours_are_found(real):
-    found = Counter((f.subject, f.reason) for f in read_sunnybrook(real, layout="dicom").findings)
+def test_real_copied_contours_are_found(real_dicom):
+    found = Counter((f.subject, f.reason) for f in real_dicom.findings)
     assert found == {
         ("SC-HF-I-06", "copied-contour"): 9,
         ("SC-HF-I-06", "epicardium"): 9,
@@ -662,11 +668,11 @@ def test_real_copied_contours_are_found(real):
     }
 
 
-def test_real_contours_give_the_mirror_s_masks(real):
+def test_real_contours_give_the_mirror_s_masks(real, real_mirror):
     """Also of the subjects whose DICOM files are not here."""
     mirror = {
         (stack.subject, number, stack.phase): stack.label[..., index]
-        for stack in read_sunnybrook(real, layout="png").stacks
+        for stack in real_mirror.stacks
         for index, number in enumerate(stack.slices)
     }
     compared = 0

@@ -1,0 +1,152 @@
+"""Stacks from pairs of volumes: what ACDC, M&Ms and folders of one's own have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_iln.datasets.formats.nifti import read_header, read_volume, same_place, slice_axis
+from monai_iln.datasets.progress import track
+from monai_iln.datasets.readers.matching import FilePair, PairedFiles
+from monai_iln.datasets.readers.structures import Structure, label_values, refuse_several_values
+from monai_iln.datasets.readers.tables import SubjectInfo, find_stratum, find_times
+from monai_iln.datasets.stacks import Finding, ReaderOutput, Stack
+from monai_iln.errors import UserError
+
+
+class _LabelledVolume(NamedTuple):
+    """An image and its label at one time. The time counts from 0; it is ``None`` where the files hold only one."""
+
+    pair: FilePair
+    time: int | None
+    image: NDArray[Any]
+    label: NDArray[Any]
+    affine: NDArray[np.float64]
+
+    def finding(self, reason: str, phase: str, detail: str) -> Finding:
+        return Finding(reason, self.pair.subject, phase, None, str(self.pair.label), detail)
+
+
+def read_pairs(paired: PairedFiles, structure: Structure, progress: bool = False) -> ReaderOutput:
+    """Read pairs of volumes, one stack for each subject and phase.
+
+    Args:
+        paired: The pairs, and what is known about their subjects.
+        structure: The structure of the label files that is labelled 1 in the stacks.
+        progress: Shows a bar.
+
+    Raises:
+        UserError: If two frames are of one subject and phase, or labels have several values and none was chosen.
+    """
+    findings = list(paired.findings)
+    read: list[list[_LabelledVolume]] = []
+    for pair in track(sorted(paired.pairs), "Reading", "pair", progress):
+        volumes = _read_pair(pair)
+        if isinstance(volumes, Finding):
+            findings.append(volumes)
+        else:
+            read.append(volumes)
+    if structure.value is None:
+        refuse_several_values([volume.label for volumes in read for volume in volumes])
+    stacks: dict[tuple[str, str], Stack] = {}
+    for volumes in read:
+        info = paired.subjects.get(volumes[0].pair.subject, {})
+        for volume, phase in _name_phases(volumes, info, structure):
+            stack = _make_stack(volume, phase, find_stratum(info), structure)
+            if isinstance(stack, Finding):
+                findings.append(stack)
+            else:
+                _add(stacks, stack)
+    return ReaderOutput(list(stacks.values()), findings)
+
+
+def _read_pair(pair: FilePair) -> list[_LabelledVolume] | Finding:
+    """The labelled times of a pair, slices last, or why it cannot be used."""
+
+    def refuse(reason: str, detail: str) -> Finding:
+        return Finding(reason, pair.subject, pair.phase, None, str(pair.label), detail)
+
+    try:
+        image, affine = read_volume(pair.image)
+        label, label_affine = read_volume(pair.label)
+        headers = read_header(pair.image), read_header(pair.label)
+    except UserError as error:
+        return refuse("unreadable", str(error))
+    if image.shape != label.shape:
+        return refuse("mismatch", f"shape {label.shape}, its image {image.shape}: they must be equal")
+    if all(header.oriented for header in headers) and not same_place(affine, label_affine):
+        return refuse("mismatch", "its affine is not that of its image: steps or origin differ")
+    if label_values(label) is None:
+        return refuse("label-values", "holds values that are not whole numbers from 0 to 65535")
+    try:
+        last = slice_axis(image.shape, affine)
+    except UserError as error:
+        return refuse("mismatch", str(error))
+    order = [*(axis for axis in range(3) if axis != last), last]
+    image, label = (array.transpose(*order, *range(3, array.ndim)) for array in (image, label))
+    affine[:, :3] = affine[:, order]
+    if image.ndim == 3:
+        return [_LabelledVolume(pair, None, image, label, affine)]
+    times = np.flatnonzero(label.any(axis=(0, 1, 2)))
+    if not len(times):
+        return refuse("empty-label", "no voxel is labelled at any time")
+    return [_LabelledVolume(pair, int(t), image[..., t].copy(), label[..., t].copy(), affine) for t in times]
+
+
+def _name_phases(
+    volumes: Sequence[_LabelledVolume], info: SubjectInfo, structure: Structure
+) -> Iterator[tuple[_LabelledVolume, str]]:
+    """The volumes of a pair with their phases. A time that the table does not name has none."""
+    times = [volume.time for volume in volumes if volume.time is not None]
+    if not times:
+        yield volumes[0], volumes[0].pair.phase or "1"
+        return
+    names = find_times(info, times)
+    if not names and len(times) == 2:
+        first, second = (int(structure.cavity(volume.label).sum()) for volume in volumes)
+        diastole_first = times if first >= second else times[::-1]
+        names = dict(zip(diastole_first, ("ED", "ES"), strict=True))
+    if not names:
+        names = {time: str(time + 1) for time in times}
+    for volume, time in zip(volumes, times, strict=True):
+        yield volume, names.get(time, "")
+
+
+def _make_stack(volume: _LabelledVolume, phase: str, stratum: str, structure: Structure) -> Stack | Finding:
+    if doubt := structure.doubt(volume.label):
+        return volume.finding("label-values", phase, doubt)
+    if not phase:
+        detail = f"labelled at time {volume.time} (from 0), which the table names neither ED nor ES"
+        return volume.finding("third-phase", phase, detail)
+    label = structure.mask(volume.label)
+    if not label.any():
+        wanted, found = structure.value or "of a structure", label_values(volume.label)
+        detail = f"no voxel has the value {wanted}; it holds {found}: choose one of those"
+        return volume.finding("empty-label", phase, detail)
+    depth = label.shape[-1]
+    return Stack(
+        subject=volume.pair.subject,
+        phase=phase,
+        stratum=stratum,
+        image=volume.image,
+        label=label,
+        affine=volume.affine,
+        slices=tuple(range(1, depth + 1)),
+        files=(str(volume.pair.image),) * depth,
+        pool=structure.pool(volume.label),
+        thick_wall=structure.name in ("left-ventricle", "myocardium"),
+    )
+
+
+def _add(stacks: dict[tuple[str, str], Stack], stack: Stack) -> None:
+    # Some file systems take names that differ in case for one.
+    twin = stacks.setdefault((stack.subject.casefold(), stack.phase.casefold()), stack)
+    if twin is not stack:
+        raise UserError(
+            f"{twin.files[0]} and {stack.files[0]}: both are subject {stack.subject} at {stack.phase}. A subject has "
+            "one frame for each phase and a folder of its own: give one copy, or patterns for image and mask that tell "
+            "subject and phase."
+        )
