@@ -1,4 +1,4 @@
-"""Configurations of bundles: read, and their ids checked, which MONAI does not do."""
+"""Reads configurations of bundles and checks their ids, which MONAI does not do."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigParser, run
 
-from monai_iln.errors import UserError, check_keys, require
+from monai_iln.errors import UserError, check_keys, is_monai_command, require
 
 
 def read_configuration(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigParser:
-    """The configuration in files, with overrides.
+    """Read a configuration and override some of its values.
+
+    Args:
+        files: The files. Later ones are laid over earlier ones.
+        overrides: The new values by their ids.
 
     Raises:
-        UserError: if a file is missing or no configuration, or an override names an id that it lacks.
+        UserError: If a file is missing or no configuration, or if an override names an id that there is not.
     """
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"{file}: no such file. A training needs the files of its bundle: correct their names.")
     parser = ConfigParser()
     try:
         parser.read_config(list(files))
-    except (OSError, ValueError) as error:
-        missing = [file for file in files if not Path(file).is_file()]
-        got = f"{missing[0]}: no such file" if missing else f"{', '.join(files)}: not a configuration ({error})"
-        raise UserError(
-            f"{got}. A training, and a study of it, needs its bundle's files: correct their names."
-        ) from error
     except Exception as error:  # the parser of YAML has exceptions of its own
         raise UserError(f"{', '.join(files)}: not a configuration ({error}). Correct it.") from error
     _check_ids(parser, overrides)
@@ -44,17 +45,22 @@ def _check_ids(parser: ConfigParser, ids: Iterable[str]) -> None:
         parent, _, argument = key.rpartition("#")
         if parent in known and argument.startswith("_"):  # _disabled_ and its kin, which MONAI reads
             continue
-        target = parser.get(f"{parent}#_target_") if parent in known else None
-        if key in known or target is None:
-            check_keys([key], known, "id of the configuration")  # which may be an argument left at its default:
+        target = None
+        if parent in known and key not in known:  # the id may be of an argument that is left at its default
+            target = parser.get(f"{parent}#_target_")
+        if target is None:
+            check_keys([key], known, "id of the configuration")
         elif (arguments := _arguments(str(target))) is not None:
             check_keys([argument], arguments, f"argument of {target}")
 
 
 def _arguments(target: str) -> list[str] | None:
-    """The arguments of what a configuration's ``_target_`` names; ``None`` if it hands on whatever it gets."""
+    """Name the arguments of a ``_target_``. ``None`` stands for any: it hands on whatever it gets."""
+    path = target
     module = ComponentLocator().get_component_module_name(target)
-    called = locate(f"{module}.{target}" if isinstance(module, str) else target)
+    if isinstance(module, str):
+        path = f"{module}.{target}"
+    called = locate(path)
     require(
         callable(called), f"_target_ {target!r}", "it names nothing that can be called", "correct the configuration"
     )
@@ -74,7 +80,7 @@ def _arguments(target: str) -> list[str] | None:
 
 
 def ids_of(config: Any, prefix: str = "") -> list[str]:
-    """All ids of a configuration, as the command line of MONAI writes them."""
+    """List all ids of a configuration, as the command line of MONAI writes them."""
     if isinstance(config, Mapping):
         children = [(str(key), value) for key, value in config.items()]
     elif isinstance(config, list):
@@ -90,24 +96,24 @@ def ids_of(config: Any, prefix: str = "") -> list[str]:
 def check_command_line() -> None:
     """Refuse ids that the configuration lacks, on the command line of ``python -m monai.bundle run``.
 
-    MONAI adds what it does not find: with ``--flod 2``, fold 0 would run. For the ``initialize`` of a bundle. Does
-    nothing where the configuration is run by another program.
+    MONAI adds what it does not find: with ``--flod 2``, fold 0 would run. This is for the ``initialize`` of a bundle.
+    It does nothing where another program runs the configuration.
 
     Raises:
-        UserError: for the first such id; it names the nearest one that there is.
+        UserError: If there is such an id. The message names the nearest one that there is.
     """
-    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py") or sys.argv[1:2] != ["run"]:
+    if not is_monai_command() or sys.argv[1:2] != ["run"]:
         return
     given: dict[str, Any] = {}
-    for option, value in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+    for option, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
         if match := re.fullmatch(r"--?([A-Za-z_][^=]*)(?:=(.*))?", option, re.DOTALL):  # one hyphen is enough for Fire
-            name = match[1].replace("-", "_").replace("::", "#")
-            given[name] = value if match[2] is None else match[2]
+            name, value = match.groups(following)
+            given[name.replace("-", "_").replace("::", "#")] = value
     if "args_file" in given:
         given = ConfigParser.load_config_file(given["args_file"]) | given
     files = given.get("config_file", ())
-    if isinstance(files, str):
-        files = ast.literal_eval(files) if files.startswith(("[", "(")) else [files]
+    if isinstance(files, str) and files.startswith(("[", "(")):
+        files = ast.literal_eval(files)
     parser = ConfigParser()
     parser.read_config(files)
     own = inspect.signature(run).parameters

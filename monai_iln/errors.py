@@ -6,7 +6,10 @@ import difflib
 import logging
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
+
+_MOST_SHOWN = 40  # names in a message
 
 
 class UserError(ValueError):
@@ -18,11 +21,20 @@ class UserError(ValueError):
 
 
 class DivergedError(UserError):
-    """A training whose loss is not finite: not a mistake of the data or of the program, but of the settings."""
+    """A training whose loss is not finite: the settings are wrong, not the data or the program."""
 
 
 def require(holds: bool, got: str, rule: str, remedy: str) -> None:
-    """Raise a :class:`UserError` unless a condition holds; for the ``initialize`` of a bundle.
+    """Raise a :class:`UserError` unless a condition holds.
+
+    Args:
+        holds: The condition.
+        got: What was given.
+        rule: The rule that it breaks.
+        remedy: What the user can do, as an order.
+
+    Raises:
+        UserError: If the condition does not hold.
 
     Example:
         >>> require(2 < 1, "epochs 0", "there must be at least one", "choose 1 or more")
@@ -37,8 +49,13 @@ def require(holds: bool, got: str, rule: str, remedy: str) -> None:
 def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """Refuse unknown keys, and name the nearest known one.
 
+    Args:
+        given: The keys to check.
+        known: The keys that there are.
+        what: What the keys are, for the message.
+
     Raises:
-        UserError: for the first key that is not known.
+        UserError: If a key is not known.
 
     Example:
         >>> check_keys(["metods"], ["methods", "folds"], "key of a study")
@@ -47,14 +64,23 @@ def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
         monai_iln.errors.UserError: 'metods' is no key of a study. Did you mean 'methods'? ...
     """
     known = list(known)
+    shown = known
+    if len(known) >= _MOST_SHOWN:
+        shown = [name for name in known if "#" not in name]  # the topmost ids of a configuration
     for key in map(str, given):
         if key not in known:
-            some = ", ".join(known if len(known) < 40 else [name for name in known if "#" not in name])
-            raise UserError(f"{key!r} is no {what}.{did_you_mean(key, known)} There are: {some}.")
+            raise UserError(f"{key!r} is no {what}.{did_you_mean(key, known)} There are: {', '.join(shown)}.")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question that names what is most like a misspelt name, after a space; empty if nothing is like it.
+    """Ask for the known name that is most like a misspelt one.
+
+    Args:
+        name: The misspelt name.
+        known: The names that there are.
+
+    Returns:
+        The question, after a space; nothing if no name is like it.
 
     Example:
         >>> did_you_mean("metods", ["methods", "folds"])
@@ -66,37 +92,45 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """The user error that an exception is or comes from; MONAI wraps what is raised in a configuration."""
+    """Find the user error that an exception is or comes from. MONAI wraps what is raised in a configuration."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def root_cause(error: BaseException) -> str:
-    """What was raised first, in a line; MONAI wraps it several times."""
+    """Tell in a line what was raised first. MONAI wraps it several times."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
 
 
+def is_monai_command() -> bool:
+    """Whether this process is ``python -m monai.bundle``."""
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
 def hide_tracebacks() -> None:
-    """From now on, a program that dies of a :class:`UserError` prints its message, once, and nothing else.
+    """From now on, ``python -m monai.bundle`` prints the message of a :class:`UserError` and no traceback.
 
-    For the first line of a bundle's ``initialize``: ``$monai_iln.errors.hide_tracebacks()``.
+    This is for the first line of a bundle's ``initialize``: ``$monai_iln.errors.hide_tracebacks()``. In another program
+    it changes nothing: there the caller catches exceptions.
     """
-
-    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        user_error = find_user_error(error)
-        if user_error is None:
-            sys.__excepthook__(kind, error, traceback)
-        else:
-            print(f"error: {user_error}", file=sys.stderr)
-
-    sys.excepthook = hook
+    if not is_monai_command():
+        return
+    sys.excepthook = _print_user_error
     # Engines log what passes through them before they raise it on. A filter that is there already is not added again.
     for handler in filter(None, [*logging.getLogger().handlers, logging.lastResort]):
-        handler.addFilter(_not_a_user_error)
+        handler.addFilter(_is_not_of_a_user_error)
 
 
-def _not_a_user_error(record: logging.LogRecord) -> bool:
+def _print_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    user_error = find_user_error(error)
+    if user_error is None:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        print(f"error: {user_error}", file=sys.stderr)
+
+
+def _is_not_of_a_user_error(record: logging.LogRecord) -> bool:
     return find_user_error(sys.exc_info()[1]) is None

@@ -1,5 +1,8 @@
 """Small data in the real layouts, and the real data where they are."""
 
+import importlib.util
+import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,30 @@ def real():
     if not REAL.is_dir():
         pytest.skip(f"the real Sunnybrook data are not at {REAL}")
     return REAL
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Sets the name of this program; what belongs to the process is put back in the end."""
+    handlers = {handler: handler.filters[:] for handler in [*logging.getLogger().handlers, logging.lastResort]}
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    yield lambda name: monkeypatch.setattr(sys, "argv", [name])
+    for handler, filters in handlers.items():
+        handler.filters[:] = filters
+
+
+@pytest.fixture
+def missing(monkeypatch):
+    """Makes a package look as if it were not installed, to a part of ours that was not imported yet."""
+
+    def hide(package, part):
+        find = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest)
+        )
+        monkeypatch.delitem(sys.modules, package, raising=False)
+        parent, _, name = part.rpartition(".")
+        monkeypatch.delitem(sys.modules, part, raising=False)
+        monkeypatch.delitem(vars(sys.modules[parent]), name, raising=False)
+
+    return hide

@@ -3,12 +3,18 @@
 All of them work with several ranks of ``torch.distributed``: rank 0 prints and writes, of what all ranks have seen.
 """
 
-from monai_iln.handlers.cost import SaveCost
-from monai_iln.handlers.curves import TrainingCurves
-from monai_iln.handlers.gates import SaveGates
-from monai_iln.handlers.images import SaveImageMetrics
-from monai_iln.handlers.overlays import SaveOverlay
-from monai_iln.handlers.slices import slices_from_engine
+from typing import TYPE_CHECKING
+
+from monai_iln.extras import require_extra
+from monai_iln.lazy import lazy_getattr
+
+if TYPE_CHECKING:
+    from monai_iln.handlers.cost import SaveCost
+    from monai_iln.handlers.curves import TrainingCurves
+    from monai_iln.handlers.gates import SaveGates
+    from monai_iln.handlers.images import SaveImageMetrics
+    from monai_iln.handlers.overlays import SaveOverlay
+    from monai_iln.handlers.slices import slices_from_engine
 
 __all__ = [
     "SaveCost",
@@ -18,3 +24,16 @@ __all__ = [
     "TrainingCurves",
     "slices_from_engine",
 ]
+
+require_extra("monai_iln.handlers", "bundle", "matplotlib", "tqdm", "PIL")
+__getattr__ = lazy_getattr(
+    __name__,
+    {
+        "SaveCost": "cost",
+        "SaveGates": "gates",
+        "SaveImageMetrics": "images",
+        "SaveOverlay": "overlays",
+        "TrainingCurves": "curves",
+        "slices_from_engine": "slices",
+    },
+)

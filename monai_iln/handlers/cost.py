@@ -15,33 +15,35 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from monai_iln.benchmark.measure import peak_of_trace, quiet_profile
+from monai_iln.files import write_json
 from monai_iln.handlers.ranks import is_first
+from monai_iln.run_files import COST
 
 _WARMUP = 3  # iterations that choose algorithms and fill caches
 _PROFILED = 2  # the first iteration also makes the state of the optimizer
 
 
 class SaveCost:
-    """Parameters, time and memory of a training, to ``cost.json`` at its end.
+    """Saves parameters, time and memory of a training to ``cost.json`` at its end.
 
-    - ``parameters``: count of all that are trained.
-    - ``steps``: iterations done.
-    - ``seconds_per_step``: median over iterations of the time from the batch's arrival to the end of the iteration,
-      loading left out. The first three are left out where there are more than six. On a GPU each step is waited for;
-      whoever reads the loss of every iteration does so anyway.
-    - ``train_seconds``: the whole loop, loading included, without validation and without measuring memory.
-    - ``validation_seconds``: the runs of the evaluator, its handlers included.
-    - ``peak_memory_bytes``: on a GPU the most that was allocated during the training. On the CPU what the second
-      iteration allocates beyond what is there before it, in torch's allocator; ``null`` if there is no second. The
+    - ``parameters``: The number of all parameters that are trained.
+    - ``steps``: The number of iterations.
+    - ``seconds_per_step``: The median time of an iteration, from the arrival of its batch to its end, so without
+      loading. The first three iterations do not count where there are more than six. On a GPU each step is waited
+      for; whoever reads the loss of every iteration does so anyway.
+    - ``train_seconds``: The time of the whole loop with loading, without validation and without measuring memory.
+    - ``validation_seconds``: The time of the evaluator and its handlers.
+    - ``peak_memory_bytes``: On a GPU, the most that was allocated during the training. On the CPU, what torch's
+      allocator allocates in the second iteration beyond what is there before it; ``null`` if there is no second. The
       two are not comparable.
 
-    Attach it to the trainer as the first of its handlers, for what the others do at the end of an iteration counts as
-    part of it if they come before. With several ranks the numbers are those of rank 0.
+    Attach it to the trainer as the first of its handlers: what an earlier handler does at the end of an iteration
+    counts as part of the iteration. With several ranks the numbers are those of rank 0.
 
     Args:
-        network: that is trained.
-        output_dir: folder of the file; made if missing.
-        evaluator: the validating engine, if there is one.
+        network: The network that is trained.
+        output_dir: The folder of the file. It is made if it is missing.
+        evaluator: The engine that validates, if there is one.
     """
 
     def __init__(self, network: nn.Module, output_dir: str, evaluator: Engine | None = None) -> None:
@@ -70,7 +72,7 @@ class SaveCost:
             torch.cuda.reset_peak_memory_stats(self._device)
         self._seconds: dict[int, float] = {}  # by step
         self._done = self._peak = 0
-        self._validating = self._measuring = 0.0
+        self._validating = self._measuring = 0.0  # seconds
         self._started = self._now()
 
     def _now(self) -> float:
@@ -114,10 +116,12 @@ class SaveCost:
         total = self._now() - self._started
         if self._device.type == "cuda":
             self._peak = torch.cuda.max_memory_allocated(self._device)
-        skipped = _WARMUP if self._done > 2 * _WARMUP else 0
-        timed = [seconds for step, seconds in self._seconds.items() if step > skipped]
+        timed = list(self._seconds.values())
+        if self._done > 2 * _WARMUP:
+            timed = [seconds for step, seconds in self._seconds.items() if step > _WARMUP]
+        trained = [parameter.numel() for parameter in self.network.parameters() if parameter.requires_grad]
         cost: dict[str, Any] = {
-            "parameters": sum(parameter.numel() for parameter in self.network.parameters() if parameter.requires_grad),
+            "parameters": sum(trained),
             "steps": self._done,
             "seconds_per_step": round(statistics.median(timed), 6),
             "train_seconds": round(total - self._validating - self._measuring, 3),
@@ -125,7 +129,7 @@ class SaveCost:
             "peak_memory_bytes": self._peak or None,
         }
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        (self.output_dir / "cost.json").write_text(json.dumps(cost, indent=1) + "\n", encoding="utf-8")
+        write_json(self.output_dir / COST, cost)
 
 
 def _raise(engine: Engine, error: BaseException) -> None:
@@ -133,7 +137,7 @@ def _raise(engine: Engine, error: BaseException) -> None:
 
 
 def _peak(profiler: profile) -> int:
-    """The most that was allocated while a profiler ran."""
+    """Find the most that was allocated while a profiler ran."""
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,13 @@ from monai.handlers import from_engine
 from tqdm import tqdm
 
 from monai_iln.errors import DivergedError
+from monai_iln.files import new_file
 from monai_iln.handlers.ranks import is_first, mean_over_ranks
+from monai_iln.run_files import CURVES, CURVES_PICTURE, LOSSES
 
 
 class TrainingCurves:
-    """Progress bar, one printed line an epoch, and curves of training loss and validation Dice.
+    """Shows a progress bar, prints a line an epoch, and saves curves of training loss and validation Dice.
 
     Attach it to the trainer after the ``ValidationHandler``. After every epoch ``curves.csv`` (``epoch``, ``loss``,
     ``val_mean_dice``) and ``curves.png`` are written anew, and the epoch's lines are added to ``losses.csv``
@@ -28,8 +29,8 @@ class TrainingCurves:
     ends before it.
 
     Args:
-        evaluator: the validating engine; its key metric is drawn.
-        output_dir: folder of the files; made if missing.
+        evaluator: The engine that validates. Its key metric is drawn.
+        output_dir: The folder of the files. It is made if it is missing.
     """
 
     def __init__(self, evaluator: Engine, output_dir: str) -> None:
@@ -52,7 +53,7 @@ class TrainingCurves:
         self._bar = tqdm(total=epochs * iterations, initial=done, desc="Training", unit="batch", disable=not is_first())
         if is_first() and not done:  # a training that is resumed adds to its file
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            (self.output_dir / "losses.csv").write_text("iteration,loss\n", encoding="utf-8")
+            LOSSES.write(self.output_dir)
 
     def _iterate(self, engine: Engine) -> None:
         loss = float(from_engine("loss", first=True)(engine.state.output))
@@ -72,20 +73,19 @@ class TrainingCurves:
         if not is_first():
             return
         epoch, loss = engine.state.epoch, float(np.mean(losses))
-        validated = self.evaluator.state.epoch == epoch  # a validation runs as the epoch of the trainer
-        dice = float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name]) if validated else None
+        line, dice = f"epoch {epoch}/{engine.state.max_epochs}: loss {loss:.3f}", None
+        if self.evaluator.state.epoch == epoch:  # a validation runs as the epoch of the trainer
+            dice = float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])
+            line += f", validation Dice {dice:.3f}"
+        tqdm.write(line)
         self.rows.append((epoch, loss, dice))
-        said = "" if dice is None else f", validation Dice {dice:.3f}"
-        tqdm.write(f"epoch {epoch}/{engine.state.max_epochs}: loss {loss:.3f}{said}")
         self._add_losses(losses)
-        with (self.output_dir / "curves.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("epoch", "loss", "val_mean_dice"), *self.rows])
+        CURVES.write(self.output_dir, self.rows)
         self._draw()
 
     def _add_losses(self, losses: list[float]) -> None:
-        with (self.output_dir / "losses.csv").open("a", encoding="utf-8") as file:
-            for iteration, loss in enumerate(losses, self._last - len(losses) + 1):
-                file.write(f"{iteration},{loss:.6g}\n")
+        first = self._last - len(losses) + 1
+        LOSSES.append(self.output_dir, ((iteration, f"{loss:.6g}") for iteration, loss in enumerate(losses, first)))
 
     def _draw(self) -> None:
         epochs, losses, _ = zip(*self.rows, strict=True)
@@ -93,8 +93,8 @@ class TrainingCurves:
         figure = Figure(figsize=(7, 4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        # A line of one point shows nothing.
-        axes.plot(epochs, losses, color="tab:blue", marker="o" if len(epochs) == 1 else "")
+        marker = "o" if len(epochs) == 1 else ""  # a line of one point shows nothing
+        axes.plot(epochs, losses, color="tab:blue", marker=marker)
         axes.set(xlabel="epoch", ylim=(0, None))
         axes.set_ylabel("training loss", color="tab:blue")
         right = axes.twinx()
@@ -105,7 +105,8 @@ class TrainingCurves:
             epoch, dice = max(validated, key=lambda pair: pair[1])
             right.plot(epoch, dice, "o", color="tab:orange")
             right.annotate(f"{dice:.3f}", (epoch, dice), xytext=(0, -14), textcoords="offset points", ha="center")
-        figure.savefig(self.output_dir / "curves.png", dpi=120)
+        with new_file(self.output_dir / CURVES_PICTURE) as partial:
+            figure.savefig(partial, dpi=120)
 
     def _close(self, engine: Engine, error: BaseException | None = None) -> None:
         if self._bar is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import cast
 
@@ -12,14 +11,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_iln.errors import UserError
+from monai_iln.files import new_file
 from monai_iln.handlers.ranks import is_first
 from monai_iln.norms.gates import LayerGates, plot_gates, read_gates
-
-_COLUMNS = ("iteration", "layer", "component", "low", "weight", "high", "dead")
+from monai_iln.run_files import GATES, GATES_PICTURE
 
 
 class SaveGates:
-    """The weight that each layer's gate gives its components, to ``gates.csv``, and drawn to ``gates.png``.
+    """Saves the weight that each layer's gate gives its components to ``gates.csv``, and draws it to ``gates.png``.
 
     Attach it to the trainer. Gates are read before the first iteration, in even steps, and after the last iteration. A
     reading has one line for each layer and component: ``weight`` is the median over channels, ``low`` and ``high``
@@ -27,9 +26,9 @@ class SaveGates:
     are written as they are read, the picture at the end. A network without gates leaves no files.
 
     Args:
-        network: that is trained, also wrapped for distributed training.
-        output_dir: folder of the files; made if missing.
-        readings: about how many of them, over the whole training.
+        network: The network that is trained. It may be wrapped for distributed training.
+        output_dir: The folder of the files. It is made if it is missing.
+        readings: The number of readings, roughly, over the whole training.
     """
 
     def __init__(self, network: nn.Module, output_dir: str, readings: int = 200) -> None:
@@ -60,7 +59,8 @@ class SaveGates:
             return
         if self.history[-1][0] != engine.state.iteration:
             self._read(engine.state.iteration)
-        plot_gates(self.history, self.output_dir / "gates.png")
+        with new_file(self.output_dir / GATES_PICTURE) as partial:
+            plot_gates(self.history, partial)
 
     def _read(self, iteration: int) -> None:
         if not is_first():
@@ -70,7 +70,7 @@ class SaveGates:
             network = cast(nn.Module, network.module)
         try:
             gates = read_gates(network)
-        except UserError:  # it has none
+        except UserError:  # the network has none
             return
         rows = []
         for layer, reading in gates.items():
@@ -79,6 +79,5 @@ class SaveGates:
                 rows.append((iteration, layer, component, *quartiles, int(reading["dead"])))
         self.history.append((iteration, gates))
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        mode = "a" if iteration else "w"
-        with (self.output_dir / "gates.csv").open(mode, newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows if iteration else [_COLUMNS, *rows])
+        save = GATES.append if iteration else GATES.write
+        save(self.output_dir, rows)

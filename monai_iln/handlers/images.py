@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_iln.errors import require
+from monai_iln.files import new_file
 from monai_iln.handlers.metrics import positions, score
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number
-
-COLUMNS = (
-    *("part", "subject", "phase", "slice", "index", "position", "structure", "dice", "hd95_mm", "asd_mm"),
-    *("truth_pixels", "predicted_pixels", "truth_ml", "predicted_ml", "image", "truth", "prediction"),
-)
+from monai_iln.run_files import IMAGES, PREDICTIONS
 
 
 class SaveImageMetrics:
-    """Metrics of every image and structure to ``images.csv``, predictions to ``predictions/``, a summary in print.
+    """Saves metrics of every image and structure to ``images.csv``, predictions to ``predictions/``; prints a summary.
 
     Attach it to an evaluator whose batches hold whole stacks and whose output has ``pred`` and ``label``, one-hot, with
     the affine that ``LoadImaged`` gives them. An image is a slice, or the whole stack for networks that segment
@@ -46,14 +42,14 @@ class SaveImageMetrics:
     several ranks, each writes the predictions of its own stacks; they need a common file system.
 
     Args:
-        output_dir: folder of the files; made if missing.
-        structures: names of the label values 1, 2, ..., also by value as a datalist has them, where value 0 is left
-            out; ``None`` for "class 1", "class 2", ...
-        part: of the data, ``"test"`` or ``"validation"``.
-        per: what an image is, ``"slice"`` or ``"volume"``.
+        output_dir: The folder of the files. It is made if it is missing.
+        structures: The names of the label values 1, 2, ...; or names by value, as a datalist has them, where value 0
+            is left out. ``None`` stands for "class 1", "class 2", ...
+        part: The part of the data, ``"test"`` or ``"validation"``.
+        per: The kind of an image, ``"slice"`` or ``"volume"``.
 
     Raises:
-        UserError: if an argument is none of these, ``structures`` are not as many as the classes, ``label`` has no
+        UserError: If an argument is none of these, ``structures`` are not as many as the classes, ``label`` has no
             affine or another shape than ``pred``, or two stacks have one subject and phase.
     """
 
@@ -67,7 +63,7 @@ class SaveImageMetrics:
         for name, value, choices in (("part", part, ("test", "validation")), ("per", per, ("slice", "volume"))):
             require(value in choices, f"{name} {value!r}", f"it must be one of {choices}", "choose one of them")
         self.output_dir = Path(output_dir)
-        self.structures = _names(structures)
+        self.structures = _in_order(structures)
         self.part = part
         self.per = per
         self.stacks: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -81,7 +77,7 @@ class SaveImageMetrics:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
             truth, prediction, image = output["label"], output["pred"], file_of(output.get("image"))
             name = f"{item['subject']}_{item['phase']}"
-            path = f"predictions/{name}.nii.gz"
+            path = f"{PREDICTIONS}/{name}.nii.gz"
             require(Path(name).name == name, f"stack {name!r}", "it cannot name a file", "rename it without slashes")
             _require_unique(path, [*(known for known, _ in self.stacks), path])
             self._check(truth, prediction, name)
@@ -90,11 +86,11 @@ class SaveImageMetrics:
             scores = score(convert_to_tensor(truth), convert_to_tensor(prediction), spacing, self.per)
             files = {"image": image, "truth": file_of(truth), "prediction": path}
             known = {"part": self.part, "subject": item["subject"], "phase": item["phase"]}
-            self.stacks[path, image] = [
-                known | place | {"structure": structure} | numbers | files
-                for place, row in zip(self._places(item, scores), scores, strict=True)
-                for structure, numbers in zip(self._structures(len(row)), row, strict=True)
-            ]
+            rows = []
+            for slice_, structures in zip(self._slices(item, scores), scores, strict=True):
+                for structure, numbers in zip(self._names(len(structures)), structures, strict=True):
+                    rows.append(known | slice_ | {"structure": structure} | numbers | files)
+            self.stacks[path, image] = rows
             _save(prediction.argmax(0).cpu().numpy(), affine, self.output_dir / path)
 
     def _check(self, truth: Tensor, prediction: Tensor, name: str) -> None:
@@ -118,11 +114,11 @@ class SaveImageMetrics:
             "give as many, or change out_channels of the network",
         )
 
-    def _structures(self, count: int) -> list[str]:
+    def _names(self, count: int) -> list[str]:
         return self.structures or [f"class {value}" for value in range(1, count + 1)]
 
-    def _places(self, item: Mapping[str, Any], scores: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-        """Number, index and position of the images of a stack."""
+    def _slices(self, item: Mapping[str, Any], scores: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+        """Tell number, index and position of the images of a stack."""
         if self.per == "volume":
             return [{"slice": None, "index": None, "position": None}]
         areas = np.array([[numbers["truth_pixels"] for numbers in row] for row in scores])
@@ -135,23 +131,23 @@ class SaveImageMetrics:
         stacks = gather(self.stacks)
         if not is_first():
             return
-        for path, _ in stacks:
-            _require_unique(path, [path for path, _ in stacks])
+        paths = [path for path, _ in stacks]
+        for path in paths:
+            _require_unique(path, paths)
         rows = [row for stack in stacks.values() for row in stack]
-        file_path = self.output_dir / "images.csv"
-        others = [row for row in _read(file_path) if row["part"] != self.part]
-        with file_path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=COLUMNS)
-            writer.writeheader()
-            writer.writerows([*others, *rows])
+        others = [row for row in IMAGES.read_rows(self.output_dir) if row["part"] != self.part]
+        IMAGES.write(self.output_dir, map(itemgetter(*IMAGES.columns), [*others, *rows]))
         _print_summary(rows)
-        print(f"per image: {file_path}")
+        print(f"per image: {self.output_dir / IMAGES.name}")
 
 
-def _names(structures: Mapping[Any, str] | Sequence[str] | None) -> list[str] | None:
+def _in_order(structures: Mapping[Any, str] | Sequence[str] | None) -> list[str] | None:
+    """List the names of the structures in the order of their values."""
+    if structures is None:
+        return None
     if isinstance(structures, Mapping):
         return [structures[value] for value in sorted(structures, key=int) if int(value) > 0]
-    return None if structures is None else list(structures)
+    return list(structures)
 
 
 def _require_unique(path: str, paths: Sequence[str]) -> None:
@@ -165,38 +161,34 @@ def _require_unique(path: str, paths: Sequence[str]) -> None:
 
 
 def _save(classes: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
-    """Write classes as NIfTI at once: two ranks may have been dealt the same stack."""
+    """Write classes as NIfTI. Two ranks may do so for one stack."""
     nifti = nib.Nifti1Image(classes.astype(np.uint8), affine)
     nifti.header.set_xyzt_units("mm")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{os.getpid()}_{path.name}")
-    nib.save(nifti, unfinished)
-    unfinished.replace(path)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """The lines of an earlier file; none of one with other columns."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        return list(reader) if tuple(reader.fieldnames or ()) == COLUMNS else []
+    with new_file(path) as partial:
+        nib.save(nifti, partial)
 
 
 def _print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Dice of every structure over all images, and of every subject over images and structures."""
+    """Print the Dice of every structure over all images, and of every subject over images and structures."""
     structures, subjects = defaultdict(list), defaultdict(list)
     for row in rows:
         structures[row["structure"]].append(row["dice"])
         subjects[row["subject"]].append(row["dice"])
+    lines = []
     for structure, values in structures.items():
-        scores, name = np.array(values), f"{structure}: " if len(structures) > 1 else ""
-        end = " Worst first:" if structure == list(structures)[-1] else ""
-        print(
-            f"{name}Dice {scores.mean():.3f} ± {scores.std(ddof=1):.3f}, median {np.median(scores):.3f}, below 0.5: "
-            f"{(scores < 0.5).mean():.1%}, over {len(scores)} images of {len(subjects)} subjects.{end}"
-            if len(scores) > 1
-            else f"{name}Dice {scores[0]:.3f} of 1 image"
-        )
+        scores, line = np.array(values), f"Dice {np.mean(values):.3f}"
+        if len(structures) > 1:
+            line = f"{structure}: {line}"
+        if len(scores) > 1:
+            line += f" ± {scores.std(ddof=1):.3f}, median {np.median(scores):.3f}, below 0.5: "
+            line += f"{(scores < 0.5).mean():.1%}, over {len(scores)} images of {len(subjects)} subjects."
+        else:
+            line += " of 1 image"
+        lines.append(line)
+    if len(rows) > len(lines):  # more than one image
+        lines[-1] += " Worst first:"
+    for line in lines:
+        print(line)
     for subject, values in sorted(subjects.items(), key=lambda pair: float(np.mean(pair[1]))):
         print(f"  {subject!s:14s} {np.mean(values):.3f}  ({len(values)} images, worst {min(values):.3f})")

@@ -16,21 +16,21 @@ Mask = NDArray[np.bool_]
 
 
 def score(truth: Tensor, prediction: Tensor, spacing: Sequence[float], per: str) -> list[list[dict[str, Any]]]:
-    r"""Dice, surface distances and sizes of every image of a stack and of every structure.
+    r"""Measure Dice, surface distances and sizes of every structure in every image of a stack.
 
     With truth :math:`T` and prediction :math:`P`, Dice is :math:`2|T \cap P| / (|T| + |P|)`; of an empty truth it is 1
     where nothing is predicted and 0 otherwise. ``hd95_mm`` is the larger of the two 95th percentiles of the distances
     from one edge to the other, ``asd_mm`` the mean over both edges; they are undefined where a mask is empty.
 
     Args:
-        truth: ``(C, H, W, Z)`` of 0 and 1, one-hot, the background first.
-        prediction: likewise.
-        spacing: of the three axes in mm.
+        truth: A one-hot tensor ``(C, H, W, Z)`` of 0 and 1, the background first.
+        prediction: A tensor of the same kind.
+        spacing: The size of a voxel along the three axes in mm.
         per: ``"slice"`` for Z images in the plane, ``"volume"`` for one in space.
 
     Returns:
-        For every image a list over structures of ``dice``, ``hd95_mm``, ``asd_mm``, ``truth_pixels``,
-        ``predicted_pixels``, ``truth_ml``, ``predicted_ml``; undefined distances are ``None``.
+        The images. Each is a list over structures of ``dice``, ``hd95_mm``, ``asd_mm``, ``truth_pixels``,
+        ``predicted_pixels``, ``truth_ml`` and ``predicted_ml``. Undefined distances are ``None``.
 
     Source:
         MONAI's ``compute_dice``, ``compute_hausdorff_distance`` and ``compute_average_surface_distance``.
@@ -69,15 +69,15 @@ def score(truth: Tensor, prediction: Tensor, spacing: Sequence[float], per: str)
 
 
 def surface_distances(truth: Mask, prediction: Mask, spacing: Sequence[float]) -> tuple[float | None, float | None]:
-    """95th percentile of the Hausdorff distance, and average symmetric surface distance.
+    """Measure the 95th percentile of the Hausdorff distance, and the average symmetric surface distance.
 
     Args:
-        truth: a mask of two or three axes.
-        prediction: likewise.
-        spacing: of the axes in mm.
+        truth: A mask of two or three axes.
+        prediction: Another one of the same shape.
+        spacing: The size of a pixel along the axes in mm.
 
     Returns:
-        Both in mm, ``None`` where a mask is empty.
+        Both distances in mm, ``None`` where a mask is empty.
     """
     if not truth.any() or not prediction.any():
         return None, None
@@ -92,7 +92,7 @@ def surface_distances(truth: Mask, prediction: Mask, spacing: Sequence[float]) -
 
 
 def positions(areas: NDArray[np.int_]) -> list[str]:
-    """Where in the heart the slices of a stack lie: base, mid or apex.
+    """Tell where in the heart the slices of a stack lie: base, mid or apex.
 
     The slices that hold truth of any structure are dealt into thirds along the stack; where they do not divide evenly,
     the ends stay equal and the middle has one more or one fewer. The end whose third has the larger mean area of the
@@ -100,10 +100,10 @@ def positions(areas: NDArray[np.int_]) -> list[str]:
     it lies in or beyond. With fewer than three slices with truth all are mid.
 
     Args:
-        areas: ``(Z, structures)``, pixels of truth.
+        areas: An array ``(Z, structures)`` of the pixels of truth.
 
     Returns:
-        For every slice ``"base"``, ``"mid"`` or ``"apex"``.
+        ``"base"``, ``"mid"`` or ``"apex"`` for every slice.
 
     Example:
         >>> positions(np.array([[0], [30], [50], [90], [100]]))
@@ -113,8 +113,9 @@ def positions(areas: NDArray[np.int_]) -> list[str]:
     count = int(held.sum())
     if count < 3:
         return ["mid"] * len(held)
-    place = 2 * held.cumsum() - held  # of the slices with truth 1, 3, 5, ...; of the others what lies between
-    first, last = 3 * place < 2 * count, 3 * place > 4 * count
-    means = [areas[end & (held == 1), 0].mean() for end in (first, last)]
-    names = ("base", "apex") if means[0] >= means[1] else ("apex", "base")
-    return [names[0] if one else names[1] if other else "mid" for one, other in zip(first, last, strict=True)]
+    order = 2 * held.cumsum() - held  # 1, 3, 5, ... for the slices with truth; the others have what lies between
+    first, last = 3 * order < 2 * count, 3 * order > 4 * count
+    base, apex = first, last
+    if areas[first & (held == 1), 0].mean() < areas[last & (held == 1), 0].mean():
+        base, apex = last, first
+    return [str(name) for name in np.select([base, apex], ["base", "apex"], "mid")]

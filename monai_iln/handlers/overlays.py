@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number
 from monai_iln.overlays import contact_sheet, overlay
@@ -19,15 +20,15 @@ Tile = tuple[str, NDArray[np.float32]]
 
 
 class SaveOverlay:
-    """Contact sheet of the slices: truth red, prediction green, both yellow; without truth the prediction alone.
+    """Draws a contact sheet of the slices: truth red, prediction green, both yellow.
 
-    Of more than 480 slices it shows 480, evenly spaced, and says so.
+    Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so.
 
     Attach it to an evaluator whose batches hold whole stacks. While a training validates, the sheet is redrawn only
     when the key metric is the best so far, so that it shows what the saved model does.
 
     Args:
-        path: of the PNG file; its folder is made if missing.
+        path: The PNG file. Its folder is made if it is missing.
     """
 
     def __init__(self, path: str) -> None:
@@ -42,12 +43,13 @@ class SaveOverlay:
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
             image, prediction = _array(output["image"][0]), _foreground(output["pred"])
-            truth = None if output.get("label") is None else _foreground(output["label"])
+            layers = [image, prediction]
+            if output.get("label") is not None:
+                layers.append(_foreground(output["label"]))
             name = f"{item['subject']} {item['phase']}" if "subject" in item else "slice"
             tiles = []
             for index in range(image.shape[-1]):
-                truth_slice = None if truth is None else truth[..., index]
-                tile = overlay(image[..., index], prediction[..., index], truth_slice)
+                tile = overlay(*(layer[..., index] for layer in layers))
                 tiles.append((f"{name} {slice_number(item, index)}", tile))
             # Without a file nothing tells one stack from another of that name.
             self.stacks[name, file_of(output["image"]) or f"{idist.get_rank()} {len(self.stacks)}"] = tiles
@@ -59,12 +61,15 @@ class SaveOverlay:
         if not is_first():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(tiles).save(self.path)
+        with new_file(self.path) as partial:
+            contact_sheet(tiles).save(partial)
 
 
 def _foreground(classes: Tensor) -> NDArray[np.float64]:
-    """``(C, H, W, Z)``, one-hot or of one channel of indices, to ``(H, W, Z)`` of 0 and 1."""
-    return _array((classes if classes.shape[0] == 1 else classes[1:]).any(dim=0))
+    """Turn ``(C, H, W, Z)``, one-hot or one channel of indices, into ``(H, W, Z)`` of 0 and 1."""
+    if len(classes) > 1:
+        classes = classes[1:]  # without the background
+    return _array(classes.any(dim=0))
 
 
 def _array(tensor: Tensor) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What the ranks of a distributed training or evaluation share. A single process is rank 0 of 1."""
+"""Shares values among the ranks of a distributed training or evaluation. A single process is rank 0 of 1."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ V = TypeVar("V")
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """Tell whether this process is the one that prints and writes."""
     return bool(idist.get_rank() == 0)
 
 
 def gather(own: Mapping[K, V]) -> dict[K, V]:
-    """What all ranks have, by key, in the order that a ``DistributedSampler`` has dealt it out.
+    """Collect what all ranks have, by key, in the order that a ``DistributedSampler`` has dealt it out.
 
     The items that the sampler deals out twice, so that all ranks have equally many, are there once.
     """
@@ -32,7 +32,7 @@ def gather(own: Mapping[K, V]) -> dict[K, V]:
 
 
 def mean_over_ranks(values: Sequence[float]) -> list[float]:
-    """The mean over ranks of each of some values, of which every rank has equally many."""
+    """Average each of some values over the ranks, all of which have equally many."""
     world = idist.get_world_size()
     if world == 1:
         return list(values)

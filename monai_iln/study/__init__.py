@@ -1,14 +1,28 @@
-"""The study: a grid of runs in, records, tables and figures out."""
+"""The study: a grid of runs in, records, tables and figures out.
 
-from typing import Any
+Whoever needs only :mod:`~monai_iln.study.settings` waits for nothing else and needs no extra.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from monai_iln.errors import hide_tracebacks
+from monai_iln.extras import require_extra
+from monai_iln.lazy import lazy_getattr
+
+if TYPE_CHECKING:
+    from monai_iln.study.workflow import CrossValidationWorkflow
 
 __all__ = ["CrossValidationWorkflow"]
 
+_NEEDED = (
+    *("filelock", "jinja2", "joblib", "matplotlib", "pandas", "scikit_posthocs", "scipy", "statsmodels", "tqdm"),
+    "yaml",
+)
+_find = lazy_getattr(__name__, {"CrossValidationWorkflow": "workflow"}, submodules=("records", "workflow"))
+
 
 def __getattr__(name: str) -> Any:
-    # MONAI's command line finds the workflow here; whoever wants something else need not wait for what it imports.
-    if name != "CrossValidationWorkflow":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from monai_iln.study.workflow import CrossValidationWorkflow
-
-    return CrossValidationWorkflow
+    if name in ("CrossValidationWorkflow", "records", "workflow"):
+        hide_tracebacks()  # this is the first that MONAI's command line asks for
+        require_extra("monai_iln.study", "study", *_NEEDED)
+    return _find(name)

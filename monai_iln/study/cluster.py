@@ -1,4 +1,4 @@
-"""Ray as a backend of joblib: a pool as large as what answers."""
+"""Ray as a backend of joblib, with a pool as large as what answers."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import contextlib
 from typing import Any
 
 from monai_iln.errors import UserError, require
+from monai_iln.extras import require_extra
 from monai_iln.study.settings import Study
 
 _PING_SECONDS = 30.0  # a node has to start Python first
 
 
 def connect_to_ray(study: Study) -> dict[str, Any]:
-    """What joblib has to be told for a pool of one worker for each run that fits into the cluster.
+    """Connect to a Ray cluster.
+
+    Args:
+        study: The settings of the study.
+
+    Returns:
+        The options of joblib for a pool of one worker for each run that fits into the cluster.
 
     Raises:
-        UserError: if Ray is not installed, no cluster answers at the address, or no run fits into it.
+        UserError: If Ray is not installed, no cluster answers at the address, or no run fits into it.
     """
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError as error:
-        raise UserError("backend 'ray': Ray is not installed. Install it: pip install 'monai-iln[ray]'.") from error
+    require_extra("backend 'ray'", "ray", "ray")
+    import ray
+    from ray.util.joblib import register_ray
+
     if not ray.is_initialized():
         try:
             ray.init(address=study.address, log_to_driver=False, configure_logging=False)
@@ -32,14 +38,16 @@ def connect_to_ray(study: Study) -> dict[str, Any]:
     register_ray()
     # A pool waits for all of its workers, so there must not be more of them than the cluster can hold.
     cpus, gpus = _resources(ray)
-    most = cpus if study.gpus_per_run == 0 else min(cpus, int(gpus / study.gpus_per_run))
+    most = cpus
+    if study.gpus_per_run > 0:
+        most = min(cpus, int(gpus / study.gpus_per_run))
     require(most > 0, f"a cluster with {cpus} CPUs and {gpus:g} GPUs", "no run fits into it", "lower gpus_per_run")
     shares = {"num_cpus": 1, "num_gpus": study.gpus_per_run}
     return {"backend": "ray", "n_jobs": min(study.jobs or most, most), "ray_remote_args": shares}
 
 
 def _resources(ray: Any) -> tuple[int, float]:
-    """CPUs and GPUs of the nodes that answer: one that was just lost is listed as alive for a while."""
+    """Count the CPUs and GPUs of the nodes that answer. One that was just lost is listed as alive for a while."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]

@@ -8,7 +8,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from monai_iln.configuration import read_configuration
-from monai_iln.study.grid import SWEPT
+from monai_iln.study.grid import GRID_IDS
 
 # Where a training's configuration has them.
 _COMPONENTS = {
@@ -49,7 +49,7 @@ def describe_protocol(training: Sequence[str], overrides: Mapping[str, Any]) -> 
 
 def _plain(parser: ConfigParser, value: Any) -> Any:
     """A part of a configuration with what its references lead to. Expressions, and what a grid goes through, stay."""
-    while isinstance(value, str) and value.startswith("@") and value[1:] not in SWEPT:
+    while isinstance(value, str) and value.startswith("@") and value[1:] not in GRID_IDS:
         value = parser[value[1:]]
     if isinstance(value, Mapping):
         return {key: _plain(parser, child) for key, child in value.items()}

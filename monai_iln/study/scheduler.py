@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -24,30 +23,38 @@ from tqdm import tqdm
 
 from monai_iln.configuration import read_configuration
 from monai_iln.errors import UserError
+from monai_iln.run_files import LOCK
 from monai_iln.study.cluster import connect_to_ray
 from monai_iln.study.grid import Run
-from monai_iln.study.records import FAILURE, failure_path, find_records, read_record, write_failure
+from monai_iln.study.records import (
+    failure_path,
+    find_runs,
+    read_failure,
+    read_record,
+    unfinished_path,
+    write_failure,
+)
 from monai_iln.study.settings import Study
-from monai_iln.study.worker import Place, execute, logged
+from monai_iln.study.worker import WorkerSettings, execute, logged
 
 _POLL_SECONDS = 0.5
 _TRIAL_STEPS = 8
 
 
 def pending(runs: Sequence[Run], folder: Path, redo_changed: bool = False) -> list[Run]:
-    """The runs of a plan that have no record yet.
+    """List the runs of a plan that have no record yet.
 
     Args:
-        runs: the plan.
-        folder: of the study.
-        redo_changed: whether runs whose record is of another configuration are to be done again. The old ones stay
-            until the new ones are finished.
+        runs: The plan.
+        folder: The folder of the study.
+        redo_changed: If true, runs whose record is of another configuration are done again. The old ones stay until
+            the new ones are finished.
 
     Raises:
-        UserError: if a record, of this plan or not, is of another configuration or other data than the plan, and will
+        UserError: If a record, of this plan or not, is of another configuration or other data than the plan, and will
             not be done again.
     """
-    records = {path.parent.relative_to(folder): read_record(path.parent) for path in find_records(folder)}
+    records = {path.relative_to(folder): read_record(path) for path in find_runs(folder)}
     hashes = {path: record["config_hash"] for path, record in records.items() if record}
     missing = [run for run in runs if hashes.get(run.path) != run.config_hash]
     changed = [str(run) for run in missing if run.path in hashes]
@@ -69,14 +76,17 @@ def pending(runs: Sequence[Run], folder: Path, redo_changed: bool = False) -> li
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Nobody else works on the study meanwhile.
+    """Keep others from working on the study meanwhile.
+
+    Args:
+        folder: The folder of the study. It is made if it is missing.
 
     Raises:
-        UserError: if somebody does, or the folder cannot be made.
+        UserError: If another process works on it, or the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        lock = FileLock(folder / LOCK)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
@@ -95,12 +105,12 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
     dies again.
 
     Args:
-        runs: those to do, from :func:`pending`.
-        study: settings of the machine: jobs, backend and so on.
-        folder: of the study, which must be :func:`locked`.
+        runs: The runs to do, from :func:`pending`.
+        study: The settings of the study.
+        folder: The folder of the study, which must be :func:`locked`.
 
     Raises:
-        UserError: if the backend cannot run anything.
+        UserError: If the backend cannot run anything.
     """
     for run in runs:
         _remove_unfinished(folder / run.path)
@@ -110,24 +120,22 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
     with _Progress(runs, folder):
         while left:
             batch = suspects[:1] or left
-            place = Place(folder, uuid.uuid4().hex[:8], tracking=study.tracking, parent=os.getpid())
-            trouble = _execute_in_parallel(batch, study, place)
+            settings = WorkerSettings(folder, uuid.uuid4().hex[:8], tracking=study.tracking, parent=os.getpid())
+            trouble = _execute_in_parallel(batch, study, settings)
             suspects, begun = [], False
             for run in batch:
                 final = folder / run.path
-                scratch = final.with_name(f".{final.name}.{place.token}")
-                died, failed = scratch.exists(), failure_path(final).exists()
-                done = _is_done(run, final)
-                begun |= died or failed or done
-                if failed:
-                    failure = json.loads((failure_path(final) / FAILURE).read_text(encoding="utf-8"))
+                died, done = unfinished_path(final, settings.token).exists(), _is_done(run, final)
+                failure = read_failure(final)
+                begun |= died or done or failure is not None
+                if failure is not None:
                     tries[run.path] += 1 if failure["retry"] else study.attempts
                 elif died and not done:
                     suspects.append(run)
                     tries[run.path] += len(batch) == 1
                     if tries[run.path] >= study.attempts:
                         message = f"its worker died {study.attempts} times ({type(trouble).__name__})"
-                        write_failure(final, run.point, message)
+                        write_failure(final, run.key, message)
                 _remove_unfinished(final)
             if not begun:
                 raise UserError(
@@ -141,6 +149,10 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
 
 def _jobs(study: Study) -> int:
     return study.jobs or torch.cuda.device_count() or os.cpu_count() or 1
+
+
+def _threads_per_job(study: Study) -> int:
+    return max(1, (os.cpu_count() or 1) // _jobs(study))
 
 
 def _is_done(run: Run, final: Path) -> bool:
@@ -158,46 +170,45 @@ def _remove_unfinished(final: Path) -> None:
 
 
 def run_on_all_ranks(runs: Sequence[Run], study: Study, folder: Path) -> None:
-    """Under ``torchrun``: one run after another, each on all processes. A run that fails ends them all.
+    """Execute runs under ``torchrun``, one after another, each on all processes. A run that fails ends them all.
 
     Args:
-        runs: those to do, alike on all processes.
-        study: its settings.
-        folder: of the study.
+        runs: The runs to do, alike on all processes.
+        study: The settings of the study.
+        folder: The folder of the study.
     """
     token = str(idist.broadcast(uuid.uuid4().hex[:8], src=0, safe_mode=True))
     for run in tqdm(runs, desc="Study", unit="run", disable=idist.get_rank() > 0):
         if idist.get_rank() == 0:
             _remove_unfinished(folder / run.path)
-        execute(run, Place(folder, token, tracking=study.tracking))
+        execute(run, WorkerSettings(folder, token, tracking=study.tracking))
         idist.barrier()
 
 
-def _execute_in_parallel(runs: Sequence[Run], study: Study, place: Place) -> BaseException | None:
-    """One pass over the runs; what breaks the backend, such as a killed worker, ends the pass and is returned."""
-    gpus, jobs = torch.cuda.device_count(), _jobs(study)
-    options: dict[str, Any] = {"n_jobs": jobs, "backend": "loky"}
-    devices: list[str | None] = [f"cuda:{index % gpus}" if gpus else None for index in range(len(runs))]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+def _execute_in_parallel(runs: Sequence[Run], study: Study, settings: WorkerSettings) -> BaseException | None:
+    """Execute each run once. What breaks the backend, such as a killed worker, ends the pass and is returned."""
     if study.backend == "ray":
         options = connect_to_ray(study)
-        devices, threads = [None] * len(runs), 1  # Ray shows every run its own share of the GPUs
-        place = replace(place, parent=None)
-    place = replace(place, threads=threads)
-    tasks = [
-        joblib.delayed(execute)(run, replace(place, device=device if "device" not in run.overrides else None))
-        for run, device in zip(runs, devices, strict=True)
-    ]
+        tasks = [(run, replace(settings, threads=1, parent=None)) for run in runs]  # Ray deals out the GPUs
+    else:
+        options = {"n_jobs": _jobs(study), "backend": "loky"}
+        threads, gpus = _threads_per_job(study), torch.cuda.device_count()
+        tasks = []
+        for number, run in enumerate(runs):
+            device = None
+            if gpus > 0 and "device" not in run.overrides:
+                device = f"cuda:{number % gpus}"
+            tasks.append((run, replace(settings, threads=threads, device=device)))
     try:
         with joblib.parallel_config(**options):
-            joblib.Parallel(batch_size=1, pre_dispatch="all")(tasks)
+            joblib.Parallel(batch_size=1, pre_dispatch="all")(joblib.delayed(execute)(*task) for task in tasks)
     except Exception as error:  # execute itself raises nothing: a worker or a node was lost
         return error
     return None
 
 
 class _Progress:
-    """A bar over the study with the time left, and a line for each run; it looks at the folders, as anybody could."""
+    """Shows a bar with the time left, and a line for each run. It looks at the folders, as anybody could."""
 
     def __init__(self, runs: Sequence[Run], folder: Path) -> None:
         self.waiting = {run.path: run for run in runs}
@@ -237,27 +248,39 @@ class _Progress:
 
 
 def summarize(record: dict[str, Any]) -> str:
-    """A finished run in half a line."""
+    """Tell in half a line how a run went.
+
+    Args:
+        record: The record of a finished run.
+    """
     seconds = f"{record['cost']['total_seconds']:.0f} s"
     if record["status"] == "diverged":
         return f"diverged ({seconds})"
     scores = record["scores"]
-    chosen = "" if scores["validation_dice"] is None else f", validation {scores['validation_dice']:.3f}"
-    return f"test Dice {scores['test_dice']:.3f}{chosen} ({seconds})"
+    line = f"test Dice {scores['test_dice']:.3f}"
+    if scores["validation_dice"] is not None:
+        line += f", validation {scores['validation_dice']:.3f}"
+    return f"{line} ({seconds})"
 
 
 def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[float, str]:
-    """How long the pending runs of a plan would take, and what that is based on.
+    """Estimate how long the pending runs of a plan would take.
 
-    Finished runs of the study tell; without any, the first run is done in a temporary folder with a few steps an epoch.
+    Finished runs of the study tell. Without any, the first run is done in a temporary folder with a few steps an epoch.
 
     Args:
-        runs: the pending ones, at least one.
-        folder: of the study.
-        study: its settings.
+        runs: The pending runs, at least one.
+        folder: The folder of the study.
+        study: The settings of the study.
+
+    Returns:
+        The time in seconds, and what the estimate is based on.
+
+    Raises:
+        UserError: If the first run fails or diverges.
     """
     jobs = min(_jobs(study), len(runs))
-    finished = [read_record(path.parent) for path in find_records(folder)]
+    finished = [read_record(path) for path in find_runs(folder)]
     seconds = [record["cost"]["total_seconds"] for record in finished if record and record["status"] == "finished"]
     if seconds:
         return len(runs) * sum(seconds) / len(seconds) / jobs, f"{len(seconds)} finished runs"
@@ -266,13 +289,11 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[f
         trial = replace(first, overrides={**first.overrides, "train#trainer#epoch_length": _TRIAL_STEPS})
         final = Path(scratch) / trial.path
         start = time.perf_counter()
-        execute(trial, Place(Path(scratch), "trial", threads=max(1, (os.cpu_count() or 1) // jobs)))
+        execute(trial, WorkerSettings(Path(scratch), "trial", threads=_threads_per_job(study)))
         total = time.perf_counter() - start
-        record = read_record(final)
+        record, failure = read_record(final), read_failure(final)
         if record is None or record["status"] != "finished":
-            message = "it diverged"
-            if record is None:
-                message = json.loads((failure_path(final) / FAILURE).read_text(encoding="utf-8"))["message"]
+            message = failure["message"] if failure else "it diverged"
             raise UserError(f"{trial}: a trial of a few steps failed: {message} Mend it before the study.")
         cost = record["cost"]
         whole = total + cost["seconds_per_step"] * (_steps(first) - cost["steps"])
@@ -280,6 +301,6 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[f
 
 
 def _steps(run: Run) -> int:
-    """Optimizer steps of a training."""
+    """Count the optimizer steps of a training."""
     with logged(None):
         return int(read_configuration(run.training, run.overrides).get_parsed_content("iterations"))

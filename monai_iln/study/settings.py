@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib.util import find_spec
 from typing import Any
 
 from monai_iln.errors import UserError, check_keys, require
+from monai_iln.extras import require_extra
 
 PAPER: dict[str, Any] = {
     "ILN": ["ILN", {"num_groups": 16}],
@@ -26,55 +26,70 @@ PAPER: dict[str, Any] = {
 """The paper's methods by their names in its tables, and the relatives that it leaves out."""
 
 
+def _key(default: Any, help: str, metavar: str) -> Any:
+    """Make a field with its metadata."""
+    metadata = {"help": help, "metavar": metavar}
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class Study:
-    """What ``configs/cross_validation.yaml`` holds, one attribute for each of its keys.
+    """What ``configs/cross_validation.yaml`` holds, one field for each of its keys.
 
-    Attributes:
-        training: configuration files of the bundle's training, relative to the folder of the study's own.
-        evaluation: files that, on top of them, evaluate the weights it leaves.
-        distributed: files that, on top of them, spread the training over the processes of ``torchrun``; relative to
-            the first file of the training.
-        dataset_dir: folder of the datalist; ``None`` for what the training makes for itself (phantoms).
-        datasets: several of them by name, instead of ``dataset_dir``.
-        methods: ``"paper"`` for all of :data:`PAPER`; a list of its names and of norm specifications; or a mapping of
-            names to norm specifications.
-        reference: the method that the others are compared with.
-        folds: test folds; ``None`` for all.
-        learning_rates: initial learning rates.
-        seeds: of the training.
-        overrides: of the training, by id, alike for all runs.
-        output_dir: folder of the study.
-        jobs: runs at a time; ``None`` for one for each core, or on a GPU one for each GPU.
-        backend: of joblib: ``"loky"`` for processes of this machine, ``"ray"`` for a cluster.
-        address: of the Ray cluster; ``None`` starts one here.
-        gpus_per_run: share of a GPU that Ray reserves for each run.
-        attempts: how often a run is tried before it is reported as failed.
-        tracking: ``"mlflow"`` to track every run by MONAI's handler, or a file or mapping of its settings.
-        dry_run: print the plan and an estimate of its time, and run nothing of it.
-        redo_changed: redo finished runs whose configuration or data have changed; otherwise they are refused.
+    The metadata of a field tell what it is, ``help``, and give an example of it in YAML, ``metavar``.
     """
 
-    training: Sequence[str] = ("train.yaml",)
-    evaluation: Sequence[str] = ("evaluate.yaml",)
-    distributed: Sequence[str] = ("multi_gpu_train.yaml",)
-    dataset_dir: str | None = None
-    datasets: Mapping[str, str] | None = None
-    methods: Any = ("ILN", "IN", "LN", "GN4", "GN16", "None")
-    reference: str | None = None
-    folds: Sequence[int] | None = None
-    learning_rates: Sequence[float] | None = None
-    seeds: Sequence[int] = (0,)
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    output_dir: str = "study"
-    jobs: int | None = None
-    backend: str = "loky"
-    address: str | None = None
-    gpus_per_run: float = 0
-    attempts: int = 2
-    tracking: Any = None
-    dry_run: bool = False
-    redo_changed: bool = False
+    training: Sequence[str] = _key(
+        ("train.yaml",),
+        "The configuration files of the bundle's training, relative to the folder of the study's own.",
+        "[train.yaml]",
+    )
+    evaluation: Sequence[str] = _key(
+        ("evaluate.yaml",),
+        "The files that are laid over the training to evaluate the weights that it leaves.",
+        "[evaluate.yaml]",
+    )
+    distributed: Sequence[str] = _key(
+        ("multi_gpu_train.yaml",),
+        "The files that are laid over the training under torchrun, relative to the first file of the training.",
+        "[multi_gpu_train.yaml]",
+    )
+    dataset_dir: str | None = _key(
+        None, "The folder of the datalist. Without it the training makes its own data (phantoms).", "DIR"
+    )
+    datasets: Mapping[str, str] | None = _key(
+        None, "Several datalists by name, instead of dataset_dir.", "{LV: DIR, RV: DIR}"
+    )
+    methods: str | Sequence[Any] | Mapping[str, Any] = _key(
+        ("ILN", "IN", "LN", "GN4", "GN16", "None"),
+        "The norms to compare: a list of names and of norm specifications, a mapping of names to "
+        "specifications, or 'paper' for the eleven methods of the paper.",
+        "[ILN, IN, [GROUP, {num_groups: 8}]]",
+    )
+    reference: str | None = _key(None, "The method that the others are compared with; the first by default.", "ILN")
+    folds: Sequence[int] | None = _key(None, "The test folds; all by default.", "[0, 1]")
+    learning_rates: Sequence[float] | None = _key(
+        None, "The initial learning rates; the training's own by default.", "[0.01, 0.002]"
+    )
+    seeds: Sequence[int] = _key((0,), "The seeds of the training.", "[0, 1, 2]")
+    overrides: Mapping[str, Any] = _key({}, "Values of the training by their ids, alike for all runs.", "{epochs: 20}")
+    output_dir: str = _key("study", "The folder of the study.", "DIR")
+    jobs: int | None = _key(
+        None, "The number of runs at a time; one for each core by default, or on a GPU one for each GPU.", "4"
+    )
+    backend: str = _key("loky", "Where the runs go: loky is this machine, ray a cluster.", "ray")
+    address: str | None = _key(None, "The address of the Ray cluster. Without it one is started here.", "HOST:PORT")
+    gpus_per_run: float = _key(0, "The share of a GPU that Ray reserves for each run.", "0.5")
+    attempts: int = _key(2, "The number of times that a run is tried before it counts as failed.", "2")
+    tracking: str | Mapping[str, Any] | None = _key(
+        None, "Tracks every run by MONAI's handler: mlflow, or a file or mapping of the handler's settings.", "mlflow"
+    )
+    dry_run: bool = _key(False, "Prints the plan and an estimate of its time, and runs nothing of it.", "true")
+    redo_changed: bool = _key(
+        False, "Does finished runs again whose configuration or data have changed; else they are refused.", "true"
+    )
 
 
 def _is(value: Any, *kinds: type) -> bool:
@@ -115,10 +130,16 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def read_settings(config: Mapping[str, Any]) -> Study:
-    """The settings of a study from its configuration.
+    """Check the configuration of a study.
+
+    Args:
+        config: The keys and values of the configuration.
+
+    Returns:
+        The settings.
 
     Raises:
-        UserError: for an unknown key, or a value of the wrong kind.
+        UserError: If a key is unknown, or a value is of the wrong kind.
 
     Example:
         >>> read_settings({"methods": ["ILN", "IN"], "seeds": [0, 1]}).seeds
@@ -132,21 +153,24 @@ def read_settings(config: Mapping[str, Any]) -> Study:
     for key in ("folds", "learning_rates", "seeds", "training"):
         values = list(getattr(study, key) or ())
         require(len(set(values)) == len(values), f"{key} {values!r}", "an entry occurs twice", "drop it")
-    tracked = study.tracking != "mlflow" or find_spec("mlflow") is not None
-    require(tracked, "tracking 'mlflow'", "MLflow is not installed", "pip install 'monai-iln[mlflow]'")
+    if study.tracking == "mlflow":
+        require_extra("tracking 'mlflow'", "mlflow", "mlflow")
     both = study.dataset_dir is not None and study.datasets is not None
     require(not both, "dataset_dir and datasets", "they say the same in two ways", "give one of them")
     return study
 
 
 def name_methods(methods: Any) -> dict[str, Any]:
-    """Norm specifications by the names of their methods.
+    """Give every method of a study a name.
 
     Args:
-        methods: as :attr:`Study.methods`.
+        methods: The methods as :class:`Study` has them.
+
+    Returns:
+        The norm specifications by the names of their methods.
 
     Raises:
-        UserError: if it is no list or mapping, or a name occurs twice or cannot name a folder.
+        UserError: If ``methods`` is no list or mapping, or a name occurs twice or cannot name a folder.
 
     Example:
         >>> name_methods(["IN", "SWITCHABLE", ["GROUP", {"num_groups": 8}]])
@@ -157,7 +181,7 @@ def name_methods(methods: Any) -> dict[str, Any]:
     if isinstance(methods, Mapping):
         named = list(methods.items())
     elif isinstance(methods, (list, tuple)):
-        named = [(_name(spec), PAPER.get(spec, spec) if isinstance(spec, str) else spec) for spec in methods]
+        named = [(_name(spec), _specification(spec)) for spec in methods]
     else:
         raise UserError(
             f"methods {methods!r}: it must be a list of norms, a mapping of names to norms, or 'paper'. Write "
@@ -172,8 +196,12 @@ def name_methods(methods: Any) -> dict[str, Any]:
 def check_names(names: Sequence[str], what: str) -> None:
     """Refuse names that cannot name folders beside one another.
 
+    Args:
+        names: The names.
+        what: The kind of thing that has such names, for the message.
+
     Raises:
-        UserError: for the first such name.
+        UserError: If there is such a name.
     """
     folded = [name.casefold() for name in names]
     for name in names:
@@ -193,3 +221,9 @@ def _name(spec: Any) -> str:
             f"method {spec!r} has no valid form. It must be a name or a pair of a name and its arguments, for example "
             "ILN or [ILN, {num_groups: 8}]."
         ) from error
+
+
+def _specification(method: Any) -> Any:
+    if isinstance(method, str):
+        return PAPER.get(method, method)
+    return method

@@ -19,31 +19,30 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import ignite.distributed as idist
-import pandas as pd
 import torch
 from monai.bundle import ConfigWorkflow
 
-from monai_iln.errors import DivergedError, find_user_error, root_cause
+from monai_iln.errors import DivergedError, UserError, find_user_error, root_cause
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_machine, describe_versions
+from monai_iln.run_files import COST, IMAGES, LOG, OVERRIDES, RECORD
 from monai_iln.study.grid import Run
-from monai_iln.study.records import RECORD, failure_path, read_record, write_failure
+from monai_iln.study.records import failure_path, read_record, unfinished_path, write_failure
 
 _WATCH_SECONDS = 0.2
-_OVERRIDES = "overrides.json"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where and how runs are executed; it decides no result.
+class WorkerSettings:
+    """How a worker executes runs. Nothing of it decides a result.
 
     Attributes:
-        folder: of the study.
-        token: of this start of the study, part of the names of folders under way.
-        threads: of torch in each run; ``None`` leaves them as they are.
-        device: overrides the device of the training.
-        tracking: see :class:`~monai_iln.study.settings.Study`.
-        parent: process that runs end with, if they are its children.
+        folder: The folder of the study.
+        token: The token of this start of the study, a part of the names of folders under way.
+        threads: The number of torch's threads in each run. ``None`` leaves it as it is.
+        device: The device of the training, if it is not the training's own.
+        tracking: The tracking as :class:`~monai_iln.study.settings.Study` has it.
+        parent: The process that runs end with, if they are its children.
     """
 
     folder: Path
@@ -54,7 +53,7 @@ class Place:
     parent: int | None = None
 
 
-def execute(run: Run, place: Place) -> None:
+def execute(run: Run, settings: WorkerSettings) -> None:
     """Train and evaluate, and give the run's folder its final name only when everything is in it.
 
     Whatever happens inside, this returns: what was raised is written beside the run's folder as its failure. Only where
@@ -62,12 +61,12 @@ def execute(run: Run, place: Place) -> None:
     a result and no failure: the norm and the rate did not train.
 
     Args:
-        run: what to do.
-        place: where to do it.
+        run: The run.
+        settings: The settings of the worker.
     """
-    _end_with(place.parent)
-    final = place.folder / run.path
-    scratch = final.with_name(f".{final.name}.{place.token}")
+    _end_with(settings.parent)
+    final = settings.folder / run.path
+    scratch = unfinished_path(final, settings.token)
     leads = idist.get_rank() == 0
     started = time.time()
     if leads:
@@ -75,38 +74,51 @@ def execute(run: Run, place: Place) -> None:
         scratch.mkdir(parents=True)
     idist.barrier()
     try:
-        if place.threads is not None:
-            torch.set_num_threads(place.threads)
-        with logged(scratch / "log.txt" if leads else None):
-            message, evaluating = _train_and_evaluate(run, place, scratch)
-        if leads and _is_ours(scratch, place):
-            _write_record(run, place, scratch, started, message, evaluating)
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        with logged(scratch / LOG if leads else None):
+            message, evaluating = _train_and_evaluate(run, settings, scratch)
+        if leads and _is_ours(scratch, settings):
+            _write_record(run, settings, scratch, started, message, evaluating)
             _replace(scratch, final, run.config_hash)
             shutil.rmtree(failure_path(final), ignore_errors=True)
     except Exception as error:  # a run must never take the study down
-        if leads and _is_ours(scratch, place):
-            told = find_user_error(error)
-            trace = "" if told else "".join(traceback.format_exception(error))
-            write_failure(final, run.point, str(told or root_cause(error)), trace, retry=told is None)
-            with contextlib.suppress(OSError):
-                shutil.copyfile(scratch / "log.txt", failure_path(final) / "log.txt")
-            shutil.rmtree(scratch, ignore_errors=True)
+        user_error = find_user_error(error)
+        if leads and _is_ours(scratch, settings):
+            _leave_failure(run, scratch, final, error, user_error)
         if idist.get_world_size() > 1:
+            if user_error is not None:
+                raise user_error from None
             raise
 
 
-def _train_and_evaluate(run: Run, place: Place, scratch: Path) -> tuple[str | None, float]:
-    """Run the workflows; the message of a training that diverged, and the seconds of the evaluation."""
+def _leave_failure(run: Run, scratch: Path, final: Path, error: Exception, user_error: UserError | None) -> None:
+    if user_error is None:
+        trace = "".join(traceback.format_exception(error))
+        write_failure(final, run.key, root_cause(error), trace, retry=True)
+    else:
+        write_failure(final, run.key, str(user_error), retry=False)
+    with contextlib.suppress(OSError):
+        shutil.copyfile(scratch / LOG, failure_path(final) / LOG)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _train_and_evaluate(run: Run, settings: WorkerSettings, scratch: Path) -> tuple[str | None, float]:
+    """Run the workflows.
+
+    Returns:
+        The message of a training that diverged, else ``None``, and the seconds of the evaluation.
+    """
     overrides: dict[str, Any] = {**run.overrides, "output_dir": str(scratch), "ckpt_dir": str(scratch)}
-    if place.device is not None:
-        overrides["device"] = f"$torch.device('{place.device}')"
-    overlay = scratch / _OVERRIDES  # as a file they come before those of the evaluation, and stay to be read
+    if settings.device is not None:
+        overrides["device"] = f"$torch.device('{settings.device}')"
+    overlay = scratch / OVERRIDES  # as a file they come before those of the evaluation, and stay to be read
     if idist.get_rank() == 0:
         write_json(overlay, overrides)
     idist.barrier()
     training = [*run.training, str(overlay)]
     try:
-        _workflow(training, {}, "training", place.tracking)
+        _workflow(training, {}, "training", settings.tracking)
     except Exception as error:
         diverged = find_user_error(error)
         if isinstance(diverged, DivergedError):
@@ -114,7 +126,10 @@ def _train_and_evaluate(run: Run, place: Place, scratch: Path) -> tuple[str | No
         raise
     idist.barrier()  # the weights are there
     begun = time.perf_counter()
-    for part in ("validation", "test") if overrides.get("validation_every", 0) is not None else ("test",):
+    parts = ["validation", "test"]
+    if overrides.get("validation_every", 0) is None:  # no subject is held out
+        parts.remove("validation")
+    for part in parts:
         _workflow([*training, *run.evaluation], {"part": part}, "evaluating", None)
     return None, time.perf_counter() - begun
 
@@ -128,38 +143,30 @@ def _workflow(files: Sequence[str], overrides: Mapping[str, Any], run_id: str, t
 
 
 def _write_record(
-    run: Run, place: Place, scratch: Path, started: float, message: str | None, evaluating: float
+    run: Run, settings: WorkerSettings, scratch: Path, started: float, message: str | None, evaluating: float
 ) -> None:
     now = time.time()
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     record: dict[str, Any] = {
         "format": 1,
         "status": "finished" if message is None else "diverged",
         **{key: value for key, value in asdict(run).items() if key not in ("overrides", "training", "evaluation")},
         "overrides": {key: value for key, value in run.overrides.items() if key != "bundle_root"},
         "message": message,
-        "scores": {},
+        "scores": _read_scores(scratch) if message is None else {},
         "cost": {},
         "environment": {
             "versions": describe_versions(),
             "commit": describe_commit(),
-            "machine": describe_machine(torch.device(place.device or ("cuda" if torch.cuda.is_available() else "cpu"))),
+            "machine": describe_machine(torch.device(device)),
             "processes": idist.get_world_size(),
         },
-        "started": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
-        "finished": datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds"),
+        "started": _format_time(started),
+        "finished": _format_time(now),
     }
-    cost_file = scratch / "cost.json"
-    if cost_file.is_file():
-        record["cost"] = json.loads(cost_file.read_text(encoding="utf-8"))
-        cost_file.unlink()
-    if message is None:
-        images = pd.read_csv(scratch / "images.csv")
-        test, validation = (images.loc[images["part"] == part, "dice"] for part in ("test", "validation"))
-        record["scores"] = {
-            "test_dice": float(test.mean()),
-            "test_dice_std": float(test.std()),
-            "validation_dice": float(validation.mean()) if len(validation) else None,
-        }
+    if (scratch / COST).is_file():
+        record["cost"] = json.loads((scratch / COST).read_text(encoding="utf-8"))
+        (scratch / COST).unlink()
     cost = record["cost"]
     cost["evaluation_seconds"], cost["total_seconds"] = round(evaluating, 3), round(now - started, 3)
     used = evaluating + cost.get("train_seconds", 0.0) + cost.get("validation_seconds", 0.0)
@@ -167,14 +174,28 @@ def _write_record(
     write_json(scratch / RECORD, record)
 
 
-def _is_ours(scratch: Path, place: Place) -> bool:
-    """Whether the folder is still what this run made: a study that was started again takes it from an orphan."""
-    orphaned = place.parent in _WATCHED and os.getppid() != place.parent
-    return not orphaned and (scratch / _OVERRIDES).is_file()
+def _read_scores(scratch: Path) -> dict[str, float | None]:
+    images = IMAGES.read(scratch)
+    test, validation = (images.loc[images["part"] == part, "dice"] for part in ("test", "validation"))
+    return {
+        "test_dice": float(test.mean()),
+        "test_dice_std": float(test.std()),
+        "validation_dice": float(validation.mean()) if len(validation) else None,
+    }
+
+
+def _format_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+
+
+def _is_ours(scratch: Path, settings: WorkerSettings) -> bool:
+    """Tell whether the folder is still what this run made. A study that was started again takes it from an orphan."""
+    orphaned = settings.parent in _WATCHED and os.getppid() != settings.parent
+    return not orphaned and (scratch / OVERRIDES).is_file()
 
 
 def _replace(scratch: Path, final: Path, config_hash: str) -> None:
-    """Give a finished folder its name. What has it already stays if it is the same run, done faster by another."""
+    """Give a finished folder its name. What has it already stays if it is the same run, which another did faster."""
     record = read_record(final)
     if record is not None and record["config_hash"] == config_hash:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -188,9 +209,14 @@ def _replace(scratch: Path, final: Path, config_hash: str) -> None:
 
 @contextlib.contextmanager
 def logged(path: Path | None) -> Iterator[None]:
-    """Everything that is printed, logged or warned of, to a file, also by what holds on to the terminal itself."""
+    """Send everything that is printed, logged or warned of to a file, also what goes to the terminal itself.
+
+    Args:
+        path: The file; ``None`` throws it away.
+    """
+    path = path or Path(os.devnull)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(os.devnull if path is None else path, "w", encoding="utf-8"))  # noqa: PTH123
+        file = stack.enter_context(path.open("w", encoding="utf-8"))
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             stream.flush()
             kept = os.dup(number)

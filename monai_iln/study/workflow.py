@@ -15,12 +15,13 @@ import torch
 import yaml
 from monai.bundle import BundleWorkflow, ConfigParser
 
-from monai_iln.errors import UserError, hide_tracebacks
+from monai_iln.errors import UserError, is_monai_command
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_versions
-from monai_iln.study.grid import Run, plan
+from monai_iln.run_files import GRID, STUDY
+from monai_iln.study.grid import Run, plan_runs
 from monai_iln.study.protocol import describe_protocol
-from monai_iln.study.records import STUDY, read_records, write_tables
+from monai_iln.study.records import read_records, write_tables
 from monai_iln.study.report import write_report
 from monai_iln.study.scheduler import estimate_seconds, locked, pending, run_all, run_on_all_ranks
 from monai_iln.study.settings import Study, name_methods, read_settings
@@ -33,12 +34,12 @@ class CrossValidationWorkflow(BundleWorkflow):
     and extends a study whose grid has grown.
 
     Args:
-        config_file: the study's configuration, such as a bundle's ``configs/cross_validation.yaml``, or several, of
+        config_file: The study's configuration, such as a bundle's ``configs/cross_validation.yaml``, or several, of
             which later ones overlay earlier ones. The bundle's files are looked for beside the first.
-        override: of its keys, see :class:`~monai_iln.study.settings.Study`.
+        override: Other values of its keys, see :class:`~monai_iln.study.settings.Study`.
 
     Raises:
-        UserError: for unknown keys, and for whatever could not be run, before anything runs.
+        UserError: If a key is unknown, or something could not be run. This is told before anything runs.
 
     Example:
         ``python -m monai.bundle run_workflow --workflow_name monai_iln.study.CrossValidationWorkflow
@@ -47,7 +48,6 @@ class CrossValidationWorkflow(BundleWorkflow):
 
     def __init__(self, config_file: str | Sequence[str], **override: Any) -> None:
         super().__init__(workflow_type=None)
-        hide_tracebacks()
         files = [config_file] if isinstance(config_file, (str, Path)) else list(config_file)
         self.config_folder = Path(files[0]).parent
         self.study: Study = read_settings(_merge([*_read(files), override]))
@@ -59,13 +59,13 @@ class CrossValidationWorkflow(BundleWorkflow):
         distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun
         if distributed and idist.get_world_size() == 1:
             idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
-        self.runs = plan(self.study, self.config_folder, distributed)
+        self.runs = plan_runs(self.study, self.config_folder, distributed)
 
     def run(self) -> None:
         """Do what is missing, then write tables and report.
 
         Raises:
-            UserError: for what :func:`~monai_iln.study.scheduler.pending` refuses, and in the end if runs failed.
+            UserError: If :func:`~monai_iln.study.scheduler.pending` refuses something, and in the end if runs failed.
         """
         if self.study.dry_run:
             self._estimate()
@@ -105,7 +105,7 @@ class CrossValidationWorkflow(BundleWorkflow):
         raise AttributeError(f"a study has no {name}: set it for its runs, by 'overrides'")
 
     def _write_study(self) -> None:
-        """``study.json``: the grid, so that the folder can be read without its configuration."""
+        """Write the grid to ``study.json``, so that the folder can be read without its configuration."""
         methods = name_methods(self.study.methods)
         folds: dict[str, list[int]] = {}
         for dataset, fold in sorted({(run.dataset, run.fold) for run in self.runs}):
@@ -133,13 +133,13 @@ def report(folder: Path) -> Path:
     """Write tables and report of a study, finished or under way.
 
     Args:
-        folder: of the study.
+        folder: The folder of the study.
 
     Returns:
         The HTML file.
 
     Raises:
-        UserError: if the folder is no study, and after the report is written if runs failed.
+        UserError: If the folder is no study, and after the report is written if runs failed.
     """
     records = read_records(folder)
     write_tables(folder, records)
@@ -154,22 +154,28 @@ def report(folder: Path) -> Path:
 
 
 def describe(runs: Sequence[Run], todo: Sequence[Run]) -> str:
-    """The plan in a few lines."""
+    """Tell the plan in a few lines.
 
-    def listed(key: str) -> str:
-        return ", ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))
-
+    Args:
+        runs: The runs of the plan.
+        todo: Those that are not finished.
+    """
     lines = [f"{len(runs)} runs, {len(runs) - len(todo)} finished, {len(todo)} to do"]
-    for key in ("dataset", "method", "fold", "learning_rate", "seed"):
-        lines.append(f"  {key + ':':15s}{listed(key)}")
+    for key in GRID:
+        values = dict.fromkeys(str(run.key[key]) for run in runs)
+        lines.append(f"  {key + ':':15s}{', '.join(values)}")
     return "\n".join(lines)
 
 
 def _command() -> str:
-    """The command that this process was started with."""
+    """Name the command that this process was started with."""
     program = Path(sys.argv[0])
-    name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
-    return f"{name} {shlex.join(sys.argv[1:])}".replace("python -m bundle", "python -m monai.bundle")
+    name = program.name
+    if is_monai_command():
+        name = "python -m monai.bundle"
+    elif name == "__main__.py":
+        name = f"python -m {program.parent.name}"
+    return f"{name} {shlex.join(sys.argv[1:])}"
 
 
 def _read(files: Sequence[str | Path]) -> list[Mapping[str, Any]]:
@@ -190,7 +196,7 @@ def _read(files: Sequence[str | Path]) -> list[Mapping[str, Any]]:
 
 
 def _merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Later keys over earlier ones, and so within ``overrides``."""
+    """Lay later keys over earlier ones, and do so within ``overrides``."""
     merged: dict[str, Any] = {}
     for part in parts:
         both = [merged.get("overrides"), part.get("overrides")]
@@ -202,4 +208,6 @@ def _merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _duration(seconds: float) -> str:
     hours, minutes = int(seconds // 3600), seconds % 3600 / 60
-    return f"{hours} h {minutes:.0f} min" if hours else f"{minutes:.1f} min"
+    if hours:
+        return f"{hours} h {minutes:.0f} min"
+    return f"{minutes:.1f} min"

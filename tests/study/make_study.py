@@ -12,6 +12,8 @@ import nibabel
 import numpy as np
 import pandas as pd
 
+from monai_iln.run_files import CURVES, GATES, IMAGES, LOSSES, PREDICTIONS, RECORD, RUN_FOLDER, STUDY
+
 SIZE, SLICES = 64, 3
 POSITIONS = ("base", "mid", "apex")
 VOLUME_ML = 0.02  # of a pixel
@@ -38,20 +40,20 @@ def make_study(
     """Write a study and return its records.
 
     Args:
-        folder: of the study.
-        methods: the first is the reference.
-        datasets: structures by data set; class ``i + 1`` of a mask is the i-th.
-        folds: numbers.
-        rates: learning rates.
-        seeds: numbers.
-        subjects: in each fold.
-        phases: of each subject.
-        validation: whether runs have scores on validation images.
-        stacks: scores of whole stacks, without slices and positions, as of 3-D networks.
-        diverged: method, fold and rate of the runs that diverged.
-        left_out: methods that were planned and have no run yet.
-        pictures: whether to write NIfTI files.
-        epochs: rows of the learning curves.
+        folder: The folder of the study.
+        methods: The methods; the first is the reference.
+        datasets: The structures by data set. Class ``i + 1`` of a mask is the i-th.
+        folds: The numbers of the folds.
+        rates: The learning rates.
+        seeds: The seeds.
+        subjects: The number of subjects in each fold.
+        phases: The phases of each subject.
+        validation: If true, runs have scores on validation images.
+        stacks: If true, scores are of whole stacks, without slices and positions, as of 3-D networks.
+        diverged: Method, fold and rate of the runs that diverged.
+        left_out: The methods that were planned and have no run yet.
+        pictures: If true, NIfTI files are written.
+        epochs: The number of rows of the learning curves.
     """
     datasets = datasets or {"LV": ["left ventricle"]}
     study = {
@@ -68,7 +70,7 @@ def make_study(
         "preset": "paper",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(json.dumps(study))
+    (folder / STUDY).write_text(json.dumps(study))
     runs: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     for number, (dataset, structures) in enumerate(datasets.items()):
@@ -85,7 +87,7 @@ def make_study(
                 for rate in rates:
                     for seed in seeds:
                         key = {"dataset": dataset, "method": method, "fold": fold, "learning_rate": rate, "seed": seed}
-                        run = f"runs/{dataset}/{method}/fold_{fold}/lr_{rate:g}/seed_{seed}"
+                        run = RUN_FOLDER.format(**key)
                         bad = (method, fold, rate) in diverged
                         rng = np.random.default_rng([number, list(methods).index(method), fold, int(rate * 100), seed])
                         rows: list[dict[str, Any]] = []
@@ -137,7 +139,7 @@ def _score(run, heart, structures, part, key, rng, stacks, pictures) -> list[dic
         prediction[..., index] = truth[rows][:, columns, index]
     if rng.uniform() < 0.04:
         prediction[..., -1] = 0  # the apex is missed altogether
-    name = f"predictions/{heart['subject']}_{heart['phase']}.nii.gz"
+    name = f"{PREDICTIONS}/{heart['subject']}_{heart['phase']}.nii.gz"
     if pictures and part == "test":
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(prediction, np.eye(4)), run / name)
@@ -212,18 +214,16 @@ def _run(folder, run, key, rows, bad, rng, epochs) -> dict[str, Any]:
         "started": "2026-11-21T10:00:00",
         "finished": "2026-11-21T10:00:21",
     }
-    (folder / "run.json").write_text(json.dumps(record))
+    (folder / RECORD).write_text(json.dumps(record))
     if not bad:
-        frame.to_csv(folder / "images.csv", index=False)
+        frame.to_csv(folder / IMAGES.name, index=False)
         steps = np.arange(1, 401)
         loss = 0.6 * np.exp(-steps / 80) + 0.05 + rng.gamma(2, 0.01, len(steps))
-        pd.DataFrame({"iteration": steps, "loss": loss}).to_csv(folder / "losses.csv", index=False)
+        LOSSES.write(folder, zip(steps, loss, strict=True))
         dice = [scores["validation_dice"] - 0.2 / (epoch + 1) ** 2 for epoch in range(epochs)]
-        pd.DataFrame(
-            {"epoch": np.arange(epochs) + 1, "loss": np.geomspace(0.5, 0.1, epochs), "val_mean_dice": dice}
-        ).to_csv(folder / "curves.csv", index=False)
+        CURVES.write(folder, zip(range(1, epochs + 1), np.geomspace(0.5, 0.1, epochs), dice, strict=True))
         if key["method"] in GATED:
-            _gates(rng).to_csv(folder / "gates.csv", index=False)
+            GATES.write(folder, _gates(rng))
     return {
         "run": run,
         **key,
@@ -236,7 +236,7 @@ def _run(folder, run, key, rows, bad, rng, epochs) -> dict[str, Any]:
     }
 
 
-def _gates(rng) -> pd.DataFrame:
+def _gates(rng) -> list[tuple[Any, ...]]:
     layers = ["down.0", "down.1", "bottom", "up.0", "up.1"]
     rows = []
     for number, layer in enumerate(f"{block}.{index}.norm" for block in layers for index in (0, 1)):
@@ -245,4 +245,4 @@ def _gates(rng) -> pd.DataFrame:
             weight = 0.622 + (end - 0.622) * (1 - np.exp(-iteration / 100))
             for component, value in (("instance", weight), ("layer", 1 - weight)):
                 rows.append((iteration, layer, component, value, value, value, int(number == 4)))
-    return pd.DataFrame(rows, columns=["iteration", "layer", "component", "low", "weight", "high", "dead"])
+    return rows

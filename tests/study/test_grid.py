@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from monai_iln.errors import UserError
-from monai_iln.study.grid import plan
+from monai_iln.study.grid import plan_runs
 from monai_iln.study.settings import read_settings
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "lv_short_axis_iln" / "configs"
 
 
 def make_plan(prepared, **settings):
+    overrides = {"network_def#features": [8, 16]} | settings.pop("overrides", {})
     settings = {"methods": ["ILN", "IN"], "learning_rates": [0.1], "dataset_dir": str(prepared)} | settings
-    return plan(read_settings(settings), CONFIGS)
+    return plan_runs(read_settings(settings | {"overrides": overrides}), CONFIGS)
 
 
 def test_a_plan_is_the_whole_grid_fold_by_fold(prepared):

@@ -2,11 +2,10 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from running import run_here
 
 from monai_iln.study.records import read_records
 
@@ -14,33 +13,26 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "study.md"
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("own")
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = PAGE.read_text(encoding="utf-8")
     blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     names = ["volume.yaml", "volume_evaluate.yaml", "study.yaml"]
     for name, block in zip(names, blocks, strict=True):
-        (folder / name).write_text(block)
+        (tmp_path / name).write_text(block)
     (python,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    subprocess.run([sys.executable, "-c", python], cwd=folder, check=True)
+    exec(python, {})
     shutil.copytree(
         ROOT / "bundles" / "lv_short_axis_iln",
-        folder / "bundle",
+        tmp_path / "bundle",
         ignore=shutil.ignore_patterns("data", "eval", "models"),
     )
-    return folder
+    return tmp_path
 
 
 def test_the_pages_study_runs(workplace):
-    done = subprocess.run(
-        [sys.executable, "-m", "monai_iln", "study", "--config_file", "study.yaml"],
-        cwd=workplace,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = run_here(["study", "--config_file", "study.yaml"])
     assert done.returncode == 0, done.stdout + done.stderr
     records = read_records(workplace / "study")
     failed = records.runs[records.runs["status"] != "finished"]

@@ -1,9 +1,12 @@
 """The keys of a study, and the names of its methods."""
 
+from dataclasses import fields
+
 import pytest
+import yaml
 
 from monai_iln.errors import UserError
-from monai_iln.study.settings import PAPER, name_methods, read_settings
+from monai_iln.study.settings import PAPER, Study, name_methods, read_settings
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,13 @@ from monai_iln.study.settings import PAPER, name_methods, read_settings
 def test_wrong_settings_are_one_message(config, message):
     with pytest.raises(UserError, match=message):
         read_settings(config)
+
+
+def test_every_key_has_a_sentence_and_an_example():
+    for item in fields(Study):
+        assert item.metadata["help"].endswith(".")
+        if item.name != "tracking":  # which needs MLflow
+            read_settings({item.name: yaml.safe_load(item.metadata["metavar"])})
 
 
 def test_the_paper_has_eleven_methods():

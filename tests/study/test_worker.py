@@ -2,10 +2,11 @@
 
 import pytest
 
+from monai_iln.run_files import IMAGES, OVERRIDES, WEIGHTS
 from monai_iln.study import worker
 from monai_iln.study.grid import Run
 from monai_iln.study.records import failure_path, read_record
-from monai_iln.study.worker import Place, execute
+from monai_iln.study.worker import WorkerSettings, execute
 
 
 @pytest.fixture
@@ -14,49 +15,51 @@ def run():
 
 
 @pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path, "token")
+def settings(tmp_path):
+    return WorkerSettings(tmp_path, "token")
 
 
 def make(scratch):
-    (scratch / "overrides.json").write_text("{}")
-    (scratch / "images.csv").write_text("part,dice\ntest,0.5\ntest,0.7\nvalidation,0.4\n")
+    (scratch / OVERRIDES).write_text("{}")
+    scores = [("test", 0.5), ("test", 0.7), ("validation", 0.4)]
+    blank = [None] * (len(IMAGES.columns) - 8)
+    IMAGES.write(scratch, [(part, *"abcdef", dice, *blank) for part, dice in scores])
 
 
-def test_a_finished_run_gets_its_name(run, place, monkeypatch):
-    monkeypatch.setattr(worker, "_train_and_evaluate", lambda run, place, scratch: (make(scratch), 1.0))
-    execute(run, place)
-    record = read_record(place.folder / run.path)
+def test_a_finished_run_gets_its_name(run, settings, monkeypatch):
+    monkeypatch.setattr(worker, "_train_and_evaluate", lambda run, settings, scratch: (make(scratch), 1.0))
+    execute(run, settings)
+    record = read_record(settings.folder / run.path)
     assert record["status"] == "finished"
     assert record["scores"]["test_dice"] == pytest.approx(0.6)
     assert record["scores"]["validation_dice"] == 0.4
-    assert [path.name for path in (place.folder / run.path).parent.iterdir()] == ["seed_0"]
+    assert [path.name for path in (settings.folder / run.path).parent.iterdir()] == ["seed_0"]
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_an_orphan_whose_folder_was_taken_away_leaves_nothing(run, place, monkeypatch, fails):
-    def train(run, place, scratch):
+def test_an_orphan_whose_folder_was_taken_away_leaves_nothing(run, settings, monkeypatch, fails):
+    def train(run, settings, scratch):
         make(scratch)
         scratch.rename(scratch.with_name("taken"))  # by a study that was started again
         scratch.mkdir()
-        (scratch / "images.csv").write_text("part,dice\ntest,0.5\n")  # what it still had to write
+        IMAGES.write(scratch)  # what it still had to write
         if fails:
-            raise FileNotFoundError("model.pt")
+            raise FileNotFoundError(WEIGHTS)
         return None, 1.0
 
     monkeypatch.setattr(worker, "_train_and_evaluate", train)
-    execute(run, place)
-    assert read_record(place.folder / run.path) is None
-    assert not failure_path(place.folder / run.path).exists()
+    execute(run, settings)
+    assert read_record(settings.folder / run.path) is None
+    assert not failure_path(settings.folder / run.path).exists()
 
 
-def test_a_faster_worker_wins_and_another_configuration_is_replaced(run, place, monkeypatch):
-    monkeypatch.setattr(worker, "_train_and_evaluate", lambda run, place, scratch: (make(scratch), 1.0))
-    execute(run, place)
-    first = read_record(place.folder / run.path)
-    monkeypatch.setattr(worker, "_train_and_evaluate", lambda run, place, scratch: (make(scratch), 2.0))
-    execute(run, place)
-    assert read_record(place.folder / run.path) == first
+def test_a_faster_worker_wins_and_another_configuration_is_replaced(run, settings, monkeypatch):
+    monkeypatch.setattr(worker, "_train_and_evaluate", lambda run, settings, scratch: (make(scratch), 1.0))
+    execute(run, settings)
+    first = read_record(settings.folder / run.path)
+    monkeypatch.setattr(worker, "_train_and_evaluate", lambda run, settings, scratch: (make(scratch), 2.0))
+    execute(run, settings)
+    assert read_record(settings.folder / run.path) == first
     changed = Run(*(list(vars(run).values())[:9]), "another", "protocol", {})
-    execute(changed, place)
-    assert read_record(place.folder / run.path)["config_hash"] == "another"
+    execute(changed, settings)
+    assert read_record(settings.folder / run.path)["config_hash"] == "another"
