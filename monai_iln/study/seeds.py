@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,16 @@ ALPHA = 0.05
 class SeedVariance:
     """Standard deviations of Dice by where they come from.
 
-    - ``subject``: between the subjects of a data set, structure and method, seeds averaged;
-    - ``residual``: of one subject's score between seeds;
-    - ``seed``: of a fold's mean over subjects between seeds, from ``degrees`` degrees of freedom;
-    - ``seed_of_mean``: of a method's mean over its folds and seeds by chance of the seeds, what ``seed`` leads to;
-    - ``between_methods``: of the methods' means, over the folds that all methods have.
-
-    ``p`` tests whether ``between_methods`` exceeds ``seed_of_mean`` (F test), on these subjects.
+    Attributes:
+        subject: The spread between the subjects of a data set, structure and method, seeds averaged.
+        residual: The spread of one subject's score between seeds.
+        seed: The spread of a fold's mean over subjects between seeds, from ``degrees`` degrees of freedom.
+        seed_of_mean: The spread of a method's mean over its folds and seeds by chance of the seeds: what ``seed``
+            leads to.
+        between_methods: The spread of the methods' means, over the folds that all methods have.
+        seeds: The number of seeds.
+        degrees: The degrees of freedom of ``seed``.
+        p: The p value of the F test whether ``between_methods`` exceeds ``seed_of_mean``, on these subjects.
     """
 
     subject: float
@@ -34,7 +37,6 @@ class SeedVariance:
     seeds: int
     degrees: int
     p: float
-    sentence: str
 
 
 def seed_variance(images: pd.DataFrame) -> SeedVariance:
@@ -44,10 +46,10 @@ def seed_variance(images: pd.DataFrame) -> SeedVariance:
     independent between methods and folds. With one seed the variance between seeds is NaN.
 
     Args:
-        images: of one learning rate per data set, method and fold, see :func:`select_images`.
+        images: The images of one learning rate for each data set, method and fold, see :func:`select_images`.
 
     Raises:
-        UserError: for images of two learning rates.
+        UserError: If there are images of two learning rates.
 
     Example:
         >>> images = pd.DataFrame({"dataset": "a", "method": "ILN", "fold": 0, "learning_rate": 0.1, "seed": [0, 1],
@@ -64,21 +66,22 @@ def seed_variance(images: pd.DataFrame) -> SeedVariance:
     subject, _ = _pooled(scores.groupby([*keys, "subject"]).mean(), keys)
     variances = []
     for _, runs in by_run.groupby("dataset"):
-        means, counts = (runs.groupby(["method", "fold"]).agg(what).unstack("fold") for what in ("mean", "count"))
+        by_fold = runs.groupby(["method", "fold"])
+        means, counts = by_fold.mean().unstack("fold"), by_fold.count().unstack("fold")
         shared = means.columns[means.notna().all()]
         if len(shared) and len(means) > 1:
             noise = (seed**2 / counts[shared]).sum(axis=1, skipna=False).mean() / len(shared) ** 2
             variances.append((means[shared].mean(axis=1).var(), noise, len(means) - 1))
     between, noise, p = np.nan, np.nan, np.nan
     if variances:
-        between, noise = np.average([v[:2] for v in variances], axis=0, weights=[v[2] for v in variances])
+        between_by_dataset, noise_by_dataset, weights = zip(*variances, strict=True)
+        between = np.average(between_by_dataset, weights=weights)
+        noise = np.average(noise_by_dataset, weights=weights)
         if degrees and between > 10.0 ** (-2 * DECIMALS):  # else all that differs is the rounding
             with np.errstate(divide="ignore"):
-                p = float(stats.f.sf(between / noise, sum(v[2] for v in variances), degrees))
-    result = SeedVariance(
-        subject, residual, seed, float(np.sqrt(noise)), float(np.sqrt(between)), test["seed"].nunique(), degrees, p, ""
-    )
-    return replace(result, sentence=_seed_sentence(result))
+                p = float(stats.f.sf(between / noise, sum(weights), degrees))
+    seeds = test["seed"].nunique()
+    return SeedVariance(subject, residual, seed, float(np.sqrt(noise)), float(np.sqrt(between)), seeds, degrees, p)
 
 
 def _pooled(values: pd.Series[float], keys: list[str]) -> tuple[float, int]:
@@ -86,23 +89,6 @@ def _pooled(values: pd.Series[float], keys: list[str]) -> tuple[float, int]:
     groups = values.groupby(keys)
     degrees = groups.count() - 1
     total = int(degrees.sum())
-    return (float(np.sqrt((groups.var() * degrees).sum() / total)) if total else np.nan), total
-
-
-def _seed_sentence(result: SeedVariance) -> str:
-    if not result.degrees:
-        return "No fold was trained with two seeds: a study with one seed cannot tell what a new seed would change."
-    text = f"A new seed changes the mean Dice of a fold by {result.seed:.4f} (standard deviation, {result.seeds} seeds)"
-    if np.isnan(result.between_methods):
-        return f"{text}; there are no two methods with a fold in common to compare it with."
-    text += f". The means of the methods differ by {result.between_methods:.4f}, by chance of the seeds alone they "
-    text += f"would by {result.seed_of_mean:.4f}: "
-    if np.isnan(result.p) or result.p >= ALPHA:
-        p = "" if np.isnan(result.p) else f" (F test, {format_p(result.p)})"
-        return f"{text}the differences between methods do not exceed what a new seed would change{p}."
-    return f"{text}the differences between methods exceed what a new seed would change (F test, {format_p(result.p)})."
-
-
-def format_p(p: float) -> str:
-    """A p-value as a sentence gives it."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if not total:
+        return np.nan, 0
+    return float(np.sqrt((groups.var() * degrees).sum() / total)), total

@@ -1,4 +1,4 @@
-"""What the records of a study say: chosen rates, subjects' scores, tests, intervals, ranks, volumes.
+"""Tests, intervals and ranks of subjects' scores.
 
 The unit of every test and interval is the subject, never the image: the slices of one heart are alike. A subject's
 score is the mean over its images, then over seeds, and subjects are paired over methods.
@@ -30,10 +30,19 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from monai_iln.errors import require
-from monai_iln.study.seeds import ALPHA, SeedVariance, format_p, seed_variance
-from monai_iln.study.selection import DECIMALS, RULES, choose_rates, describe, select_images, subject_scores, volumes
+from monai_iln.study.seeds import ALPHA, SeedVariance, seed_variance
+from monai_iln.study.selection import (
+    DECIMALS,
+    RULES,
+    choose_rates,
+    higher_is_better,
+    select_images,
+    subject_scores,
+)
+from monai_iln.study.volumes import Agreement, bland_altman, volumes
 
 __all__ = [
+    "ALPHA",
     "MIN_SUBJECTS",
     "RULES",
     "Agreement",
@@ -77,7 +86,6 @@ class Comparison:
     high: float
     p: float
     p_holm: float
-    sentence: str = ""
     better: str | None = None
 
 
@@ -92,22 +100,26 @@ def compare(
     correction (1979, Scand. J. Statist. 6) is over the tests of this call.
 
     Args:
-        scores: of one data set and structure, a row a subject, a column a method; see :func:`subject_scores`.
-        reference: one of the columns.
-        metric: which says what is better, for the sentence.
-        dataset: for the sentence, as is ``structure``.
-        structure: the label.
+        scores: The scores for one data set and structure, a row a subject, a column a method; see
+            :func:`subject_scores`.
+        reference: The method that the others are compared with: one of the columns.
+        metric: The metric, which says whether higher is better.
+        dataset: The data set that the comparisons are to name.
+        structure: The structure that they are to name.
+
+    Returns:
+        A comparison for every other column, in their order.
 
     Raises:
-        UserError: without the reference, for an unknown metric, or if a subject has two rows.
+        UserError: If the reference is no column, the metric is unknown, or a subject has two rows.
 
     Example:
         >>> scores = pd.DataFrame({"ILN": [0.9] * 6, "IN": [0.8, 0.81, 0.82, 0.83, 0.84, 0.85]})
-        >>> print(compare(scores, "ILN")[0].sentence)
-        Dice of ILN 0.900, of IN 0.825: difference 0.075 (95 % interval 0.062 to 0.088), 6 subjects; ILN is better
-        (Wilcoxon signed-rank test, p = 0.031 after Holm's correction).
+        >>> comparison = compare(scores, "ILN")[0]
+        >>> round(comparison.difference, 3), comparison.p_holm, comparison.better
+        (0.075, 0.03125, 'ILN')
     """
-    describe(metric)
+    best_is_high = higher_is_better(metric)
     methods = ", ".join(map(str, scores.columns))
     require(reference in scores, f"reference {reference!r}", f"it is one of the methods ({methods})", "choose one")
     _require_single(scores)
@@ -125,8 +137,7 @@ def compare(
     if tested:
         for i, p_holm in zip(tested, multipletests([rows[i].p for i in tested], method="holm")[1], strict=True):
             rows[i] = replace(rows[i], p_holm=float(p_holm))
-    rows = [replace(row, better=_better(row, sign)) for row, sign in zip(rows, signs, strict=True)]
-    return [replace(row, sentence=_sentence(row)) for row in rows]
+    return [replace(row, better=_better(row, sign, best_is_high)) for row, sign in zip(rows, signs, strict=True)]
 
 
 def bootstrap_mean(values: npt.ArrayLike) -> tuple[float, float]:
@@ -168,7 +179,6 @@ class Ranking:
     p: float
     critical_difference: float
     nemenyi: pd.DataFrame
-    sentence: str
 
 
 def rank(scores: pd.DataFrame, metric: str = "dice") -> Ranking:
@@ -180,24 +190,27 @@ def rank(scores: pd.DataFrame, metric: str = "dice") -> Ranking:
     their mean rank.
 
     Args:
-        scores: as for :func:`compare`.
-        metric: which says what is better.
+        scores: The scores, as for :func:`compare`.
+        metric: The metric, which says whether higher is better.
 
     Raises:
-        UserError: for an unknown metric, or if a subject has two rows.
+        UserError: If the metric is unknown, or a subject has two rows.
 
     Example:
         >>> ranking = rank(pd.DataFrame({"ILN": [3, 3, 3, 3, 3, 3], "IN": [2] * 6, "None": [1] * 6}))
         >>> ranking.average_ranks, ranking.statistic
         ({'ILN': 1.0, 'IN': 2.0, 'None': 3.0}, 12.0)
     """
-    higher_is_better = describe(metric)[3]
+    best_is_high = higher_is_better(metric)
     _require_single(scores)
     methods = [str(method) for method in scores.columns]
     values = scores.to_numpy(float)
     values = np.round(values[np.isfinite(values).all(axis=1)], DECIMALS)
     n, k = values.shape
-    ranks = stats.rankdata(-values if higher_is_better else values, axis=1) if n and k else np.full((1, k), np.nan)
+    ranks = np.full((1, k), np.nan)
+    if n and k:
+        best_first = -values if best_is_high else values
+        ranks = stats.rankdata(best_first, axis=1)
     average = dict(zip(methods, ranks.mean(axis=0).tolist(), strict=True))
     statistic = p = critical = np.nan
     nemenyi = pd.DataFrame(np.nan, index=methods, columns=methods)
@@ -206,65 +219,7 @@ def rank(scores: pd.DataFrame, metric: str = "dice") -> Ranking:
         nemenyi = posthoc_nemenyi_friedman(pd.DataFrame(ranks, columns=methods)).loc[methods, methods]
         if k >= 3 and (ranks != ranks[:, :1]).any():
             statistic, p = map(float, stats.friedmanchisquare(*ranks.T))
-    listed = ", ".join(f"{name} {average[name]:.2f}" for name in sorted(methods, key=lambda name: average[name]))
-    sentence = f"Average ranks over {n} subjects (1 is best): {listed}; "
-    pairs = zip(*np.nonzero(np.triu(nemenyi.to_numpy() < ALPHA, 1)), strict=True)
-    apart = [f"{methods[first]} and {methods[second]}" for first, second in pairs]
-    if k < 3:
-        sentence += "Friedman's test needs three methods."
-    elif n < MIN_SUBJECTS:
-        sentence += "too few subjects to test."
-    elif np.isnan(p):
-        sentence += "no evidence of a difference, for the methods tie for every subject."
-    elif p >= ALPHA:
-        sentence += f"no evidence of a difference (Friedman test, {format_p(p)})."
-    else:
-        sentence += f"the methods differ (Friedman test, {format_p(p)}), by Nemenyi's test "
-        sentence += f"{'; '.join(apart) or 'no single pair'} (critical difference {critical:.2f})."
-    return Ranking(average, n, statistic, p, critical, nemenyi, sentence)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Bias of predicted - truth with its 95 % interval, its standard deviation, and the limits of agreement."""
-
-    subjects: int
-    bias: float
-    sd: float
-    low: float
-    high: float
-    bias_low: float
-    bias_high: float
-
-
-def bland_altman(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> Agreement:
-    """Agreement of two measurements of the same subjects (Bland & Altman 1986, Lancet 327).
-
-    The limits are ``bias ± 1.96 sd`` of the differences predicted - truth; the interval of the bias is Student's,
-    ``bias ± t sd / sqrt(n)``. Both take the differences as normal and independent: one value a subject, seeds averaged.
-
-    Args:
-        truth: a value a subject.
-        predicted: of the same subjects in the same order. Pairs with NaN are dropped; one pair has no sd.
-
-    Raises:
-        UserError: if the lengths differ.
-
-    Example:
-        >>> agreement = bland_altman([100, 110, 120], [102, 111, 123])
-        >>> agreement.bias, agreement.sd, round(agreement.high, 2)
-        (2.0, 1.0, 3.96)
-    """
-    first, second = np.asarray(truth, float), np.asarray(predicted, float)
-    got = f"{first.shape} true and {second.shape} predicted values"
-    require(first.shape == second.shape, got, "they are pairs", "give one of each for every subject")
-    differences = second - first
-    differences = differences[np.isfinite(differences)]
-    n, bias, sd, half = len(differences), _mean(differences), np.nan, np.nan
-    if n > 1:
-        sd = float(differences.std(ddof=1))
-        half = float(stats.t.ppf(1 - ALPHA / 2, n - 1)) * sd / n**0.5
-    return Agreement(n, bias, sd, bias - 1.96 * sd, bias + 1.96 * sd, bias - half, bias + half)
+    return Ranking(average, n, statistic, p, critical, nemenyi)
 
 
 def _require_single(scores: pd.DataFrame) -> None:
@@ -275,7 +230,9 @@ def _require_single(scores: pd.DataFrame) -> None:
 
 
 def _mean(values: _Floats) -> float:
-    return float(values.mean()) if len(values) else np.nan
+    if not len(values):
+        return np.nan
+    return float(values.mean())
 
 
 def _signed_rank(differences: _Floats) -> tuple[float, int]:
@@ -291,40 +248,10 @@ def _signed_rank(differences: _Floats) -> tuple[float, int]:
     return min(1.0, float(chances[np.abs(sums) >= abs(signed)].sum())), int(np.sign(signed))
 
 
-def _better(row: Comparison, sign: int) -> str | None:
+def _better(row: Comparison, sign: int, best_is_high: bool) -> str | None:
     """The better method, if the test says that there is one, and its ranks (their ``sign``) what the mean says."""
     if np.isnan(row.p_holm) or row.p_holm >= ALPHA or sign != np.sign(row.difference):
         return None
-    *_, higher_is_better = describe(row.metric)
-    return row.reference if (sign > 0) == higher_is_better else row.other
-
-
-def _sentence(row: Comparison) -> str:
-    name, unit, decimals, _ = describe(row.metric)
-
-    def number(value: float) -> str:
-        return f"{value:.{decimals}f}"
-
-    where = ", ".join(filter(None, (row.dataset, row.structure)))
-    text = f"{where}: " if where else ""
-    text += f"{name} of {row.reference} "
-    if not row.subjects:
-        return f"{text}and of {row.other}: no subject has both; too few subjects to test."
-    text += f"{number(row.mean_reference)}{unit}, of {row.other} {number(row.mean_other)}{unit}: difference "
-    text += number(row.difference) + unit
-    if not np.isnan(row.low):
-        text += f" (95 % interval {number(row.low)} to {number(row.high)})"
-    text += f", {row.subjects} subject{'s' * (row.subjects > 1)}; "
-    if row.subjects < MIN_SUBJECTS:
-        return f"{text}too few subjects to test."
-    if np.isnan(row.p):
-        return f"{text}no evidence of a difference, for no subject differs: there is nothing to test."
-    test = f"(Wilcoxon signed-rank test, {format_p(row.p_holm)} after Holm's correction)"
-    holds_zero = row.low <= 0 <= row.high
-    if row.p_holm >= ALPHA:
-        note = "" if holds_zero else "; the interval excludes 0, but is of the mean and not corrected"
-        return f"{text}no evidence of a difference {test}{note}."
-    if row.better is None:
-        return f"{text}the methods differ {test}, but the mean and the ranks of the differences disagree on the better."
-    note = "; the interval, which is of the mean, holds 0" if holds_zero else ""
-    return f"{text}{row.better} is better {test}{note}."
+    if (sign > 0) == best_is_high:
+        return row.reference
+    return row.other

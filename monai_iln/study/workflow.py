@@ -20,6 +20,7 @@ from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_versions
 from monai_iln.run_files import GRID, STUDY
 from monai_iln.study.grid import Run, plan_runs
+from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.records import read_records, write_tables
 from monai_iln.study.report import write_report
 from monai_iln.study.scheduler import estimate_seconds, locked, pending, run_all, run_on_all_ranks
@@ -119,6 +120,7 @@ class CrossValidationWorkflow(BundleWorkflow):
             "datasets": {run.dataset: {**run.data, "path": run.overrides["dataset_dir"]} for run in self.runs},
             "training": [Path(file).name for file in self.study.training],
             "overrides": dict(self.study.overrides),
+            "protocol": describe_protocol(self.runs[0].training, self.runs[0].overrides),
             "preset": "paper" if self.study.methods == "paper" else None,
             "command": _command(),
             "versions": describe_versions(),

@@ -10,7 +10,17 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from monai_iln.study.report import figures, overlays, score_figures
+from monai_iln.study.report import (
+    comparisons,
+    gates,
+    learning_curves,
+    learning_rates,
+    overlays,
+    positions,
+    ranks,
+    style,
+    volumes,
+)
 from monai_iln.study.statistics import Agreement, Comparison, Ranking
 
 
@@ -18,7 +28,7 @@ def line(axes, index=0):
     return np.column_stack(axes.lines[index].get_data())
 
 
-def gates(ends, dead=(), components=("instance", "layer"), spread=0.0):
+def gate_table(ends, dead=(), components=("instance", "layer"), spread=0.0):
     rows = []
     for number, end in enumerate(ends):
         for iteration in (0, 10, 20):
@@ -32,36 +42,36 @@ def gates(ends, dead=(), components=("instance", "layer"), spread=0.0):
 
 def test_style_stays_in_the_figures():
     before = dict(matplotlib.rcParams)
-    figures.draw_gate_functions()
+    gates.draw_gate_functions()
     assert dict(matplotlib.rcParams) == before
 
 
 def test_colors_tell_methods_apart():
     methods = [f"method {number}" for number in range(9)]
-    colors = figures.method_colors(methods, "method 4")
+    colors = style.method_colors(methods, "method 4")
     assert len(set(colors.values())) == 9
-    assert colors["method 4"] == figures.REFERENCE_COLOR
+    assert colors["method 4"] == style.REFERENCE_COLOR
 
 
 def test_gate_functions():
-    axes = figures.draw_gate_functions().axes[0]
+    axes = gates.draw_gate_functions().axes[0]
     clip, sigmoid = (dict(np.round(line(axes, index), 6)) for index in (0, 1))
     assert [clip[x] for x in (-3.0, 0.0, 0.5, 1.0, 3.0)] == [0, 0, 0.5, 1, 1]
     assert [round(sigmoid[x], 4) for x in (-2.0, 0.0, 2.0)] == [0.1192, 0.5, 0.8808]
 
 
 def test_gate_curves_are_those_of_the_first_component():
-    axes = figures.draw_gate_curves(gates([0.9, 0.2, 0.4], dead={1})).axes[0]
+    axes = gates.draw_gate_curves(gate_table([0.9, 0.2, 0.4], dead={1})).axes[0]
     assert [round(line(axes, index)[-1, 1], 6) for index in range(3)] == [0.9, 0.2, 0.4]
     assert [drawn.get_linestyle() for drawn in axes.lines] == ["-", "--", "-"]
-    assert to_hex(axes.lines[1].get_color()) == figures.GREY
+    assert to_hex(axes.lines[1].get_color()) == style.GREY
     assert [text.get_text() for text in axes.texts] == ["layer0", "layer1 (dead)", "layer2"]
     assert not axes.collections
     assert "instance" in axes.get_ylabel()
 
 
 def test_gate_curves_of_other_components_and_of_channels():
-    axes = figures.draw_gate_curves(gates([0.9, 0.2], components=("batch", "layer"), spread=0.05)).axes[0]
+    axes = gates.draw_gate_curves(gate_table([0.9, 0.2], components=("batch", "layer"), spread=0.05)).axes[0]
     assert "batch" in axes.get_ylabel()
     assert round(line(axes)[-1, 1], 6) == 0.9
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
@@ -72,7 +82,7 @@ def test_gate_curves_of_other_components_and_of_channels():
     "ends", [[0.5] * 22, list(np.linspace(0, 1, 22)), [0.0] * 12 + [1.0] * 10, [0.7], [0.9, 0.1, 0.5]]
 )
 def test_labels_of_gate_curves_do_not_overlap(ends):
-    figure = figures.draw_gate_curves(gates(ends))
+    figure = gates.draw_gate_curves(gate_table(ends))
     figure.canvas.draw()
     axes = figure.axes[0]
     boxes = [Text.get_window_extent(label) for label in axes.texts]  # the label's own would include its line
@@ -89,12 +99,14 @@ def test_learning_curves():
     losses = pd.DataFrame({"iteration": np.arange(1, 101), "loss": 1.0})
     losses.loc[49, "loss"] = 50.0  # one outlier, which a running median passes over
     curves = pd.DataFrame({"epoch": [1, 2], "val_mean_dice": [0.5, 0.8]})
-    left, right = figures.draw_learning_curves({"ILN": losses, "IN": losses}, {"IN": curves}, ["ILN", "IN"], "ILN").axes
+    left, right = learning_curves.draw_learning_curves(
+        {"ILN": losses, "IN": losses}, {"IN": curves}, ["ILN", "IN"], "ILN"
+    ).axes
     assert line(left)[:, 1].max() == 1
     assert len(left.lines) == 2
     assert line(right).tolist() == [[1, 0.5], [2, 0.8]]
     assert left.lines[1].get_color() == right.lines[0].get_color() != left.lines[0].get_color()
-    assert len(figures.draw_learning_curves({"ILN": losses}, {}, ["ILN"], "ILN").axes) == 1
+    assert len(learning_curves.draw_learning_curves({"ILN": losses}, {}, ["ILN"], "ILN").axes) == 1
 
 
 def test_rates_mark_what_diverged():
@@ -102,8 +114,8 @@ def test_rates_mark_what_diverged():
         [("ILN", 0.1, 0.8, 0, 3), ("ILN", 1.0, 0.9, 0, 3), ("IN", 0.1, 0.7, 0, 3), ("IN", 1.0, np.nan, 3, 3)],
         columns=["method", "learning_rate", "dice", "diverged", "runs"],
     )
-    first, second = figures.draw_rates(scores, ["ILN", "IN"], "ILN").axes
-    own = next(drawn for drawn in first.lines if to_hex(drawn.get_color()) == figures.REFERENCE_COLOR)
+    first, second = learning_rates.draw_rates(scores, ["ILN", "IN"], "ILN").axes
+    own = next(drawn for drawn in first.lines if to_hex(drawn.get_color()) == style.REFERENCE_COLOR)
     assert np.column_stack(own.get_data()).tolist() == [[0.1, 0.8], [1.0, 0.9]]
     assert [drawn.get_marker() for drawn in first.lines].count("x") == 0
     cross = next(drawn for drawn in second.lines if drawn.get_marker() == "x")
@@ -114,22 +126,22 @@ def test_rates_mark_what_diverged():
 
 
 def comparison(other, difference, low, high, p, structure="LV"):
-    return Comparison("a", structure, "dice", "ILN", other, 9, 0.9, 0.8, difference, low, high, p, p, "")
+    return Comparison("a", structure, "dice", "ILN", other, 9, 0.9, 0.8, difference, low, high, p, p)
 
 
 def test_differences():
     rows = [comparison("IN", 0.1, 0.05, 0.15, 0.01), comparison("LN", -0.02, -0.05, 0.01, 0.6)]
     rows += [comparison("IN", -0.1, -0.2, -0.05, 0.0001, "RV"), comparison("LN", np.nan, np.nan, np.nan, np.nan, "RV")]
-    upper, lower = score_figures.draw_differences(rows).axes
+    upper, lower = comparisons.draw_differences(rows).axes
     assert [label.get_text() for label in upper.get_yticklabels()] == ["IN", "LN"]
     assert [label.get_text() for label in lower.get_yticklabels()] == ["IN"]
     zero, interval, point, interval_2, point_2 = upper.lines
     assert list(zero.get_xdata()) == [0, 0]
     assert (list(interval.get_xdata()), list(point.get_xdata())) == ([0.05, 0.15], [0.1])
     assert (list(interval_2.get_xdata()), list(point_2.get_xdata())) == ([-0.05, 0.01], [-0.02])
-    assert to_hex(point.get_markerfacecolor()) == figures.REFERENCE_COLOR
+    assert to_hex(point.get_markerfacecolor()) == style.REFERENCE_COLOR
     assert point_2.get_markerfacecolor() == "white"
-    assert to_hex(lower.lines[2].get_markerfacecolor()) == figures.INK  # found, but the reference is worse
+    assert to_hex(lower.lines[2].get_markerfacecolor()) == style.INK  # found, but the reference is worse
     assert [text.get_text() for text in upper.texts] == ["+0.100  p = 0.010", "\N{MINUS SIGN}0.020  p = 0.600"]
     assert [text.get_text() for text in lower.texts] == ["\N{MINUS SIGN}0.100  p < 0.001"]
 
@@ -137,8 +149,8 @@ def test_differences():
 def test_ranks_join_what_is_not_told_apart():
     names = ["ILN", "IN", "LN"]
     nemenyi = pd.DataFrame([[1, 0.5, 0.001], [0.5, 1, 0.2], [0.001, 0.2, 1]], names, names)
-    ranking = Ranking(dict(zip(names, [1.2, 2.0, 2.8], strict=True)), 20, 9.0, 0.01, 0.7, nemenyi, "")
-    axes = score_figures.draw_ranks(ranking, "ILN").axes[0]
+    ranking = Ranking(dict(zip(names, [1.2, 2.0, 2.8], strict=True)), 20, 9.0, 0.01, 0.7, nemenyi)
+    axes = ranks.draw_ranks(ranking, "ILN").axes[0]
     assert sorted(round(float(dots.get_offsets()[0][0]), 6) for dots in axes.collections) == [1.2, 2.0, 2.8]
     bars = [drawn for drawn in axes.lines if drawn.get_linewidth() > 3]
     assert sorted(tuple(np.round([min(bar.get_xdata()), max(bar.get_xdata())], 6)) for bar in bars) == [
@@ -158,7 +170,7 @@ def test_agreement():
         ("ILN", "ef"): Agreement(2, -2.04, 1.0, -4.0, -0.1, -3.0, -1.0),
         ("IN", "edv"): Agreement(1, -10.0, np.nan, np.nan, np.nan, np.nan, np.nan),
     }
-    figure = score_figures.draw_agreement(values, agreements, ["ILN", "IN"], "ILN")
+    figure = volumes.draw_agreement(values, agreements, ["ILN", "IN"], "ILN")
     assert len(figure.axes) == 4  # no ESV is known
     edv, ef, other, _ = figure.axes
     assert edv.collections[0].get_offsets().tolist() == [[105.0, 10.0]]
@@ -174,7 +186,7 @@ def test_positions():
     table = pd.DataFrame({"subject": np.arange(40), "phase": "ED", "slice": 1.0, "dice": rng.uniform(size=40)})
     images = pd.concat([table.assign(method=name, position="apex") for name in ("ILN", "IN")])
     images.loc[images["method"] == "IN", "dice"] /= 2
-    (axes,) = score_figures.draw_positions(images, ["apex"], ["ILN", "IN"], "ILN").axes
+    (axes,) = positions.draw_positions(images, ["apex"], ["ILN", "IN"], "ILN").axes
     for place, (box, factor) in enumerate(zip(axes.patches, (1, 0.5), strict=True)):
         low, high = np.percentile(table["dice"] * factor, (25, 75))
         assert (box.get_x(), box.get_x() + box.get_width()) == pytest.approx((low, high))

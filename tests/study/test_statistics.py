@@ -244,11 +244,7 @@ def test_comparison_by_hand():
     assert comparison.difference == pytest.approx(1.3 / 6)
     assert comparison.low < comparison.difference < comparison.high
     assert comparison.p == comparison.p_holm == pytest.approx(2 / 2**6)
-    assert comparison.sentence == (
-        f"cine, LV: Dice of ILN 0.567, of IN 0.350: difference 0.217 (95 % interval {comparison.low:.3f} to "
-        f"{comparison.high:.3f}), 6 subjects; ILN is better (Wilcoxon signed-rank test, p = 0.031 after Holm's "
-        "correction)."
-    )
+    assert comparison.better == "ILN"
 
 
 def test_holm_by_hand():
@@ -286,46 +282,41 @@ def test_swapping_the_reference_mirrors_the_comparison():
     (forward,), (backward,) = compare(scores, "A"), compare(scores, "B")
     assert forward.p == backward.p < 0.05
     assert forward.difference == pytest.approx(-backward.difference)
-    assert "A is better" in forward.sentence
-    assert "A is better" in backward.sentence
+    assert forward.better == backward.better == "A"
 
 
 @pytest.mark.parametrize(("metric", "better"), [("dice", "A"), ("hd95_mm", "B"), ("asd_mm", "B")])
 def test_better_is_higher_for_dice_and_lower_for_distances(metric, better):
     comparison = compare_differences(np.arange(1, 9) / 10, metric=metric)
-    assert f"{better} is better" in comparison.sentence
+    assert comparison.better == better
     assert comparison.difference > 0
-    assert (" mm" in comparison.sentence) == (metric != "dice")
 
 
-def test_no_evidence_says_so():
+def test_without_evidence_no_method_is_better():
     comparison = compare_differences(np.array([1, -2, 3, -4, 5, -6, 7]) / 100)
     assert comparison.p > 0.05
-    assert "no evidence of a difference (Wilcoxon" in comparison.sentence
-    assert "better" not in comparison.sentence
+    assert comparison.better is None
     assert comparison.low <= 0 <= comparison.high
 
 
 def test_the_family_decides_whether_there_is_evidence():
     scores = pd.DataFrame({"A": np.arange(1.0, 7), "B": np.zeros(6)})
-    assert "A is better" in compare(scores, "A")[0].sentence  # p = 2/64
+    assert compare(scores, "A")[0].better == "A"  # p = 2/64
     with_third = compare(scores.assign(C=[0, 1, 5, 6, 3, 8]), "A")
     assert with_third[0].p < 0.05 < with_third[0].p_holm
-    assert "no evidence of a difference" in with_third[0].sentence
-    assert "the interval excludes 0" in with_third[0].sentence
+    assert with_third[0].better is None
+    assert with_third[0].low > 0
 
 
-def test_where_mean_and_ranks_disagree_the_sentence_says_so():
+def test_where_mean_and_ranks_disagree_no_method_is_better():
     disagree = compare_differences([*np.arange(1, 15) / 100, -5.0])
     assert disagree.p < 0.05
     assert disagree.difference < 0
-    assert "the mean and the ranks of the differences disagree" in disagree.sentence
-    assert "is better" not in disagree.sentence
+    assert disagree.better is None
     wide = compare_differences([*np.arange(1, 15) / 100, -0.9])
     assert wide.p < 0.05
     assert wide.low < 0 < wide.difference
-    assert "A is better" in wide.sentence
-    assert "holds 0" in wide.sentence
+    assert wide.better == "A"
 
 
 @pytest.mark.parametrize(("n", "tested"), [(1, False), (2, False), (5, False), (6, True)])
@@ -334,25 +325,20 @@ def test_few_subjects(n, tested):
     assert np.isnan(comparison.p) != tested
     assert np.isnan(comparison.p_holm) != tested
     assert np.isnan(comparison.low) == np.isnan(comparison.high) == (n == 1)
-    assert ("too few subjects to test" in comparison.sentence) != tested
-    assert f"{n} subject{'' if n == 1 else 's'};" in comparison.sentence
-    assert "nan" not in comparison.sentence
+    assert comparison.subjects == n
 
 
 def test_no_common_subject():
     (comparison,) = compare(pd.DataFrame({"A": [0.5, np.nan], "B": [np.nan, 0.5]}), "A")
     assert comparison.subjects == 0
     assert np.isnan([comparison.difference, comparison.low, comparison.high, comparison.p, comparison.p_holm]).all()
-    assert "too few subjects to test" in comparison.sentence
-    assert "nan" not in comparison.sentence
 
 
 def test_identical_scores():
     comparison = compare_differences(np.zeros(8))
     assert (comparison.difference, comparison.low, comparison.high) == (0, 0, 0)
     assert np.isnan(comparison.p)
-    assert "no evidence of a difference" in comparison.sentence
-    assert "too few" not in comparison.sentence
+    assert comparison.better is None
 
 
 def test_what_cannot_be_compared_is_refused():
@@ -422,8 +408,7 @@ def test_ranking_by_hand():
     assert ranking.p == pytest.approx(np.exp(-chi2 / 2))  # chi-square with two degrees of freedom
     assert ranking.critical_difference == pytest.approx(2.343 * np.sqrt(k * (k + 1) / (6 * n)), rel=1e-3)
     assert list(ranking.nemenyi.index) == list(ranking.nemenyi.columns) == ["A", "B", "C"]
-    assert "over 6 subjects (1 is best): A 1.17, B 2.08, C 2.75; the methods differ" in ranking.sentence
-    assert "by Nemenyi's test A and C (critical" in ranking.sentence
+    assert ranking.nemenyi.loc["A", "C"] < 0.05 < ranking.nemenyi.loc["A", "B"]
 
 
 @pytest.mark.parametrize(("k", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (8, 3.031), (10, 3.164)])
@@ -441,7 +426,6 @@ def test_nemenyi_crosses_its_level_at_the_critical_difference():
     for a, b in itertools.combinations(ranks, 2):
         apart = abs(ranks[a] - ranks[b]) > ranking.critical_difference
         assert (ranking.nemenyi.loc[a, b] < 0.05) == apart
-        assert (f"{a} and {b}" in ranking.sentence) == apart
         seen.add(apart)
     assert seen == {True, False}
 
@@ -461,16 +445,13 @@ def test_ranking_without_a_test():
     two = rank(pd.DataFrame({"A": np.arange(1.0, 8), "B": np.zeros(7)}))
     assert np.isnan([two.statistic, two.p]).all()
     assert two.critical_difference == pytest.approx(1.96 / np.sqrt(7), rel=1e-4)
-    assert "needs three methods" in two.sentence
     few = rank(pd.DataFrame(np.arange(15.0).reshape(5, 3), columns=list("ABC")))
     assert few.average_ranks == {"A": 3, "B": 2, "C": 1}
     assert np.isnan([few.statistic, few.p, few.critical_difference]).all()
     assert few.nemenyi.isna().all(axis=None)
-    assert "too few subjects to test" in few.sentence
     tied = rank(pd.DataFrame({"A": [1.0] * 7, "B": [1.0] * 7, "C": [1.0] * 7}))
     assert tied.average_ranks == {"A": 2, "B": 2, "C": 2}
     assert np.isnan([tied.statistic, tied.p]).all()
-    assert "no evidence of a difference" in tied.sentence
     none = rank(pd.DataFrame({"A": [1.0, 2.0], "B": [np.nan] * 2, "C": [1.0, 2.0]}))
     assert none.subjects == 0
     assert np.isnan(list(none.average_ranks.values())).all()
@@ -481,7 +462,6 @@ def test_ranking_without_evidence():
     scores = pd.DataFrame(np.array([np.roll([1.0, 2, 3], i) for i in range(9)]), columns=list("ABC"))
     ranking = rank(scores)
     assert ranking.p == pytest.approx(1)
-    assert "no evidence of a difference (Friedman test, p = 1.000)" in ranking.sentence
 
 
 # seeds
@@ -513,7 +493,6 @@ def test_seed_variance_by_hand():
     assert (result.seeds, result.degrees) == (2, 4)
     t = result.between_methods / result.seed_of_mean  # F with one degree is the square of t
     assert result.p == pytest.approx(2 * stats.t.sf(t, 4))
-    assert f"{result.seed:.4f}" in result.sentence
 
 
 def test_seed_variance_finds_what_was_put_in():
@@ -525,7 +504,7 @@ def test_seed_variance_finds_what_was_put_in():
     assert result.subject == pytest.approx(drawn.std(ddof=1), rel=0.02)
     assert result.between_methods == pytest.approx(0.1, rel=0.1)
     assert result.seed_of_mean == pytest.approx(0.02 / np.sqrt(120), rel=0.1)
-    assert "the differences between methods exceed what a new seed would change" in result.sentence
+    assert result.p < 0.001
 
 
 def test_equal_methods_are_seldom_told_apart():
@@ -533,8 +512,6 @@ def test_equal_methods_are_seldom_told_apart():
     tests = [seed_variance(study_of(dict.fromkeys("ABC", 0.0), 2, 0.02, rng, folds=2, subjects=2)) for _ in range(200)]
     rejected = np.mean([one.p < 0.05 for one in tests])
     assert 0.01 <= rejected <= 0.1  # 0.05, 3 standard errors either way
-    said = np.mean(["do not exceed" in one.sentence for one in tests])
-    assert said == pytest.approx(1 - rejected)
 
 
 def test_methods_are_compared_over_the_folds_they_share_and_within_a_data_set():
@@ -559,7 +536,6 @@ def test_one_seed_cannot_tell():
     assert np.isnan([result.seed, result.residual, result.seed_of_mean, result.p]).all()
     assert (result.seeds, result.degrees) == (1, 0)
     assert result.between_methods > 0
-    assert "a study with one seed cannot tell" in result.sentence
 
 
 def test_seeds_of_one_method_or_of_equal_runs():
@@ -567,15 +543,13 @@ def test_seeds_of_one_method_or_of_equal_runs():
     alone = seed_variance(images)
     assert alone.seed > 0
     assert np.isnan([alone.between_methods, alone.p]).all()
-    assert "no two methods" in alone.sentence
     same = pd.concat([images, images.assign(method="B")])
     assert seed_variance(same).between_methods == 0
-    assert "do not exceed" in seed_variance(same).sentence
+    assert np.isnan(seed_variance(same).p)
     still = study_of({"A": 0.0, "B": 0.5}, 2, 0.0, np.random.default_rng(0))
     assert seed_variance(still).p == pytest.approx(0)
     rounded = still.assign(dice=np.where(still["method"] == "A", 0.3, 0.1 + 0.2))
     assert np.isnan(seed_variance(rounded).p)
-    assert "do not exceed" in seed_variance(rounded).sentence
 
 
 # volumes

@@ -44,9 +44,9 @@ class Row:
     """One row of a table.
 
     Attributes:
-        cells: as printed.
-        bold: numbers of the cells to emphasize.
-        heading: whether the one cell spans the table, as the title of the rows below.
+        cells: The cells as printed.
+        bold: The numbers of the cells to emphasize.
+        heading: Whether the one cell spans the table, as the title of the rows below.
     """
 
     cells: Sequence[str]
@@ -59,12 +59,12 @@ class Table:
     """A table for reading, and its numbers unrounded for computing.
 
     Attributes:
-        name: of the CSV file, without its ending.
-        caption: a sentence or two.
-        header: one entry a column.
-        rows: in order.
-        frame: what the CSV file holds.
-        left: numbers of the columns that are aligned to the left; the others hold numbers.
+        name: The name of the CSV file, without its ending.
+        caption: A sentence or two.
+        header: The titles of the columns.
+        rows: The rows in order.
+        frame: The numbers, for the CSV file.
+        left: The numbers of the columns that are aligned to the left; the others hold numbers.
     """
 
     name: str
@@ -80,10 +80,10 @@ class Picture:
     """A figure.
 
     Attributes:
-        name: of the PNG file, without its ending.
-        caption: what it shows and how to read it.
-        alt: what it shows, for who cannot see it.
-        figure: to be drawn.
+        name: The name of the PNG file, without its ending.
+        caption: A text on what it shows and how to read it.
+        alt: A text for readers who cannot see it.
+        figure: The drawing.
     """
 
     name: str
@@ -113,9 +113,9 @@ class Document:
     """A whole report.
 
     Attributes:
-        title: of the page.
-        subtitle: one line below it.
-        sections: in order; the first is what a reader in a hurry reads.
+        title: The title of the page.
+        subtitle: One line below it.
+        sections: The sections in order; the first is what a reader in a hurry reads.
     """
 
     title: str
@@ -129,8 +129,8 @@ def write_document(document: Document, folder: Path) -> Path:
     What an earlier report left in ``figures`` and ``tables`` is removed, so that nothing outdated lies beside it.
 
     Args:
-        document: the report.
-        folder: made if missing.
+        document: The report.
+        folder: The folder, which is made if it is missing.
 
     Returns:
         The path of the HTML page, which needs no other file.
@@ -177,7 +177,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _width(picture: Picture) -> int:
-    """Of the picture on the page, in CSS pixels."""
+    """The width of a picture on the page, in CSS pixels."""
     return round(picture.figure.get_figwidth() * _CSS_PIXELS)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -17,10 +17,12 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from monai_iln.overlays import overlay
-from monai_iln.study.report.figures import WIDTH, new_figure, styled
-from monai_iln.study.report.wording import shorten
+from monai_iln.study.report.document import Block, Picture, absent
+from monai_iln.study.report.results import NO_IMAGES, Results
+from monai_iln.study.report.style import SIDE_BY_SIDE, WIDTH, groups_of_methods, method_colors, new_figure, styled
+from monai_iln.study.report.wording import join, shorten, slug
 
-_COLUMNS = 4  # methods beside one another
+_RANKS = ("worst", "median", "best")
 
 
 @dataclass(frozen=True)
@@ -34,27 +36,66 @@ class Tile:
     problem: str = ""
 
 
+def blocks(results: Results) -> list[Block]:
+    """The pictures of each data set and structure, and what is missing of them."""
+    if results.shown.empty:
+        return [absent(f"Figure 2 is missing. {NO_IMAGES}")]
+    found: list[Block] = []
+    colors = method_colors(results.methods, results.reference)
+    for dataset, structure in results.parts:
+        images = results.part(results.shown, dataset, structure)
+        tiles = []
+        for method in results.shown_methods:
+            picked = pick_images(images[images["method"] == method])
+            tiles += [make_tile(results.folder, rank, row) for rank, row in picked.items()]
+        where = f"{dataset}, {structure}"
+        if missing := [tile for tile in tiles if tile.pixels is None]:
+            said = (
+                f"{where}: {len(missing)} of the {len(tiles)} pictures of Figure 2 are missing; {missing[0].problem}."
+            )
+            found.append(absent(said))
+        drawn = {tile.method for tile in tiles if tile.pixels is not None}
+        methods = [method for method in results.shown_methods if method in drawn]
+        for number, group in enumerate(groups_of_methods(methods), 1):
+            shown = [tile for tile in tiles if tile.method in group]
+            said = "; ".join(f"{tile.method} {tile.rank}: {tile.caption}".replace("\n", ", ") for tile in shown)
+            found.append(
+                Picture(
+                    slug("overlays", dataset, structure, str(number)),
+                    f"Figure 2. {where}: worst, median and best test image of {join(group)} by Dice, among those in "
+                    "which the truth is not empty. Truth red, prediction green, overlap yellow.",
+                    f"Segmented images. {said}.",
+                    draw_overlays(shown, colors),
+                )
+            )
+    return found
+
+
 def pick_images(images: pd.DataFrame) -> dict[str, pd.Series]:
     """The worst, the median and the best image by Dice, among those in which the truth is not empty.
 
     Of equal ones the one with the largest truth comes first.
 
     Args:
-        images: test images of one method, columns as in ``images.csv``.
+        images: The test images of one method, with the columns of ``images.csv``.
 
     Returns:
-        rows by ``"worst"``, ``"median"`` and ``"best"``; fewer if there are fewer images.
+        The rows by ``"worst"``, ``"median"`` and ``"best"``; fewer if there are fewer images.
     """
     usable = images[images["dice"].notna()]
-    marked = usable[usable["truth_pixels"] > 0]
-    usable = marked if len(marked) else usable
     if usable.empty:
         return {}
+    if (usable["truth_pixels"] > 0).any():
+        usable = usable[usable["truth_pixels"] > 0]
     order = usable.assign(smaller=-usable["truth_pixels"]).sort_values(
         ["dice", "smaller", "subject", "phase", "slice"], kind="stable"
     )
-    places = {"worst": 0, "median": (len(order) - 1) // 2, "best": len(order) - 1}
-    places = {"best": 0} if len(order) == 1 else places if len(order) > 2 else {"worst": 0, "best": 1}
+    last = len(order) - 1
+    places = {"worst": 0, "median": last // 2, "best": last}
+    if last < 2:
+        del places["median"]
+    if last < 1:
+        del places["worst"]
     return {rank: order.iloc[place] for rank, place in places.items()}
 
 
@@ -62,35 +103,40 @@ def make_tile(folder: Path, rank: str, row: pd.Series) -> Tile:
     """Read image, truth and prediction of one row of ``images`` and lay them over one another.
 
     Args:
-        folder: of the study.
-        rank: what the picture stands for, such as ``"worst"``.
-        row: of ``images``.
+        folder: The folder of the study.
+        rank: The place that the picture stands for, such as ``"worst"``.
+        row: The row.
+
+    Returns:
+        The tile; without pixels, and with the problem, where the files do not hold what was recorded.
     """
-    method, place = str(row["method"]), "" if pd.isna(row["slice"]) else f"slice {row['slice']:g}"
-    caption = _caption(row, place)
+    place = ""
+    if not pd.isna(row["slice"]):
+        place = f"slice {row['slice']:g}"
+    tile = Tile(str(row["method"]), rank, _caption(row, place), None)
     if any(pd.isna(row[key]) or not row[key] for key in ("image", "truth", "prediction")):
-        return Tile(method, rank, caption, None, "no files are recorded")
+        return replace(tile, problem="no files are recorded")
+    paths = (row["image"], row["truth"], Path(row["run"]) / row["prediction"])  # absolute ones stay so in the folder
     try:
-        image, truth, prediction = (
-            _read(folder / path)
-            for path in (row["image"], row["truth"], Path(row["run"]) / row["prediction"])  # absolute ones stay so
-        )
+        image, truth, prediction = (_read(folder / path) for path in paths)
     except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
-        return Tile(method, rank, caption, None, f"a file cannot be read: {error}")
+        return replace(tile, problem=f"a file cannot be read: {error}")
     if not image.shape == truth.shape == prediction.shape:
         shapes = f"{image.shape}, {truth.shape} and {prediction.shape}"
-        return Tile(method, rank, caption, None, f"image, truth and prediction have different shapes: {shapes}")
-    scored = slice(None) if pd.isna(row["index"]) else slice(int(row["index"]), int(row["index"]) + 1)
-    true_class = _class_of(truth[..., scored], row["truth_pixels"])
-    predicted_class = _class_of(prediction[..., scored], row["predicted_pixels"], first=true_class)
-    if true_class is None or predicted_class is None or image[..., scored].size == 0:
-        return Tile(method, rank, caption, None, "the masks do not hold the numbers of pixels that were recorded")
-    masks = truth[..., scored] == true_class, prediction[..., scored] == predicted_class
-    layer = int(np.argmax((masks[0] | masks[1]).sum(axis=(0, 1))))  # of a stack the fullest slice
-    if pd.isna(row["index"]):
-        caption = _caption(row, f"slice {layer + 1} of the stack")
-    pixels = overlay(image[..., scored][..., layer], masks[1][..., layer], masks[0][..., layer])
-    return Tile(method, rank, caption, pixels)
+        return replace(tile, problem=f"image, truth and prediction have different shapes: {shapes}")
+    is_stack = pd.isna(row["index"])
+    if not is_stack:
+        scored = slice(int(row["index"]), int(row["index"]) + 1)
+        image, truth, prediction = image[..., scored], truth[..., scored], prediction[..., scored]
+    true_class = _class_of(truth, row["truth_pixels"])
+    predicted_class = _class_of(prediction, row["predicted_pixels"], first=true_class)
+    if true_class is None or predicted_class is None or image.size == 0:
+        return replace(tile, problem="the masks do not hold the numbers of pixels that were recorded")
+    true, predicted = truth == true_class, prediction == predicted_class
+    layer = int(np.argmax((true | predicted).sum(axis=(0, 1))))  # of a stack the fullest slice
+    if is_stack:
+        tile = replace(tile, caption=_caption(row, f"slice {layer + 1} of the stack"))
+    return replace(tile, pixels=overlay(image[..., layer], predicted[..., layer], true[..., layer]))
 
 
 def _caption(row: pd.Series, place: str) -> str:
@@ -98,19 +144,22 @@ def _caption(row: pd.Series, place: str) -> str:
 
 
 def _read(path: Path) -> NDArray[np.generic]:
+    """A stack of slices: of several channels the first, and of a single image one slice."""
     array: NDArray[np.generic] = np.asanyarray(nibabel.load(path).dataobj)
-    if array.ndim == 4:  # channels come last; the first is drawn
+    if array.ndim == 4:
         array = array[..., 0]
-    return array[..., None] if array.ndim == 2 else array
+    if array.ndim == 2:
+        array = array[..., None]
+    return array
 
 
 def _class_of(mask: NDArray[np.generic], pixels: float, first: float | None = None) -> float | None:
     """The class that has so many pixels, for records name a structure and not its class; -1 where there are none.
 
     Args:
-        mask: of classes, 0 for the background.
-        pixels: of the structure.
-        first: the class to try first.
+        mask: The classes, 0 for the background.
+        pixels: The number of pixels of the structure.
+        first: The class to try first.
     """
     if pixels == 0:
         return -1.0
@@ -122,17 +171,18 @@ def _class_of(mask: NDArray[np.generic], pixels: float, first: float | None = No
 
 
 @styled
-def draw_overlays(tiles: Sequence[Tile], colors: dict[str, str]) -> Figure:
+def draw_overlays(tiles: Sequence[Tile], colors: Mapping[str, str]) -> Figure:
     """Tiles of at most four methods: a column a method, a row a rank.
 
     Args:
-        tiles: those with pixels are drawn.
-        colors: of the methods' names.
+        tiles: The tiles; those with pixels are drawn.
+        colors: The colours by method.
     """
     methods = list(dict.fromkeys(tile.method for tile in tiles))
-    ranks: list[str] = [rank for rank in ("worst", "median", "best") if rank in {tile.rank for tile in tiles}]
-    width = WIDTH * max(len(methods), 2) / _COLUMNS
-    figure = new_figure((WIDTH / _COLUMNS + 0.34) * len(ranks) + 0.25, width)
+    present = {tile.rank for tile in tiles}
+    ranks = [rank for rank in _RANKS if rank in present]
+    width = WIDTH * max(len(methods), 2) / SIDE_BY_SIDE
+    figure = new_figure((WIDTH / SIDE_BY_SIDE + 0.34) * len(ranks) + 0.25, width)
     grid = figure.subplots(len(ranks), len(methods), squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -156,13 +206,3 @@ def draw_overlays(tiles: Sequence[Tile], colors: dict[str, str]) -> Figure:
             va="bottom",
         )
     return figure
-
-
-def groups_of_methods(methods: Sequence[str]) -> list[list[str]]:
-    """Methods in groups that fit beside one another.
-
-    Example:
-        >>> groups_of_methods(["a", "b", "c", "d", "e"])
-        [['a', 'b', 'c', 'd'], ['e']]
-    """
-    return [list(methods[start : start + _COLUMNS]) for start in range(0, len(methods), _COLUMNS)]

@@ -1,13 +1,16 @@
-"""The paper's Tables 1 to 3: mean and standard deviation of Dice over test images, and what its ILN costs.
+"""What the paper published: its protocol, and its Tables 1 to 3.
 
 Source: Zhou et al., *U-Net Training with Instance-Layer Normalization*, 2019,
 https://doi.org/10.1007/978-3-030-37969-8_13. Column ``LV-1`` tests on the first group of subjects, ``LV-2`` on the
-second, and so on. The groups were drawn at random and are not published: other studies have other folds.
+second, and so on. The groups were drawn at random and are not published: other studies have other folds. A cell is the
+mean and the standard deviation of Dice over test images.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 COLUMNS = ("RV-1", "RV-2", "RV-3", "LV-1", "LV-2", "LV-3")
 
@@ -26,6 +29,30 @@ IMAGES = {"RV": 6082, "LV": 805}  # over all three folds
 SUBJECTS = {"RV": 37, "LV": 45}
 LEARNING_RATES = (1.5, 1.0, 0.5, 0.1, 0.05)
 FOLDS = 3
+ROTATIONS = {
+    "RV": tuple(range(-30, 31, 10)),
+    "LV": tuple(range(-60, 61, 2)),
+}  # degrees; an epoch has every image at each
+TRAINING: dict[str, Any] = {
+    "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
+    "optimizer": {"_target_": "torch.optim.SGD", "momentum": 0.9},
+    "lr_scheduler": {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1, "gamma": 0.2},
+    "lr_per_epoch": True,
+    "epochs": 2,
+    "batch_size": 1,
+    "roi_size": [256, 256],
+    "standardize": False,
+    "largest_component": False,
+    "random_transforms": [],
+    "validation_every": None,
+    "network_def": {
+        "_target_": "monai_iln.networks.PaperUNet",
+        "spatial_dims": 2,
+        "features": [16, 32, 64, 128, 256],
+        "act": "RELU",
+    },
+}
+"""The paper's training, by the ids of a bundle's configuration."""
 TIME_RATIO = 36.5 / 34.8  # ILN to IN, 200 iterations on a Titan Xp
 
 
@@ -34,9 +61,9 @@ class PaperTable:
     """One table of the paper.
 
     Attributes:
-        number: as in the paper.
-        title: what it compares.
-        rows: label in the table and name of the method, in the paper's order.
+        number: The number that the paper gives it.
+        title: The methods that it compares.
+        rows: The label in the table and the name of each method, in the paper's order.
     """
 
     number: int
@@ -65,8 +92,8 @@ def published_dice(method: str, column: str) -> tuple[float, float] | None:
     """Mean and standard deviation of Dice that the paper gives, or ``None``.
 
     Args:
-        method: as in the paper, such as ``"GN4"``.
-        column: data set and test group, such as ``"LV-1"``.
+        method: The paper's name of a method, such as ``"GN4"``.
+        column: The data set and the test group, such as ``"LV-1"``.
 
     Example:
         >>> published_dice("ILN", "LV-1")
@@ -87,4 +114,23 @@ def published_group(dataset: str) -> str | None:
         ('LV', None)
     """
     name = dataset.upper()
-    return name if name in SUBJECTS else "LV" if "SUNNYBROOK" in name else None
+    if "SUNNYBROOK" in name:
+        return "LV"
+    return name if name in SUBJECTS else None
+
+
+def ventricle_of(structure: str) -> str | None:
+    """The ventricle whose cavity a structure is, by the paper's name.
+
+    Example:
+        >>> ventricle_of("right-ventricle"), ventricle_of("endocardium"), ventricle_of("LV myocardium")
+        ('RV', 'LV', None)
+    """
+    words = set(re.findall(r"[a-z]+", structure.lower()))
+    if words & {"myocardium", "epicardium", "wall"}:
+        return None
+    if "rv" in words or {"right", "ventricle"} <= words:
+        return "RV"
+    if words & {"lv", "endocardium"} or {"left", "ventricle"} <= words:
+        return "LV"
+    return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-NONE = "\N{EN DASH}"  # what stands in a table where there is no number
+NO_NUMBER = "\N{EN DASH}"  # what stands in a table where there is no number
 
 
 def number(value: float | None, decimals: int = 3, sign: bool = False) -> str:
@@ -18,9 +18,12 @@ def number(value: float | None, decimals: int = 3, sign: bool = False) -> str:
         ('−0.25', '–')
     """
     if value is None or pd.isna(value):
-        return NONE
-    text = f"{value:{'+' if sign else ''}.{decimals}f}"
-    text = text.lstrip("+-") if float(text) == 0 else text
+        return NO_NUMBER
+    text = f"{value:+.{decimals}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    elif not sign:
+        text = text.lstrip("+")
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -35,8 +38,31 @@ def minus(sentence: str) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p value for reading."""
-    return NONE if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    """A p value in a sentence.
+
+    Example:
+        >>> p_value(0.0001), p_value(0.0312)
+        ('p < 0.001', 'p = 0.031')
+    """
+    if value < 0.001:
+        return "p < 0.001"
+    return f"p = {value:.3f}"
+
+
+def p_cell(value: float) -> str:
+    """A p value in a table; a dash where nothing was tested."""
+    if pd.isna(value):
+        return NO_NUMBER
+    return p_value(value).removeprefix("p ").removeprefix("= ")
+
+
+def quartiles(values: pd.Series[float], decimals: int = 3) -> str:
+    """Median and quartiles in a table."""
+    values = values.dropna()
+    if values.empty:
+        return NO_NUMBER
+    low, middle, high = values.quantile([0.25, 0.5, 0.75])
+    return f"{number(middle, decimals)} ({number(low, decimals)}\N{EN DASH}{number(high, decimals)})"
 
 
 def slug(*names: str) -> str:
@@ -46,7 +72,7 @@ def slug(*names: str) -> str:
         >>> slug("dice", "LV", "left ventricle")
         'dice-LV-left_ventricle'
     """
-    return "-".join("".join(sign if sign.isalnum() else "_" for sign in name) for name in names if name)
+    return "-".join(re.sub(r"\W", "_", name) for name in names if name)
 
 
 def join(words: Sequence[str], last: str = "and") -> str:
@@ -59,16 +85,6 @@ def join(words: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
-def shorten(name: str, length: int) -> str:
-    """A name that fits where it is drawn.
-
-    Example:
-        >>> shorten("GROUP-num_groups-8", 10)
-        'GROUP-num…'
-    """
-    return name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
 def count(number: int, what: str) -> str:
     """A number of things.
 
@@ -76,4 +92,21 @@ def count(number: int, what: str) -> str:
         >>> count(1, "fold"), count(3, "fold")
         ('1 fold', '3 folds')
     """
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def capital(text: str) -> str:
+    """A text that begins with a capital."""
+    return text[0].upper() + text[1:]
+
+
+def shorten(name: str, length: int) -> str:
+    """A name that fits where it is drawn.
+
+    Example:
+        >>> shorten("GROUP-num_groups-8", 10)
+        'GROUP-num…'
+    """
+    if len(name) <= length:
+        return name
+    return name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"

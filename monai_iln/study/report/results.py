@@ -1,9 +1,9 @@
-"""What a report is made of: the records of a study, and the runs that stand for each method by either rule."""
+"""The results of a study as its report shows them: all records, the chosen runs, and what was computed of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,37 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from monai_iln.study.report.published import published_group
-from monai_iln.study.statistics import choose_rates, select_images
+from monai_iln.run_files import ALL_IMAGES, COSTS, RECORD, RUNS
+from monai_iln.study.report.published import published_group, ventricle_of
+from monai_iln.study.statistics import (
+    Comparison,
+    SeedVariance,
+    choose_rates,
+    compare,
+    seed_variance,
+    select_images,
+    subject_scores,
+)
 
 if TYPE_CHECKING:
     from monai_iln.study.records import Records
 
-NOTHING = "No run has finished, so there are no test images."
-RULES = {
-    "nested": "nested: rate chosen inside the training folds",
-    "paper": "paper's rule: rate chosen on the test fold (optimistic)",
-    "single": "one learning rate, nothing chosen",
-}
+NO_IMAGES = "No run has finished, so there are no test images."
 STATUSES = ("finished", "diverged", "failed")
-_TEXT = ("run", "dataset", "method", "status", "message", "device")
-_RUNS = ("fold", "learning_rate", "seed", "test_dice", "test_dice_std", "validation_dice", "parameters", "steps")
-_COSTS = ("seconds_per_step", "train_seconds", "total_seconds", "overhead_seconds", "peak_memory_bytes")
-_IMAGE_TEXT = ("run", "dataset", "method", "part", "subject", "phase", "position", "structure")
-_FILES = ("image", "truth", "prediction")
-_IMAGE_NUMBERS = ("fold", "learning_rate", "seed", "slice", "index", "dice", "hd95_mm", "asd_mm")
-_AMOUNTS = ("truth_pixels", "predicted_pixels", "truth_ml", "predicted_ml")
+_RUN_NUMBERS = tuple(dict.fromkeys([*RUNS.numbers, *COSTS]))
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Records with all columns there, however little of the study has been run.
+class Results:
+    """The records of a study with all columns there, however little of it has been run.
 
     Attributes:
-        folder: of the study.
-        study: the plan.
-        runs: one row a run.
-        images: one row an image and structure.
+        folder: The folder of the study.
+        study: The plan.
+        runs: The runs, a row each.
+        images: The scores, a row for each image and structure.
     """
 
     folder: Path
@@ -50,35 +48,42 @@ class Evidence:
     images: pd.DataFrame
 
     @classmethod
-    def of(cls, folder: Path, records: Records) -> Evidence:
+    def of(cls, folder: Path, records: Records) -> Results:
         """Fill what is missing from the tables of a partial study with NaN."""
-        runs = _complete(records.runs, _TEXT, (*_RUNS, *_COSTS))
-        images = _complete(records.images, (*_IMAGE_TEXT, *_FILES), (*_IMAGE_NUMBERS, *_AMOUNTS))
+        runs = _complete(records.runs, RUNS.texts, _RUN_NUMBERS)
+        images = _complete(records.images, ALL_IMAGES.texts, ALL_IMAGES.numbers)
         return cls(folder, records.study, runs, images)
 
     @cached_property
     def methods(self) -> list[str]:
-        """In the order of the plan, those without a run too."""
+        """All methods in the order of the plan, those without a run too."""
         return list(dict.fromkeys([*map(str, self.study.get("methods", ())), *self.runs["method"]]))
 
     @cached_property
     def reference(self) -> str:
         """The method that the others are compared with."""
-        return str(self.study.get("reference") or (self.methods[0] if self.methods else ""))
+        return str(self.study.get("reference") or next(iter(self.methods), ""))
 
     @cached_property
     def datasets(self) -> list[str]:
-        """In the order of the plan."""
+        """All data sets in the order of the plan."""
         return list(dict.fromkeys([*map(str, self.study.get("datasets", ())), *self.runs["dataset"]]))
 
     def about(self, dataset: str) -> Mapping[str, Any]:
         """What the plan says of a data set."""
         about = dict(self.study.get("datasets") or {}).get(dataset)
-        return about if isinstance(about, Mapping) else {}
+        return dict(about or {})
 
     def published_group(self, dataset: str) -> str | None:
         """The paper's name of a data set, told by its name in the plan or in its datalist."""
         return published_group(dataset) or published_group(str(self.about(dataset).get("name") or ""))
+
+    def ventricles(self, dataset: str) -> list[str]:
+        """The ventricles that a data set labels, by the paper's names ``"LV"`` and ``"RV"``."""
+        images = self.images[self.images["dataset"] == dataset]
+        structures = self.about(dataset).get("structures") or images["structure"].unique()
+        named = [*map(ventricle_of, structures), self.published_group(dataset)]
+        return list(dict.fromkeys(filter(None, named)))
 
     @cached_property
     def tested_folds(self) -> dict[str, int]:
@@ -140,10 +145,12 @@ class Evidence:
     @cached_property
     def by_either_rule(self) -> pd.DataFrame:
         """The test images of all chosen runs; those that several rules chose are there several times."""
-        return pd.concat(self.selected.values()) if self.selected else self.shown
+        if not self.selected:
+            return self.shown
+        return pd.concat(self.selected.values())
 
     def methods_of(self, images: pd.DataFrame) -> list[str]:
-        """Their methods, in the order of the plan."""
+        """The methods of images, in the order of the plan."""
         present = set(images["method"])
         return [method for method in self.methods if method in present]
 
@@ -151,39 +158,52 @@ class Evidence:
         """The images of one data set and structure."""
         return images[(images["dataset"] == dataset) & (images["structure"] == structure)]
 
+    def scores(self, dataset: str, structure: str) -> pd.DataFrame:
+        """The scores of the subjects of one data set and structure by :attr:`rule`, a column a method."""
+        return subject_scores(self.part(self.shown, dataset, structure))
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """The reference against every other method, over all data sets and structures, by :attr:`rule`."""
+        found: list[Comparison] = []
+        for dataset, structure in self.parts:
+            scores = self.scores(dataset, structure)
+            if self.reference in scores:
+                found += compare(scores, self.reference, dataset=dataset, structure=structure)
+        return found
+
+    @cached_property
+    def seed_variance(self) -> SeedVariance:
+        """What a new seed would change, by :attr:`rule`."""
+        return seed_variance(self.shown)
+
     def typical_run(self, method: str, dataset: str) -> Path | None:
         """The folder of the run that stands for a method: chosen, of the first fold, with the lowest seed."""
         if not self.rule:
             return None
-        rows = self.chosen[self.rule]
-        rows = rows[(rows["method"] == method) & (rows["dataset"] == dataset)].sort_values("fold")
-        for fold, rate in zip(rows["fold"], rows["learning_rate"], strict=True):
-            runs = self.runs[
-                (self.runs["method"] == method)
-                & (self.runs["dataset"] == dataset)
-                & (self.runs["fold"] == fold)
-                & (self.runs["learning_rate"] == rate)
-                & (self.runs["status"] == "finished")
-            ].sort_values("seed")
-            if len(runs):
-                return self.folder / str(runs["run"].iloc[0])
-        return None
+        keys = ["dataset", "method", "fold", "learning_rate"]
+        own = (self.runs["method"] == method) & (self.runs["dataset"] == dataset)
+        finished = self.runs[own & (self.runs["status"] == "finished")]
+        runs = finished.merge(self.chosen[self.rule][keys], on=keys).sort_values(["fold", "seed"])
+        if runs.empty:
+            return None
+        return self.folder / str(runs["run"].iloc[0])
 
     @cached_property
-    def documents(self) -> list[dict[str, Any]]:
-        """The ``run.json`` of every run that has a readable one."""
-        documents = []
+    def run_records(self) -> list[dict[str, Any]]:
+        """What every run recorded of itself; without the runs whose record cannot be read."""
+        records = []
         for run in self.runs["run"]:
             try:
-                document = json.loads((self.folder / str(run) / "run.json").read_text(encoding="utf-8"))
+                record = json.loads((self.folder / str(run) / RECORD).read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            if isinstance(document, dict):
-                documents.append(document)
-        return documents
+            if isinstance(record, dict):
+                records.append(record)
+        return records
 
 
-def _complete(table: pd.DataFrame, texts: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
+def _complete(table: pd.DataFrame, texts: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
     others = [column for column in table.columns if column not in (*texts, *numbers)]
     table = table.reindex(columns=[*texts, *numbers, *others]).reset_index(drop=True)
     for column in texts:
@@ -194,14 +214,3 @@ def _complete(table: pd.DataFrame, texts: tuple[str, ...], numbers: tuple[str, .
         if table[column].notna().all():
             table[column] = table[column].astype(int)
     return table
-
-
-def read_table(run: Path | None, name: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
-    """A table that a run left, or ``None`` if it left none, an empty one, or one that cannot be read."""
-    if run is None:
-        return None
-    try:
-        table = pd.read_csv(run / name)
-    except (OSError, ValueError):  # pandas' own errors are ValueErrors
-        return None
-    return table if len(table) and set(columns) <= set(table.columns) else None

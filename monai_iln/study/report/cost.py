@@ -1,0 +1,72 @@
+"""What each method costs: parameters, time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from monai_iln.study.report.document import Block, Row, Table, Text, absent
+from monai_iln.study.report.published import TIME_RATIO
+from monai_iln.study.report.results import Results
+from monai_iln.study.report.wording import NO_NUMBER, number
+
+_MEBIBYTE = 2**20
+_INSTANCE_NORM = "IN"  # what the paper compares times with
+
+
+def blocks(results: Results) -> list[Block]:
+    """How the costs were measured, and their table."""
+    finished = results.runs[results.runs["status"] == "finished"]
+    if finished["seconds_per_step"].isna().all():
+        return [absent("No finished run recorded its time per step.")]
+    methods = results.methods_of(finished)
+    base = _INSTANCE_NORM if _INSTANCE_NORM in methods else results.reference
+    text = (
+        "Runs shared the machine with one another and with whatever else ran on it, so times are rough. The ratio is "
+        "the median over pairs of runs with the same data, fold, learning rate and seed."
+    )
+    if {"ILN", _INSTANCE_NORM} <= set(methods):
+        text += f" For ILN the paper reports {TIME_RATIO:.3f}."
+    found: list[Block] = [Text(text), _table(results.runs, methods, base)]
+    if finished["peak_memory_bytes"].isna().all():
+        found.append(absent("Peak memory is missing: no run measured it."))
+    return found
+
+
+def _table(runs: pd.DataFrame, methods: Sequence[str], base: str) -> Table:
+    finished = runs[runs["status"] == "finished"]
+    keys = ["dataset", "fold", "learning_rate", "seed"]
+    steps = finished.pivot_table(index=keys, columns="method", values="seconds_per_step", aggfunc="first")
+    rows, records = [], []
+    for method in methods:
+        own = finished[finished["method"] == method]
+        milliseconds = 1000 * own["seconds_per_step"]
+        ratio = np.nan
+        if {base, method} <= set(steps.columns):
+            ratio = (steps[method] / steps[base]).median()
+        record = {
+            "method": method,
+            "parameters": own["parameters"].median(),
+            "ms_per_step": milliseconds.median(),
+            "ms_per_step_lowest": milliseconds.min(),
+            "ms_per_step_highest": milliseconds.max(),
+            "ratio_to": base,
+            "ratio": ratio,
+            "peak_memory_mib": own["peak_memory_bytes"].median() / _MEBIBYTE,
+            "train_minutes": own["train_seconds"].median() / 60,
+            "all_runs_hours": runs.loc[runs["method"] == method, "total_seconds"].sum() / 3600,
+        }
+        records.append(record)
+        parameters = NO_NUMBER
+        if not np.isnan(record["parameters"]):
+            parameters = f"{record['parameters']:,.0f}"
+        time = number(record["ms_per_step"], 1)
+        if milliseconds.notna().sum() > 1:
+            time += f" ({number(milliseconds.min(), 1)}\N{EN DASH}{number(milliseconds.max(), 1)})"
+        cells = [method, parameters, time, number(ratio, 2), number(record["peak_memory_mib"], 0)]
+        rows.append(Row([*cells, number(record["train_minutes"], 1), number(record["all_runs_hours"], 2)]))
+    header = ["Method", "Parameters", "Time of a step, ms: median (range)", f"Ratio to {base}", "Peak memory, MiB"]
+    header += ["Training of one run, min", "All runs, h"]
+    return Table("cost", "What each method costs.", header, rows, pd.DataFrame(records))
