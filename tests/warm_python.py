@@ -12,13 +12,14 @@ from pathlib import Path
 import monai_iln
 
 _SERVER = """
-import json, os, runpy, signal, sys
+import atexit, gc, json, os, runpy, signal, sys
 
 import matplotlib.pyplot, nibabel, pydicom, scipy.ndimage, sklearn.model_selection
 import torch.utils.tensorboard
 import monai.apps, monai.bundle, monai.engines, monai.handlers, monai.losses, monai.metrics, monai.networks.nets
 import monai.transforms
 
+gc.freeze()  # a collection would copy what the processes share
 for line in sys.stdin:
     job = json.loads(line)
     if child := os.fork():
@@ -31,8 +32,18 @@ for line in sys.stdin:
         os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.modules.update(dict.fromkeys(job["without"]))
     sys.argv = [job["module"], *job["arguments"]]
-    runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
-    break
+    code = 0
+    try:
+        runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # without taking apart all that was imported, which takes seconds
 """
 
 
@@ -48,7 +59,9 @@ class WarmPython:
             [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def run(self, module: str, *arguments: object, cwd: Path, without: tuple[str, ...] = ()) -> object:
+    def run(
+        self, module: str, *arguments: object, cwd: Path, without: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """Run ``python -m module arguments``.
 
         Args:
