@@ -29,7 +29,8 @@ def require_extra(part: str, extra: str, *modules: str) -> None:
             ...
         monai_iln.extras.MissingExtraError: the report needs no_such_package, ... Run: pip install "monai-iln[study]"
     """
-    missing = [name for name in modules if name not in sys.modules and importlib.util.find_spec(name) is None]
+    absent = [name for name in modules if sys.modules.get(name) is None]  # None blocks an import
+    missing = [name for name in absent if importlib.util.find_spec(name) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise MissingExtraError(
