@@ -16,6 +16,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from monai_iln.study.workflow import report
+    from monai_iln.study import workflow
 
-    report(options.folder)
+    workflow.report(options.folder)

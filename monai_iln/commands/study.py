@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    from monai_iln.study.workflow import CrossValidationWorkflow
+    from monai_iln.study import CrossValidationWorkflow
 
     known = {item.name for item in fields(Study)}
     given = {key: _value(key, text) for key, text in vars(options).items() if key in known}

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -55,7 +54,7 @@ def wait_for(condition, process):
 
 
 def test_every_run_leaves_a_record_of_every_test_image(study, prepared):
-    folder, done = study
+    folder, printed = study
     records = read_records(folder)
     assert list(records.runs["status"]) == ["finished"] * 6
     assert list(dict.fromkeys(records.runs["method"])) == ["ILN", "None"]
@@ -74,7 +73,7 @@ def test_every_run_leaves_a_record_of_every_test_image(study, prepared):
         assert {folds[subject] == row["fold"] for subject in images.loc[images["part"] != "test", "subject"]} == {False}
         assert row["steps"] > 0
         assert row["seconds_per_step"] > 0
-    assert "6 runs, 0 finished, 6 to do" in done.stdout
+    assert "6 runs, 0 finished, 6 to do" in printed
     assert (folder / "report" / "report.html").stat().st_size > 10_000
     pd.testing.assert_frame_equal(ALL_IMAGES.read(folder), records.images)
     summary = json.loads((folder / SUMMARY).read_text())
@@ -202,22 +201,14 @@ def test_killed_at_any_moment_and_started_again(study, prepared, tmp_path):
 
 def test_a_killed_worker_costs_no_run(study, prepared, tmp_path):
     folder = tmp_path / "study"
-    killed = []
-
-    def kill_a_worker():
-        while not list(folder.rglob(".seed_*")):
-            time.sleep(0.1)
-        found = subprocess.run(
-            ["pgrep", "-P", str(os.getpid()), "-f", "popen_loky"], capture_output=True, text=True, check=True
-        )
-        killed.append(int(found.stdout.split()[0]))
-        os.kill(killed[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_a_worker, daemon=True)
-    killer.start()
-    done = run(prepared, folder)
-    assert killed
-    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(command(prepared, folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: list(folder.rglob(".seed_*")), process)
+    workers = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "popen_loky"], capture_output=True, text=True, check=True
+    )
+    os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
     pd.testing.assert_frame_equal(read_records(folder).images[EXACT], read_records(study[0]).images[EXACT])
 
 
