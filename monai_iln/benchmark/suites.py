@@ -234,7 +234,10 @@ def _how(options: argparse.Namespace) -> str:
 
 def _caption(options: argparse.Namespace, report: dict[str, Any]) -> str:
     machine, commit, load = report["machine"], report["commit"], report["load_average"]
-    revision = "" if commit is None else f", commit {commit['hash'][:9]}{' and changes' if commit['dirty'] else ''}"
+    revision = ""
+    if commit is not None:
+        changes = " and changes" if commit["dirty"] else ""
+        revision = f", commit {commit['hash'][:9]}{changes}"
     loads = "" if load["before"] is None else f", load {load['before'][0]} before, {load['after'][0]} after"
     return (
         f"{machine.get('gpu', machine['cpu'])}, {machine['usable_cores']} cores, {_how(options)}{loads}\n"

@@ -105,6 +105,9 @@ def _add_common(parser: argparse.ArgumentParser, rounds: int) -> None:
 
 def _runner(name: str) -> Callable[[argparse.Namespace], None]:
     def run(options: argparse.Namespace) -> None:
+        from monai_iln.benchmark import require_drawing
+
+        require_drawing()
         from monai_iln.benchmark import suites
 
         getattr(suites, name)(options)
