@@ -29,9 +29,9 @@ def require(holds: bool, got: str, rule: str, remedy: str) -> None:
 
     Args:
         holds: The condition.
-        got: What was given.
+        got: The input, as the message names it.
         rule: The rule that it breaks.
-        remedy: What the user can do, as an order.
+        remedy: The way out, as an order to the user.
 
     Raises:
         UserError: If the condition does not hold.
@@ -52,7 +52,7 @@ def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
     Args:
         given: The keys to check.
         known: The keys that there are.
-        what: What the keys are, for the message.
+        what: The name of such a key, for the message.
 
     Raises:
         UserError: If a key is not known.

@@ -16,7 +16,7 @@ def require_extra(part: str, extra: str, *modules: str) -> None:
     """Refuse to go on without the packages of an extra, before any of them is imported.
 
     Args:
-        part: What needs them, as the user calls it.
+        part: The part that needs them, as the user calls it.
         extra: The extra that installs them.
         modules: The names by which they are imported.
 

@@ -86,7 +86,7 @@ def contact_sheet(
         columns: The largest number of tiles in a row.
         colours: The colour of the first line of each caption, where it is not that of all text.
         note: A line above the tiles.
-        dark: Whether to write light on dark.
+        dark: Writes light on dark.
 
     Example:
         >>> contact_sheet([("slice 1", np.zeros((96, 96, 3), np.float32))] * 13).size
