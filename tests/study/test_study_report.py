@@ -107,8 +107,14 @@ def write(folder, records):
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are laid out, so that what does not fit is told, but not painted: for tests that read no picture."""
+def unpainted(monkeypatch):
+    """Figures are made and not painted, for tests that look at no picture."""
+    monkeypatch.setattr(document, "_png", lambda figure: b"")
+
+
+@pytest.fixture
+def laid_out(monkeypatch):
+    """Figures are laid out, which warns of what does not fit, and not painted."""
 
     def png(figure):
         figure.draw_without_rendering()
@@ -296,7 +302,7 @@ def test_agreement(study):
             assert limits == pytest.approx([bias - 1.96 * sd, bias + 1.96 * sd], abs=0.051)
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unpainted")
 def test_agreement_averages_seeds(tmp_path):
     records = make_study(tmp_path, ("ILN", "IN"), rates=(0.1,), seeds=(0, 1), pictures=False)
     page = write(tmp_path, records)
@@ -424,7 +430,7 @@ ALL_DIVERGED = [(m, f, r) for m in ("ILN", "IN", "None") for f in (0, 1, 2) for 
     ({"diverged": ALL_DIVERGED},
      ["No run has finished, so there are no test images", "no run finished at any learning rate"], ["Figure 2."]),
 ])  # fmt: skip
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("laid_out")
 def test_partial_studies(tmp_path, arguments, said, unsaid):
     page = write(tmp_path, make_study(tmp_path, **arguments))
     everything = page.text + str(page.tables)
@@ -445,7 +451,7 @@ def test_nothing_has_been_run(tmp_path):
     assert len(page.images) == 1  # Figure 1 takes no data
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unpainted")
 def test_failed_runs_are_listed_and_text_is_escaped(tmp_path):
     name = "ACDC <b>&"
     records = make_study(tmp_path, datasets={name: ["left | ventricle"]}, rates=(0.1,))
@@ -462,7 +468,7 @@ def test_failed_runs_are_listed_and_text_is_escaped(tmp_path):
     assert "<" not in text
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unpainted")
 def test_structures_get_tables_of_their_own(tmp_path):
     structures = ["RV cavity", "myocardium"]
     records = make_study(tmp_path, ("ILN", "IN"), {"ACDC": structures}, rates=(0.1,), pictures=False)
@@ -476,7 +482,7 @@ def test_structures_get_tables_of_their_own(tmp_path):
                 assert cell.strip("*") == f"{statistics.mean(dice):.3f}±{statistics.stdev(dice):.3f}"
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unpainted")
 def test_the_data_set_of_the_paper_is_known_by_its_datalist_too(tmp_path):
     records = make_study(tmp_path, datasets={"sb": ["endocardium"]}, rates=(0.1,), pictures=False)
     records.study["datasets"]["sb"]["name"] = "Sunnybrook Cardiac Data"
@@ -487,7 +493,7 @@ def test_the_data_set_of_the_paper_is_known_by_its_datalist_too(tmp_path):
     assert "on sb (Sunnybrook Cardiac Data, 9 subjects)" in page.text
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unpainted")
 def test_methods_without_validation_scores_stay_in_the_table_of_the_other_rule(tmp_path):
     records = make_study(tmp_path, pictures=False)
     records.runs.loc[records.runs["method"] == "None", "validation_dice"] = np.nan
@@ -505,7 +511,7 @@ def test_methods_without_validation_scores_stay_in_the_table_of_the_other_rule(t
     assert "Without a result by this rule: None." in page.text
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unpainted")
 def test_wide_tables_are_split_by_data_set(tmp_path):
     names = {"A": ["lv"], "B": ["lv"]}
     records = make_study(tmp_path, ("ILN", "IN"), names, folds=range(5), rates=(0.1,), subjects=1, pictures=False)
@@ -515,7 +521,7 @@ def test_wide_tables_are_split_by_data_set(tmp_path):
         assert header == ["Method", *(f"{name}-{fold} (6)" for fold in range(1, 6))]
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unpainted")
 def test_an_older_report_leaves_nothing(tmp_path):
     records = make_study(tmp_path, ("ILN",), folds=(0,), rates=(0.1,), subjects=1, pictures=False)
     write(tmp_path, records)
@@ -527,7 +533,7 @@ def test_an_older_report_leaves_nothing(tmp_path):
     assert not gone.exists()
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("unpainted")
 def test_records_read_from_the_folder_give_the_same_report(tmp_path):
     records = make_study(tmp_path, rates=(0.1, 1.0), subjects=2, diverged=[("None", 0, 1.0)], pictures=False)
     page, again = write(tmp_path, records), write(tmp_path, read_records(tmp_path))

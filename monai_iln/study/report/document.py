@@ -15,6 +15,8 @@ import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
+from monai_iln.files import new_file
+
 _DPI = 200
 _CSS_PIXELS = 96  # an inch
 
@@ -146,7 +148,8 @@ def write_document(document: Document, folder: Path) -> Path:
                 images[block.name] = _png(block.figure)
                 (folder / "figures" / f"{block.name}.png").write_bytes(images[block.name])
             elif isinstance(block, Table):
-                block.frame.to_csv(folder / "tables" / f"{block.name}.csv", index=False)
+                with new_file(folder / "tables" / f"{block.name}.csv") as partial:
+                    block.frame.to_csv(partial, index=False)
 
     def data(picture: Picture) -> str:
         return "data:image/png;base64," + base64.b64encode(images[picture.name]).decode("ascii")
@@ -162,7 +165,8 @@ def write_document(document: Document, folder: Path) -> Path:
         environment.filters |= {"data": data, "width": _width, "markdown": _markdown, "wrap": _wrap}
         environment.tests |= {kind.__name__.lower(): _is(kind) for kind in (Text, Items, Table, Picture)}
         text = environment.get_template(f"report.{form}.jinja").render(document=document)
-        (folder / f"report.{form}").write_text(text, encoding="utf-8")
+        with new_file(folder / f"report.{form}") as partial:
+            partial.write_text(text, encoding="utf-8")
     return folder / "report.html"
 
 
