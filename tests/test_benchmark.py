@@ -198,6 +198,7 @@ def test_norms_of_the_benchmark_are_forgotten():
     assert Norm.__doc__ == documentation
 
 
+@pytest.mark.slow
 def test_layer_command(tmp_path, capsys, monkeypatch):
     def no_compiler(module, **_):
         raise RuntimeError("no C++ compiler")
@@ -239,6 +240,7 @@ def test_layer_command(tmp_path, capsys, monkeypatch):
     assert "Nothing is overwritten" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_network_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(contestants.torch, "compile", lambda module, **_: module)
     command = ["benchmark", "network", "--size", "16", "--batch", "1", "--rounds", "1", "--warmup", "0"]

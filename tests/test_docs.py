@@ -33,6 +33,7 @@ def run_block(block, namespace, page, line):
     namespace.update(test.globs)  # the test has a copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_of_the_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

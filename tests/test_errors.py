@@ -95,6 +95,7 @@ def test_other_programs_keep_their_tracebacks(program):
     assert (sys.excepthook, logging.lastResort.filters[:]) == before
 
 
+@pytest.mark.slow
 def test_importing_any_module_changes_nothing_else():
     subprocess.run([sys.executable, "-c", STATE], check=True)
 

@@ -24,7 +24,7 @@ HEAVY = {"torch", "monai", "ignite", "nibabel", "sklearn", "scipy", "numpy", "pa
 LOADED = {
     "import monai_iln": HEAVY,
     "import monai_iln.datasets": {"torch", "monai", "ignite"},
-    "from monai_iln.datasets import *": {"torch", "monai", "ignite", "matplotlib", "pandas"},
+    "from monai_iln.datasets import *": {"torch", "monai", "ignite"},
     "from monai_iln import ILN": HEAVY - {"torch", "numpy"},
     "from monai_iln.norms import MixtureNorm, SwitchableNorm, parameter_groups": HEAVY - {"torch", "numpy"},
     "from monai_iln.study import statistics, records, report": {"torch", "monai", "ignite"},
@@ -73,6 +73,7 @@ def test_help_imports_nothing_heavy(command):
     assert len(command) < 2 or "Example" in told
 
 
+@pytest.mark.slow
 def test_prepare_imports_neither_torch_nor_monai(tmp_path, official):
     arguments = ["prepare", "sunnybrook", "--source", str(official), "--output", str(tmp_path / "out")]
     run(
@@ -88,6 +89,7 @@ def test_prepare_imports_neither_torch_nor_monai(tmp_path, official):
 UNET = "UNet(2, 1, 2, (8, 16), (2,), norm='ILN')"
 
 
+@pytest.mark.slow
 def test_ours_first(tmp_path):
     run(
         f"""
@@ -114,6 +116,7 @@ def test_ours_first(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_monai_first_and_in_spawned_workers(tmp_path):
     """A worker gets the layer and nothing else: unpickling it registers the norms there, too."""
     program = tmp_path / "program.py"

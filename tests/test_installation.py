@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -86,9 +88,16 @@ assert all(entry.new for entry in replace_norm(AttentionUnet(2, 1, 2, (8, 16), (
 paper = PaperUNet(spatial_dims=2, in_channels=1, out_channels=2, norm="ILN").eval()
 image = torch.randn(1, 1, 32, 32)
 scripted = torch.jit.script(paper)
-torch.testing.assert_close(scripted(image), paper(image))
+torch.testing.assert_close(scripted(image), paper(image), rtol=1e-3, atol=1e-4)  # of a mean logit of 1
 exported = torch.export.export(paper, (image,)).module()
-torch.testing.assert_close(exported(image), paper(image))
+torch.testing.assert_close(exported(image), paper(image), rtol=1e-3, atol=1e-4)
+
+import nibabel
+import numpy
+from monai_iln.transforms import LargestComponentSlicewise, LoadStack, TakeSlice
+nibabel.save(nibabel.Nifti1Image(numpy.ones((8, 7, 3), numpy.float32), numpy.eye(4)), "stack.nii.gz")
+stack = LoadStack()("stack.nii.gz")
+assert TakeSlice()(LargestComponentSlicewise()(stack), 1).shape == (1, 8, 7)
 print("used")
 """
 
@@ -98,10 +107,19 @@ def test_layer_factory_replacement_network_and_export(bare):
     assert done.stdout.split() == ["used"], done.stderr
 
 
+def test_a_bundle_is_written(bare):
+    write = (
+        "import sys\nfrom monai_iln.cli import main\nsys.exit(main(['bundle', 'rv_short_axis_iln', '--output', 'rv']))"
+    )
+    done = run(bare, write)
+    assert done.returncode == 0, done.stderr
+    assert (bare.parent / "rv" / "models" / "model.pt").is_file()
+    assert (bare.parent / "rv" / "docs" / "folds.json").is_file()
+
+
 # Every part that an extra brings: what is run, and the extra that its message names.
 MISSING = {
     "prepare": ("data", "prepare sunnybrook --source . --output out"),
-    "check": ("data", "check ."),
     "phantom": ("data", "phantom --output out"),
     "download": ("data", "download sunnybrook --output out"),
     "study": ("study", "study --config_file study.yaml"),
@@ -125,7 +143,7 @@ PARTS = {
     "from monai_iln.norms import plot_gates; plot_gates([], 'gates.png')": "plot",
     "import monai_iln.handlers": "bundle",
     "from monai_iln.study import CrossValidationWorkflow": "study",
-    "from monai_iln.datasets import read_sunnybrook; read_sunnybrook('.')": "data",
+    "from monai_iln.datasets.phantom import write_phantom; write_phantom('out')": "data",
 }
 
 

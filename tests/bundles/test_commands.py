@@ -18,6 +18,8 @@ import monai_iln
 from monai_iln.datasets.formats.dicom import read_stack
 from monai_iln.networks import PaperUNet
 
+pytestmark = pytest.mark.slow
+
 BUNDLES = sorted((Path(__file__).parents[2] / "bundles").glob("*_iln"))
 BUNDLE = BUNDLES[0]  # the left ventricle's; both are built from one source
 SMALL = ("--epochs", "2", "--batch_size", "4", "--roi_size", "[48,48]", "--network_def#features", "[8,16]")

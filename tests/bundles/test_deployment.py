@@ -21,6 +21,7 @@ from monai.inferers import SliceInferer
 from monai_iln.networks import PaperUNet, load_weights
 
 pytestmark = [
+    pytest.mark.slow,
     # torch's own: the exporter that goes by TorchScript is deprecated as a whole, and one of its helpers once more.
     pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning:torch.onnx"),

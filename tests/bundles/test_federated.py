@@ -19,6 +19,7 @@ from monai_iln.networks import PaperUNet
 from monai_iln.transforms import LargestComponentSlicewise
 
 pytestmark = [
+    pytest.mark.slow,
     # MONAI's own: it says of every bundle that a federation runs its code.
     pytest.mark.filterwarnings("ignore:executing the bundle config under:UserWarning"),
     # Ours: the right ventricles of phantoms as small as these are hard to see, and preparation says so.

@@ -101,6 +101,7 @@ def alike(one, other):
     return (one != other).sum() <= 12 + 0.2 * (int(one.sum()) + int(other.sum()))
 
 
+@pytest.mark.slow
 @ALLOWED
 @given(choice=st.data())
 def test_damaged_files(data, choice):
@@ -145,6 +146,7 @@ def datalist(tmp_path_factory):
     return prepare_sunnybrook(raw, tmp_path_factory.mktemp("prepared") / "data", folds=2).parent
 
 
+@pytest.mark.slow
 @ALLOWED
 @given(choice=st.data())
 def test_damaged_datalists(datalist, choice):
@@ -166,6 +168,7 @@ def test_damaged_datalists(datalist, choice):
     assert [(item["image"], item["label"]) for item in items] == [(item["image"], item["label"]) for item in whole]
 
 
+@pytest.mark.slow
 @ALLOWED
 @given(
     st.recursive(

@@ -153,6 +153,7 @@ def test_a_folder_that_cannot_be_written(official, tmp_path):
         prepare_sunnybrook(official, tmp_path / "locked" / "new")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_is_never_taken_for_whole(mirror, tmp_path, kind):
     """Stopped at a moment of its writing, whatever the signal: no output; the same command again does the work."""

@@ -24,6 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 from monai_iln import ILN
 from monai_iln.handlers import SaveCost, SaveGates, SaveImageMetrics, SaveOverlay, TrainingCurves
 
+pytestmark = pytest.mark.slow
+
 WORLD, SECONDS = 2, 120
 
 

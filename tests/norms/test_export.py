@@ -107,6 +107,7 @@ def test_onnx_by_torchscript(make, shape, others):
     check_onnx(onnx.load_from_string(file.getvalue()), module, [shape, *others])
 
 
+@pytest.mark.slow
 @cases
 def test_onnx_by_torch_export(make, shape, others):
     module = make()

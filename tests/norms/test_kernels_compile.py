@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # The signatures of real launches: pointers to the input, to tables, and constants. All else is a 32-bit integer.
 COMPILE = """
 import triton

@@ -154,6 +154,7 @@ def failure(case, d, check, with_iln=True):
 CHECKED = {f"{c.name}-{d}d-{check}": (c, d, check) for c in CASES for check in CHECKS for d in checked_dims(c, check)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "d"), EACH.values(), ids=EACH)
 def test_training(case, d):
     network, inputs = make(case, d, ALIVE), make_inputs(case, d)
@@ -297,6 +298,7 @@ Their normalization is written into the code. `monai_iln.norms.replace_norm` exc
 """
 
 
+@pytest.mark.slow
 def test_page_is_up_to_date():
     assert PAGE.read_text("utf-8") == render(), f"docs/reference/networks.md is stale: run `{COMMAND}` to write it anew"
 

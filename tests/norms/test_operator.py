@@ -122,6 +122,7 @@ def test_nothing_and_nan():
     assert y[1].isnan().all()  # through the layer part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_opcheck(statistics, dtype):
@@ -141,6 +142,7 @@ def test_opcheck(statistics, dtype):
     torch.library.opcheck(torch.ops.monai_iln.mixture_norm_backward.default, (*arguments, *operands[6]))
 
 
+@pytest.mark.slow
 def test_first_and_second_derivatives():
     *leaves, _, _, mixture = make((2, 4, 3, 2), [4, 1], 2)
     leaves = [leaf.requires_grad_() for leaf in leaves]
@@ -159,6 +161,7 @@ def layer_results(function, layer, x):
     return [y, *torch.autograd.grad(y, [leaf, *layer.parameters()], cotangent)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compile_has_no_graph_break(backend):
     layer = ILN(8, 4)

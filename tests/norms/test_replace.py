@@ -51,6 +51,7 @@ def norms(model, kinds=ILN):
     return [module for module in model.modules() if isinstance(module, kinds)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "shape"), NETWORKS.values(), ids=NETWORKS)
 def test_networks_with_hard_coded_norms(make, shape):
     torch.manual_seed(0)

@@ -16,6 +16,8 @@ from monai_iln import ILN
 from monai_iln.norms.family import BatchInstanceNorm
 from monai_iln.norms.layers import MixtureNorm
 
+pytestmark = pytest.mark.slow
+
 WORLD, SECONDS = 2, 60
 THREE = ["layer", "batch", "instance"]
 # A layer, what is added to the input, and the dtype.

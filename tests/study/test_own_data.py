@@ -9,6 +9,8 @@ from running import run_here
 
 from monai_iln.study.records import read_records
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "study.md"
 

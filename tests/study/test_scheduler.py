@@ -33,6 +33,8 @@ from monai_iln.run_files import (
 )
 from monai_iln.study.records import find_runs, read_record, read_records
 
+pytestmark = pytest.mark.slow
+
 EXACT = ["part", "subject", "phase", "slice", "structure", "dice", "hd95_mm", "truth_pixels", "predicted_pixels"]
 
 

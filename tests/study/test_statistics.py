@@ -372,6 +372,7 @@ def test_interval_is_that_of_an_independent_bca():
     assert abs(high - percentile) > 2 * tolerance
 
 
+@pytest.mark.slow
 def test_interval_covers_the_true_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(7)
     samples = rng.gamma(4.0, 0.25, (200, 30))  # skewed, mean 1
@@ -507,6 +508,7 @@ def test_seed_variance_finds_what_was_put_in():
     assert result.p < 0.001
 
 
+@pytest.mark.slow
 def test_equal_methods_are_seldom_told_apart():
     rng = np.random.default_rng(2)
     tests = [seed_variance(study_of(dict.fromkeys("ABC", 0.0), 2, 0.02, rng, folds=2, subjects=2)) for _ in range(200)]

@@ -414,6 +414,7 @@ def test_figures_of_the_paper(study):
 ALL_DIVERGED = [(m, f, r) for m in ("ILN", "IN", "None") for f in (0, 1, 2) for r in (0.1, 1.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "said", "unsaid"), [
     ({"rates": (0.1,), "phases": ("p1",), "pictures": False},
      ["only one learning rate was tried", "One learning rate, nothing chosen", "no phase is called ED or ES",
@@ -533,6 +534,7 @@ def test_an_older_report_leaves_nothing(tmp_path):
     assert not gone.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unpainted")
 def test_records_read_from_the_folder_give_the_same_report(tmp_path):
     records = make_study(tmp_path, rates=(0.1, 1.0), subjects=2, diverged=[("None", 0, 1.0)], pictures=False)

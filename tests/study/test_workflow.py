@@ -20,6 +20,7 @@ MONAI = "/somewhere/monai/bundle/__main__.py"
 WORKFLOW = "monai_iln.study.CrossValidationWorkflow"
 
 
+@pytest.mark.slow
 def test_it_runs_from_monais_command_line(study, prepared):
     folder, _ = study
     options = [f"--{key}={json.dumps(value)}" for key, value in settings_of(prepared, folder).items()]

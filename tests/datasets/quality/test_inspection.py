@@ -276,6 +276,7 @@ def test_wrong_actions(wrong):
         choose_actions(**wrong)
 
 
+@pytest.mark.slow
 def test_real_mirror(real_mirror):
     """The wrong series is found whole, and next to nothing else."""
     findings = inspect_stacks(real_mirror.stacks)
@@ -295,6 +296,7 @@ def test_real_mirror_in_part(real_mirror):
         assert out == {"SC-N-06"}
 
 
+@pytest.mark.slow
 def test_real_subjects_swapped(real_mirror):
     """Six pairs of subjects exchange their masks: each is found, none other is."""
     stacks = real_mirror.stacks
