@@ -44,7 +44,7 @@ def bare(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bare")
     source = folder / "source"  # a copy: setuptools would leave its traces in the original, and find older ones there
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("monai_iln", "bundles"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "eval", "data"))
@@ -97,7 +97,7 @@ import numpy
 from monai_iln.transforms import LargestComponentSlicewise, LoadStack, TakeSlice
 nibabel.save(nibabel.Nifti1Image(numpy.ones((8, 7, 3), numpy.float32), numpy.eye(4)), "stack.nii.gz")
 stack = LoadStack()("stack.nii.gz")
-assert TakeSlice()(LargestComponentSlicewise()(stack), 1).shape == (1, 8, 7)
+assert TakeSlice(1)(LargestComponentSlicewise()(stack)).shape == (1, 8, 7)
 print("used")
 """
 
