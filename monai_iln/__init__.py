@@ -16,8 +16,6 @@ __version__ = "0.1.0"
 __all__ = ["ILN", "InstanceLayerNorm", "__version__"]
 
 __getattr__ = lazy_getattr(
-    __name__,
-    {"ILN": "norms.layers", "InstanceLayerNorm": "norms.layers"},
-    submodules=("benchmark", "datasets", "errors", "handlers", "label", "networks", "norms", "study", "transforms"),
+    __name__, {"ILN": "norms.layers", "InstanceLayerNorm": "norms.layers", "register": "norms.factory"}
 )
 register_when_loaded()

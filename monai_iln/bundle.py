@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from monai_iln.errors import check_keys
+from monai_iln.errors import check_keys, require
 from monai_iln.files import new_folder
 
 BUNDLES = {
     "lv_short_axis_iln": "left ventricle on short-axis cine MRI, trained on Sunnybrook Cardiac Data",
     "rv_short_axis_iln": "right ventricle on short-axis cine MRI, trained on children with congenital heart disease",
 }
-LEFT_BY_RUNS = shutil.ignore_patterns("data", "eval", "study", "__pycache__", ".*", "*.ts", "*.onnx")
+PARTS = ("LICENSE", "README.md", "configs", "docs", "models", "scripts")
+"""What a bundle consists of. All else in its folder is data, or what a run has left."""
 
 _PACKAGE = Path(__file__).parent
 _IN_THE_WHEEL, _IN_A_CLONE = _PACKAGE / "bundles", _PACKAGE.parent / "bundles"
@@ -39,7 +40,24 @@ def write_bundle(name: str, output: Path | str) -> Path:
     """
     check_keys([name], BUNDLES, "bundle of this package")
     folder = _IN_THE_WHEEL if _IN_THE_WHEEL.is_dir() else _IN_A_CLONE
+    weights = folder / name / "models" / "model.pt"
+    require(weights.is_file(), f"{weights}: no such file", "a bundle comes with weights", "install the package again")
     output = Path(output)
     with new_folder(output) as partial:
-        shutil.copytree(folder / name, partial, ignore=LEFT_BY_RUNS, dirs_exist_ok=True)
+        copy_bundle(folder / name, partial)
     return output
+
+
+def copy_bundle(bundle: Path, target: Path) -> None:
+    """Copy the :data:`PARTS` of a bundle, and none of the data and results that lie beside them.
+
+    Args:
+        bundle: The folder of the bundle.
+        target: The folder of the copy. It is made if it does not exist.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for path in (bundle / part for part in PARTS):
+        if path.is_dir():
+            shutil.copytree(path, target / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.ts", "*.onnx"))
+        elif path.is_file():
+            shutil.copy(path, target)

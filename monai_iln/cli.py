@@ -67,6 +67,9 @@ def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    from tqdm import tqdm  # here: most commands, and every --help, do without it
-
-    tqdm.write(f"warning: {message}", file=sys.stderr)  # beside the bar, not in it
+    told = f"warning: {message}"
+    bars = sys.modules.get("tqdm")  # without it there is no bar that the warning could break
+    if bars is None:
+        print(told, file=sys.stderr)
+    else:
+        bars.tqdm.write(told, file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigParser, run
 
 from monai_iln.errors import UserError, check_keys, is_monai_command, require
+from monai_iln.extras import require_extra
 
 
 def read_configuration(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigParser:
@@ -100,10 +101,13 @@ def check_command_line() -> None:
     It does nothing where another program runs the configuration.
 
     Raises:
+        MissingExtraError: If a package is missing that a bundle needs.
         UserError: If there is such an id. The message names the nearest one that there is.
     """
     if not is_monai_command() or sys.argv[1:2] != ["run"]:
         return
+    # Before MONAI makes handlers that need them, and wraps what they raise.
+    require_extra("this bundle", "bundle", "matplotlib", "PIL", "tensorboard", "tqdm")
     given: dict[str, Any] = {}
     for option, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
         if match := re.fullmatch(r"--?([A-Za-z_][^=]*)(?:=(.*))?", option, re.DOTALL):  # one hyphen is enough for Fire

@@ -31,9 +31,10 @@ def register_when_loaded() -> None:
     """Register the norms now if MONAI's factory is loaded, and whenever it is loaded from now on."""
     if not any(type(finder).__module__ == __name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-    factory = getattr(sys.modules.get(FACTORY), "Norm", None)
-    if factory is not None:
-        add_norms(factory)
+    if FACTORY in sys.modules:
+        factories = importlib.import_module(FACTORY)  # waits where another thread is loading it
+        if hasattr(factories, "Norm"):  # not there where this thread itself is
+            add_norms(factories.Norm)
 
 
 def add_norms(factory: Any) -> None:
@@ -66,15 +67,21 @@ def _class_getter(class_name: str) -> Callable[..., Any]:
 class _Finder:
     """Finds the factory as the other finders do, and adds the norms when it has been executed."""
 
+    def __init__(self) -> None:
+        self._asking = False
+
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != FACTORY:
+        if name != FACTORY or self._asking:
             return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
-            if spec is not None and spec.loader is not None:
-                spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
-                return spec
-        return None
+        self._asking = True  # another finder may ask all finders, too
+        try:
+            specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+            spec = next(filter(None, specs), None)
+        finally:
+            self._asking = False
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
+        return spec
 
 
 class _Loader:

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from monai_iln import cli
 from monai_iln.cli import main
 
 
@@ -54,3 +55,15 @@ def test_left_out_subjects_are_warned_of(official, tmp_path, capsys):
 def test_as_a_module(command):
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
     assert "monai-iln" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["folders", "right-ventricle", "rv"])
+def test_the_old_names_of_folders_still_work(name, tmp_path, capsys):
+    assert main(["prepare", name, "--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert "no data of the layout" in capsys.readouterr().err
+
+
+def test_a_warning_without_tqdm_ends_no_command(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    cli._show_warning("careful")
+    assert capsys.readouterr().err == "warning: careful\n"

@@ -142,9 +142,40 @@ def test_monai_first_and_in_spawned_workers(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+def test_while_another_thread_imports_monai():
+    run(
+        """
+        import sys, threading, time
+        factory = "monai.networks.layers.factories"
+        def preempted(frame, event, argument):  # on the first line of the factory
+            if frame.f_globals.get("__name__") == factory:
+                time.sleep(2)
+                sys.settrace(None)
+        def other():
+            sys.settrace(preempted)
+            import monai.networks.nets
+        thread = threading.Thread(target=other)
+        thread.start()
+        while factory not in sys.modules:
+            time.sleep(0.001)
+        import monai_iln
+        thread.join()
+        from monai.networks.layers import Norm
+        assert Norm["ILN"] is monai_iln.ILN
+        """
+    )
+
+
 def test_in_a_configuration():
     parser = ConfigParser({"imports": ["$import monai_iln"], "norm": "$monai_iln.ILN(8)"})
     assert isinstance(parser.get_parsed_content("norm"), monai_iln.ILN)
+
+
+def test_a_module_is_found_on_the_package():
+    assert monai_iln.norms.factory.register is monai_iln.register
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        monai_iln.datasets.nothing  # noqa: B018
 
 
 def test_other_imports_go_their_way():

@@ -16,6 +16,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from monai_iln.study import workflow
+    from monai_iln.study import report
 
-    workflow.report(options.folder)
+    report.report(options.folder)

@@ -73,5 +73,4 @@ __getattr__ = lazy_getattr(
         "slice_items": "datalist",
         "split_datalist": "datalist",
     },
-    submodules=("download", "folds", "phantom"),
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_iln.bundle import LEFT_BY_RUNS
+from monai_iln.bundle import copy_bundle
 from monai_iln.errors import UserError
 from monai_iln.files import new_folder, require_new
 
@@ -62,7 +61,7 @@ def write_app(folder: Path | str, bundles: Sequence[Path | str]) -> Path:
     require_new(folder)
     with new_folder(folder) as partial:
         for name, source in named.items():
-            shutil.copytree(source, partial / "model" / name, ignore=LEFT_BY_RUNS)
+            copy_bundle(source, partial / "model" / name)
         (partial / "main.py").write_text(_MAIN, encoding="utf-8")
         models = "\n".join(f"- `{name}`" for name in named)
         (partial / "README.md").write_text(_README.format(models=models), encoding="utf-8")

@@ -26,6 +26,9 @@ def register() -> None:
     add_norms(Norm)
 
 
+register()  # whatever has become of the finder that does so when MONAI is imported
+
+
 def check_norm(norm: Any) -> None:
     """Refuse what MONAI's norm factory would refuse, in words that help.
 

@@ -18,11 +18,11 @@ _NEEDED = (
     *("filelock", "jinja2", "joblib", "matplotlib", "pandas", "scikit_posthocs", "scipy", "statsmodels", "tqdm"),
     "yaml",
 )
-_find = lazy_getattr(__name__, {"CrossValidationWorkflow": "workflow"}, submodules=("records", "workflow"))
+_find = lazy_getattr(__name__, {"CrossValidationWorkflow": "workflow"})
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("CrossValidationWorkflow", "records", "workflow"):
+    if not name.startswith("_"):
         hide_tracebacks()  # this is the first that MONAI's command line asks for
         require_extra("monai_iln.study", "study", *_NEEDED)
     return _find(name)

@@ -21,8 +21,7 @@ from monai_iln.machine import describe_commit, describe_versions
 from monai_iln.run_files import GRID, STUDY
 from monai_iln.study.grid import Run, plan_runs
 from monai_iln.study.protocol import describe_protocol
-from monai_iln.study.records import read_records, write_tables
-from monai_iln.study.report import write_report
+from monai_iln.study.report import report
 from monai_iln.study.scheduler import estimate_seconds, locked, pending, run_all, run_on_all_ranks
 from monai_iln.study.settings import Study, name_methods, read_settings
 
@@ -127,30 +126,6 @@ class CrossValidationWorkflow(BundleWorkflow):
             "commit": describe_commit(),
         }
         write_json(self.folder / STUDY, document)
-
-
-def report(folder: Path) -> Path:
-    """Write tables and report of a study, finished or under way.
-
-    Args:
-        folder: The folder of the study.
-
-    Returns:
-        The HTML file.
-
-    Raises:
-        UserError: If the folder is no study, and after the report is written if runs failed.
-    """
-    records = read_records(folder)
-    write_tables(folder, records)
-    path = write_report(folder, records)
-    failed = records.runs[records.runs["status"] == "failed"]
-    for _, row in failed.iterrows():
-        print(f"failed: {row['run']}: {row['message']}")
-    print(f"report: {path}")
-    if len(failed):
-        raise UserError(f"{len(failed)} runs failed, see above. Mend the cause; the same command tries them again.")
-    return path
 
 
 def describe(runs: Sequence[Run], todo: Sequence[Run]) -> str:

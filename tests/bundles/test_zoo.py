@@ -145,9 +145,20 @@ def test_from_any_folder_and_with_arguments_from_a_file(python, each, prepared, 
     assert masks == {path.name.removesuffix(".nii.gz") for path in (tmp_path / "images").iterdir()}
 
 
-@pytest.mark.parametrize("package", ["monai_iln", "matplotlib"])
-def test_the_message_names_a_package_that_is_missing(python, each, package):
-    options = ("--config_file", "configs/inference.yaml")
+def test_the_message_names_this_package_where_it_is_missing(python, each):
+    done = python.run(
+        "monai.bundle", "run", "--config_file", "configs/inference.yaml", cwd=each, without=("monai_iln",)
+    )
+    assert done.returncode == 1
+    assert "monai_iln" in done.stderr
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "tensorboard"])
+@pytest.mark.parametrize("configuration", ["inference", "train"])
+def test_a_missing_extra_is_one_line(python, each, configuration, package):
+    options = ("--config_file", f"configs/{configuration}.yaml")
     done = python.run("monai.bundle", "run", *options, cwd=each, without=(package,))
     assert done.returncode == 1
-    assert package in done.stderr
+    message = f'error: this bundle needs {package}, which is not installed. Run: pip install "monai-iln[bundle]"'
+    assert done.stderr.splitlines()[-1] == message
+    assert "Traceback" not in done.stderr

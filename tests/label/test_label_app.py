@@ -21,7 +21,13 @@ def bundles(tmp_path):
     for source in sorted(BUNDLES.glob("*_iln")):
         bundle = tmp_path / "bundles" / source.name
         shutil.copytree(source, bundle, ignore=shutil.ignore_patterns("data", "eval", "study", "models"))
-        for file in ("models/model.pt", "models/fold_1.pt", "data/phantoms/datalist.json", "eval/curves.csv"):
+        for file in (
+            "models/model.pt",
+            "models/fold_1.pt",
+            "data/phantoms/datalist.json",
+            "eval/curves.csv",
+            "prepared/images/somebody.nii.gz",
+        ):
             (bundle / file).parent.mkdir(parents=True, exist_ok=True)
             (bundle / file).write_text(file)
     return sorted((tmp_path / "bundles").iterdir())

@@ -304,3 +304,16 @@ def test_projected_gates_under_transforms():
 def test_a_layer_without_gate_needs_no_tensor_of_another_device():
     layer = SpatialLayerNorm(8, device="meta")
     assert layer(torch.empty(2, 8, 4, 4, device="meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    "gaps", [lambda x: x[:, :8], lambda x: x[..., :5], lambda x: x.narrow(2, 1, 4)], ids=["channels", "columns", "rows"]
+)
+@pytest.mark.parametrize("shape", [(2, 12, 6, 7), (2, 12, 6, 5, 7)], ids=["2d", "3d"])
+def test_a_part_of_a_channels_last_tensor_stays_channels_last(shape, gaps):
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)]
+    x = gaps(torch.randn(shape).contiguous(memory_format=layout)).requires_grad_()
+    y = ILN(x.shape[1], 4)(x)
+    assert y.is_contiguous(memory_format=layout)
+    (grad,) = torch.autograd.grad(y, x, torch.randn_like(y))
+    assert grad.is_contiguous(memory_format=layout)

@@ -153,3 +153,35 @@ def test_a_training_of_other_ids_is_described_as_far_as_it_goes(tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(config))
     described = describe_protocol([str(tmp_path / "train.json")], {})
     assert described == {"network_def": {"_target_": "UNet", "norm": "@norm"}}
+
+
+SCHEDULER = {"_target_": "torch.optim.lr_scheduler.StepLR", "optimizer": "@optimizer", "step_size": 1, "gamma": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ({"loss": "$torch.nn.CrossEntropyLoss()"}, "loss $torch.nn.CrossEntropyLoss() instead of cross-entropy"),
+        ({"optimizer": "$mine(@network)"}, "optimizer $mine(@network) instead of SGD with momentum 0.9"),
+        (
+            {"lr_scheduler": "$mine(@optimizer)"},
+            "learning rate $mine(@optimizer) instead of times 0.2 after every epoch",
+        ),
+        (
+            {"lr_scheduler": {**SCHEDULER, "gamma": "$1/5"}},
+            "learning rate StepLR with step_size 1 and gamma $1/5 instead of times 0.2 after every epoch",
+        ),
+        ({"network_def": "$mine(norm=@norm)"}, "network $mine(norm=@norm) instead of PaperUNet"),
+        ({"train#preprocessing#transforms": "$@a + @b"}, "random augmentation $@a + @b instead of none"),
+        ({"train#random_transforms": ["$mine()"]}, "random augmentation $mine() instead of none"),
+        ({"roi_size": 96}, "image size 96 instead of 256 x 256"),
+    ],
+)
+def test_what_a_training_says_by_an_expression_is_told_as_it_is_written(override, said):
+    ran = describe("train.json", "paper.yaml", **override)
+    assert deviations_of("LV", ran) == [f"The protocol is not the paper's: {said}."]
+
+
+def test_as_many_rotations_are_not_the_same(preset):
+    (said,) = deviations_of("RV", {**preset, "rotations": list(range(-60, 61, 20))})
+    assert "7 rotations from \N{MINUS SIGN}60 to 60 degrees of RV images instead of 7 rotations" in said

@@ -39,7 +39,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One pass for the statistics, one to apply ``y = A (x - m) + B``."""
     x = x.as_subclass(Tensor)  # MONAI's MetaTensor would take part in every line; torch makes the result one
-    source = _without_gaps(x.to(working_dtype(x)))
+    source = x.to(working_dtype(x))
     maps = _how_to_read(source)
     z, residual, scale, mean, variance = maps.standardize(source)
     mix = _mix(_table(rho), mixture)
@@ -68,7 +68,7 @@ def backward(
     variances: Any = variance.numpy()
     gate = _table(rho)
     mix = _mix(gate, mixture)
-    source = _without_gaps(x.to(working_dtype(x)))
+    source = x.to(working_dtype(x))
     grad = grad.to(source.dtype)
     maps = _how_to_read(source)
     source, residual, grad_x = maps.centre(source, means, variances)
@@ -117,13 +117,6 @@ def _gate_gradient(grad_mix: list[Any], mix: Any, gate: Any, mixture: Mixture) -
 def _broadcast(table: Any, x: Tensor) -> Tensor:
     """A table as a tensor that ``x`` can be multiplied with."""
     return torch.from_numpy(table).to(x.dtype).reshape(table.shape + (1,) * (x.dim() - 2))
-
-
-def _without_gaps(x: Tensor) -> Tensor:
-    """``x``, or a contiguous copy of a tensor that leaves memory out or reads it twice."""
-    if x.is_contiguous() or x.stride() == torch.empty_like(x).stride():
-        return x
-    return x.contiguous()
 
 
 def _how_to_read(x: Tensor) -> type[_Rows | _Strided]:

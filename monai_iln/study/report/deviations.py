@@ -90,15 +90,15 @@ def _angles(angles: Sequence[float]) -> str:
 
 
 def _network(training: Mapping[str, Any]) -> str:
-    paper = TRAINING["network_def"]
-    given = {key: value for key, value in training.get("network_def", {}).items() if value != paper.get(key)}
+    paper, network = TRAINING["network_def"], _component(training, "network_def")
+    given = {key: value for key, value in network.items() if value != paper.get(key)}
     for key in ("norm", "in_channels", "out_channels"):  # what the study or its data decide
         given.pop(key, None)
     return _call({"_target_": paper["_target_"], **given})
 
 
 def _loss(training: Mapping[str, Any]) -> str:
-    loss = training.get("loss", {})
+    loss = _component(training, "loss")
     name = _name(loss)
     # MONAI's sum of Dice and cross-entropy, without its Dice.
     if name == "CrossEntropyLoss" or (name == "DiceCELoss" and loss.get("lambda_dice") == 0):
@@ -107,23 +107,31 @@ def _loss(training: Mapping[str, Any]) -> str:
 
 
 def _optimizer(training: Mapping[str, Any]) -> str:
-    given = {
-        key: value for key, value in training.get("optimizer", {}).items() if value and key not in ("params", "lr")
-    }
-    return _call(given)
+    optimizer = _component(training, "optimizer")
+    return _call({key: value for key, value in optimizer.items() if value and key not in ("params", "lr")})
 
 
 def _schedule(training: Mapping[str, Any]) -> str:
-    schedule = training.get("lr_scheduler", {})
+    schedule = _component(training, "lr_scheduler")
     if _name(schedule) != "StepLR":
         return _name(schedule)
+    step, gamma = schedule.get("step_size"), schedule.get("gamma", 0.1)
+    if not isinstance(step, int) or not isinstance(gamma, (int, float)):
+        return _call({key: value for key, value in schedule.items() if key != "optimizer"})
     unit = "epoch" if training.get("lr_per_epoch") else "step"
-    every = count(schedule["step_size"], unit).removeprefix("1 ")
-    return f"times {schedule.get('gamma', 0.1):g} after every {every}"
+    return f"times {gamma:g} after every {count(step, unit).removeprefix('1 ')}"
 
 
 def _image_size(training: Mapping[str, Any]) -> str:
-    return " x ".join(map(str, training.get("roi_size", ("any",))))
+    size = training.get("roi_size", "any")
+    return " x ".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
+
+
+def _augmentation(training: Mapping[str, Any]) -> str:
+    transforms = training.get("random_transforms", ())
+    if not isinstance(transforms, (list, tuple)):
+        transforms = [transforms]
+    return join([_name(_as_component(transform)) for transform in transforms]) or "none"
 
 
 def _pixel_size(training: Mapping[str, Any]) -> str:
@@ -154,15 +162,24 @@ _ASPECTS = {
     "batch size": lambda training: str(training.get("batch_size")),
     "image size": _image_size,
     "pixel size": _pixel_size,
-    "random augmentation": lambda training: join(list(map(_name, training.get("random_transforms", ())))) or "none",
+    "random augmentation": _augmentation,
     "validation": _validation,
     "predicted masks": _masks,
 }
 """What is compared, and how it is told: what is told alike is alike."""
 
 
+def _component(training: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return _as_component(training.get(name, {}))
+
+
+def _as_component(value: Any) -> Mapping[str, Any]:
+    """What MONAI configures as a mapping. An expression, which may stand in its place, is told as it is written."""
+    return value if isinstance(value, Mapping) else {"_expression_": str(value)}
+
+
 def _name(component: Mapping[str, Any]) -> str:
-    return str(component.get("_target_", "unknown")).rpartition(".")[2]
+    return component.get("_expression_") or str(component.get("_target_", "unknown")).rpartition(".")[2]
 
 
 def _call(component: Mapping[str, Any]) -> str:

@@ -146,7 +146,8 @@ def write_document(document: Document, folder: Path) -> Path:
         for block in section.blocks:
             if isinstance(block, Picture):
                 images[block.name] = _png(block.figure)
-                (folder / "figures" / f"{block.name}.png").write_bytes(images[block.name])
+                with new_file(folder / "figures" / f"{block.name}.png") as partial:
+                    partial.write_bytes(images[block.name])
             elif isinstance(block, Table):
                 with new_file(folder / "tables" / f"{block.name}.csv") as partial:
                     block.frame.to_csv(partial, index=False)
