@@ -34,8 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{item.name}",
             default=argparse.SUPPRESS,
-            metavar=item.metadata.get("metavar", "YAML"),
-            help=item.metadata.get("help"),
+            metavar="VALUE",
+            help=f"{item.metadata['help']} Example: {item.metadata['metavar']}",
             **flag,
         )
     parser.set_defaults(run=_study)
