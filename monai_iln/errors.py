@@ -110,13 +110,16 @@ def is_monai_command() -> bool:
     return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
 
 
-def hide_tracebacks() -> None:
+def hide_tracebacks(own_process: bool = False) -> None:
     """From now on, ``python -m monai.bundle`` prints the message of a :class:`UserError` and no traceback.
 
     This is for the first line of a bundle's ``initialize``: ``$monai_iln.errors.hide_tracebacks()``. In another program
     it changes nothing: there the caller catches exceptions.
+
+    Args:
+        own_process: Does so in any program. This is for a process that was started for one task.
     """
-    if not is_monai_command():
+    if not own_process and not is_monai_command():
         return
     sys.excepthook = _print_user_error
     # Engines log what passes through them before they raise it on. A filter that is there already is not added again.

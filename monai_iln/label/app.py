@@ -97,7 +97,7 @@ class LabelApp(MONAILabelApp):
         if self._server_mode:  # the client asked for run_sync and waits
             with _answer_user_errors():
                 return super().train(request)
-        hide_tracebacks()  # this is a process of its own, and the server keeps the end of its output
+        hide_tracebacks(own_process=True)  # of which the server keeps the end of the output
         return super().train(request)
 
 
