@@ -95,6 +95,14 @@ def test_other_programs_keep_their_tracebacks(program):
     assert (sys.excepthook, logging.lastResort.filters[:]) == before
 
 
+def test_a_process_of_one_task_says_so_itself(program, capsys):
+    program("/usr/bin/monailabel")
+    hide_tracebacks(own_process=True)
+    mistake = wrapped(UserError("wrong label"))
+    sys.excepthook(type(mistake), mistake, mistake.__traceback__)
+    assert capsys.readouterr().err == "error: wrong label\n"
+
+
 @pytest.mark.slow
 def test_importing_any_module_changes_nothing_else():
     subprocess.run([sys.executable, "-c", STATE], check=True)
