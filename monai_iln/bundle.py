@@ -7,6 +7,7 @@ from pathlib import Path
 
 from monai_iln.errors import check_keys, require
 from monai_iln.files import new_folder
+from monai_iln.run_files import WEIGHTS
 
 BUNDLES = {
     "lv_short_axis_iln": "left ventricle on short-axis cine MRI, trained on Sunnybrook Cardiac Data",
@@ -40,7 +41,7 @@ def write_bundle(name: str, output: Path | str) -> Path:
     """
     check_keys([name], BUNDLES, "bundle of this package")
     folder = _IN_THE_WHEEL if _IN_THE_WHEEL.is_dir() else _IN_A_CLONE
-    weights = folder / name / "models" / "model.pt"
+    weights = folder / name / "models" / WEIGHTS
     require(weights.is_file(), f"{weights}: no such file", "a bundle comes with weights", "install the package again")
     output = Path(output)
     with new_folder(output) as partial:

@@ -24,6 +24,7 @@ import torch
 from monai_iln import __version__
 from monai_iln.errors import UserError, find_user_error, hide_tracebacks
 from monai_iln.networks import load_weights
+from monai_iln.run_files import WEIGHTS
 from monai_iln.transforms import LoadStackd
 
 try:
@@ -135,7 +136,7 @@ def _load_label(image: str, label: str) -> Any:
 def _checkpoint(bundle: Path, request: Mapping[str, Any]) -> Path:
     """The checkpoint that a request names: a name, or a list of names whose first is meant."""
     names = _checkpoints(bundle)
-    asked = request.get("model_filename") or "model.pt"
+    asked = request.get("model_filename") or WEIGHTS
     name = asked if isinstance(asked, str) else asked[0]
     if name not in names:
         raise UserError(f"checkpoint {name}: not one of {bundle.name}, which has {', '.join(names)}: choose one.")
@@ -145,7 +146,7 @@ def _checkpoint(bundle: Path, request: Mapping[str, Any]) -> Path:
 def _checkpoints(bundle: Path) -> list[str]:
     """The names of all checkpoints of a bundle, the default first."""
     names = sorted(path.name for path in (bundle / "models").glob("*.pt"))
-    return sorted(names, key=lambda name: name != "model.pt")
+    return sorted(names, key=lambda name: name != WEIGHTS)
 
 
 def _class_names(bundle: Path) -> dict[int, str]:
