@@ -61,8 +61,8 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in headers.items():
             self.send_header(key.replace("_", "-"), value)
         self.end_headers()
+        self.server.sent += len(content)  # before the client has it all, and looks
         self.wfile.write(content)
-        self.server.sent += len(content)
 
     def wanted(self, content):
         start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
