@@ -15,7 +15,7 @@ from scipy import ndimage
 
 import monai_iln.transforms
 from monai_iln.datasets.formats.contours import read_contour
-from monai_iln.datasets.formats.dicom import read_stack
+from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError
 from monai_iln.transforms import (
     FixedRotations,

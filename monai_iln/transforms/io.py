@@ -14,8 +14,8 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
-from monai_iln.datasets.formats.dicom import read_stack
 from monai_iln.datasets.formats.nifti import read_volume, same_place, slice_axis
+from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError, require
 
 
@@ -34,7 +34,7 @@ class LoadStack(Transform):
     Raises:
         UserError: If a file cannot be read, does not have three axes, or its slices do not lie along the last; see
             :func:`monai_iln.datasets.formats.nifti.read_volume` for files and
-            :func:`monai_iln.datasets.formats.dicom.read_stack` for folders.
+            :func:`monai_iln.datasets.readers.dicom_folder.read_stack` for folders.
     """
 
     def __init__(self, phase: int | None = None) -> None:

@@ -15,7 +15,7 @@ import torch
 from monai.bundle import ConfigParser
 
 import monai_iln
-from monai_iln.datasets.formats.dicom import read_stack
+from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.networks import PaperUNet
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.contours import ContourFiles, Mask, Points, rasterize, read_contour
-from monai_iln.datasets.formats.dicom import Frame, find_series, number_frames, read_pixels, stack_affine, uneven_steps
+from monai_iln.datasets.formats.dicom import Frame, find_series, number_frames, stack_affine, uneven_steps
+from monai_iln.datasets.formats.dicom_pixels import read_pixels
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.quality.contours import NumberedFinding, check_contours, copied_contours
 from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from monai_iln.datasets.formats.contours import Points, rasterize
-from monai_iln.datasets.formats.dicom import Frame, read_pixels, split_slices
+from monai_iln.datasets.formats.dicom import Frame, split_slices
+from monai_iln.datasets.formats.dicom_pixels import read_pixels
 from monai_iln.datasets.quality.inspection import contrast
 from monai_iln.errors import UserError
 

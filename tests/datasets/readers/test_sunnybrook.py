@@ -13,10 +13,11 @@ from PIL import Image
 
 from monai_iln.datasets import read_sunnybrook
 from monai_iln.datasets.formats.contours import FILE_NAME, rasterize, read_contour
-from monai_iln.datasets.formats.dicom import Frame, number_frames, read_stack, split_slices, stack_affine, uneven_steps
+from monai_iln.datasets.formats.dicom import Frame, number_frames, split_slices, stack_affine, uneven_steps
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
 from monai_iln.datasets.quality.inspection import contrast
 from monai_iln.datasets.readers.contoured import structure_mask
+from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError
 
 SMALL = {"slices": 6, "phases": 4, "size": 96}
