@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_iln.datasets.formats.listing import is_dicom
+from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.datasets.formats.nifti import read_header, read_volume, same_place
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.stacks import Stack
@@ -308,7 +308,7 @@ def find_stacks(path: Path | str) -> list[str]:
 
     Args:
         path: A NIfTI file, a folder with a datalist (its images are taken), a folder with NIfTI files below it, or a
-            folder with the DICOM files of one series.
+            folder with the DICOM files of one stack in and below it.
 
     Returns:
         The paths of the NIfTI files, or of the one DICOM folder.
@@ -332,11 +332,11 @@ def find_stacks(path: Path | str) -> list[str]:
         )
     if found:
         return [str(file) for file in found]
-    if any(map(is_dicom, path.glob("*"))):
+    if path.is_dir() and any(map(is_dicom, list_files(path))):
         return [str(path)]
     raise UserError(
         f"{path}: no stack found. It must be a NIfTI file, a folder with .nii or .nii.gz files, or a folder with the "
-        "DICOM files of one short-axis series."
+        "DICOM files of one short-axis stack."
     )
 
 

@@ -26,7 +26,9 @@ class LoadStack(Transform):
     complex values into other numbers than they hold. DICOM files need the extra ``data``.
 
     Args:
-        phase: The cardiac phase to read from DICOM files, counted from 1. A series of several phases needs it.
+        phase: The cardiac phase to read from DICOM files, counted from 1. A stack of several phases needs it.
+        series: The stack to read from DICOM files, if there are several: its number in the list that the message about
+            them gives, or a SeriesInstanceUID.
 
     Shape:
         A path to ``(1, H, W, Z)`` as a ``MetaTensor`` with the affine to RAS millimetres.
@@ -37,8 +39,9 @@ class LoadStack(Transform):
             :func:`monai_iln.datasets.readers.dicom_folder.read_stack` for folders.
     """
 
-    def __init__(self, phase: int | None = None) -> None:
+    def __init__(self, phase: int | None = None, series: int | str | None = None) -> None:
         self.phase = phase
+        self.series = series
 
     def __call__(self, path: Path | str) -> MetaTensor:
         path = Path(path)
@@ -54,7 +57,7 @@ class LoadStack(Transform):
 
     def _read(self, path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
         if path.is_dir():
-            return read_stack(path, self.phase)
+            return read_stack(path, self.phase, self.series)
         if not path.exists():
             raise UserError(f"{path}: no such file. Give the path of a NIfTI stack or of a folder with DICOM files.")
         pixels, affine = read_volume(path)
@@ -80,9 +83,15 @@ class LoadStackd(MapTransform):
         UserError: If the stacks of an item, such as an image and its label, differ in shape or place.
     """
 
-    def __init__(self, keys: KeysCollection, phase: int | None = None, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        phase: int | None = None,
+        allow_missing_keys: bool = False,
+        series: int | str | None = None,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadStack(phase)
+        self.load = LoadStack(phase, series)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         stacks = {key: self.load(data[key]) for key in self.key_iterator(data)}

@@ -32,7 +32,7 @@ _TAGS = [
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-_STUDY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
+_STUDY = ("PatientID", "StudyInstanceUID")
 _KIND = (
     *("ComplexImageComponent", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -72,7 +72,8 @@ class Frame:
         slice_step: The distance to the next slice, as the header says.
         index: The place of the frame in its file, from 0.
         uid: The SOPInstanceUID of the file.
-        study: The PatientID, StudyInstanceUID and FrameOfReferenceUID.
+        study: The PatientID and StudyInstanceUID.
+        reference: The FrameOfReferenceUID, within which positions can be compared.
         series_uid: The SeriesInstanceUID.
         series_number: The SeriesNumber, or ``NO_NUMBER``.
         description: The SeriesDescription.
@@ -96,6 +97,7 @@ class Frame:
     index: int = 0
     uid: str = ""
     study: tuple[str, ...] = ()
+    reference: str = ""
     series_uid: str = ""
     series_number: int = NO_NUMBER
     description: str = ""
@@ -161,11 +163,13 @@ def _why_no_slice(header: Any) -> str:
             f"a picture in {colours}. A stack has one grey value a pixel, as the scanner made it: export the grey "
             "images, not a picture of them."
         )
-    missing = [name for name in _PLACE if name not in header]
-    if missing and "PerFrameFunctionalGroupsSequence" not in header:
-        return f"an image that does not tell where it lies, it has no {', '.join(missing)}. Give the scanner's images."
-    if _number(header, "NumberOfFrames") not in (None, 0, 1) and "PerFrameFunctionalGroupsSequence" not in header:
+    if "PerFrameFunctionalGroupsSequence" in header:
+        return ""
+    if _whole(header, "NumberOfFrames") > 1:
         return f"{header.NumberOfFrames} frames, of which the file does not tell the places. Export single images."
+    missing = [name for name in _PLACE if name not in header]
+    if missing:
+        return f"an image that does not tell where it lies, it has no {', '.join(missing)}. Give the scanner's images."
     return ""
 
 
@@ -175,7 +179,7 @@ def _split(header: Any) -> Iterator[tuple[Any, int | None]]:
     if not groups:
         yield header, None
         return
-    count = _number(header, "NumberOfFrames") or 1  # Sunnybrook's single frames have an empty group
+    count = max(1, _whole(header, "NumberOfFrames"))  # Sunnybrook's single frames have an empty group
     if len(groups) != count:
         raise ValueError(f"{count} frames, but headers of {len(groups)}")
     shared = header.get("SharedFunctionalGroupsSequence") or [{}]
@@ -211,6 +215,7 @@ def _parse(path: Path, header: Any, number: int | None) -> Frame:
         index=number - 1 if number else 0,
         uid=_text(header, "SOPInstanceUID"),
         study=tuple(_text(header, name) for name in _STUDY),
+        reference=_text(header, "FrameOfReferenceUID"),
         series_uid=series_uid,
         series_number=_whole(header, "SeriesNumber"),
         description=_text(header, "SeriesDescription"),
