@@ -39,9 +39,6 @@ _KIND = (
 )
 _NO_IMAGES = {"SEG", "PR", "SR", "KO", "DOC", "REG", "RTSTRUCT"}  # modalities
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-_CYCLE = 8  # phases of a slice by which a series is known to be a whole cine
-_USUAL_PHASES, _MAX_PHASES = 20, 60
-_SAME_SLICE_MM = 0.5  # frames closer along the normal than this are one slice; real slices lie 5 mm apart and more
 
 
 class NotASliceError(UserError):
@@ -298,50 +295,6 @@ def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[
             else:
                 series[frame.series].append(frame)
     return [sorted(frames, key=lambda f: f.instance) for frames in series.values()], damaged
-
-
-def split_slices(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """The frames of each slice in order of phase; slices in order of their first InstanceNumber.
-
-    A cine series holds every slice once for each cardiac phase. Frames at one place along the normal are one slice.
-
-    Args:
-        frames: The frames of one series.
-    """
-    slices: list[list[Frame]] = []
-    for frame in sorted(frames, key=lambda f: f.depth):
-        if slices and frame.depth - slices[-1][-1].depth < _SAME_SLICE_MM:
-            slices[-1].append(frame)
-        else:
-            slices.append([frame])
-    for slice_ in slices:
-        slice_.sort(key=lambda f: f.instance)
-    return sorted(slices, key=lambda s: s[0].instance)
-
-
-def number_frames(frames: Sequence[Frame]) -> tuple[dict[int, tuple[int, int, Frame]], int]:
-    """Slice and phase, from 0, of every frame, by InstanceNumber; and the number of phases in a cycle.
-
-    InstanceNumbers decide where they run through the phases of one slice after the other, even if files are missing:
-    all numbers of a slice then lie in one cycle, and those of the next slice in the next cycle. Otherwise the order of
-    the frames in their slices decides.
-
-    Args:
-        frames: The frames of one series.
-    """
-    slices = split_slices(frames)
-    most = max(map(len, slices), default=1)
-    lengths = [most]
-    if most < _CYCLE:  # a copy may hold the labelled frames alone: 20 is usual, else the shortest cycle that fits
-        lengths = [_USUAL_PHASES, *range(most, _MAX_PHASES + 1)]
-    for phases in lengths:
-        for first in (1, 0):  # InstanceNumbers count from 1, some file names from 0
-            pairs = {(place, (f.instance - first) // phases) for place, slice_ in enumerate(slices) for f in slice_}
-            cycles = {cycle for _, cycle in pairs}
-            gapless = most >= _CYCLE or len(cycles) == max(cycles, default=0) - min(cycles, default=0) + 1
-            if gapless and len(pairs) == len(cycles) == len(slices):  # each slice has one cycle, and each cycle one
-                return {frame.instance: (*divmod(frame.instance - first, phases), frame) for frame in frames}, phases
-    return {frame.instance: (s, p, frame) for s, slice_ in enumerate(slices) for p, frame in enumerate(slice_)}, most
 
 
 def stack_affine(frames: Sequence[Frame]) -> NDArray[np.float64]:
