@@ -47,7 +47,7 @@ def read_stack(
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Give the folder that holds the DICOM files of one stack.")
-    frames, unfit = _find_frames(folder)
+    frames, unfit, others = _find_frames(folder)
     frames, notes = drop_copies(frames)
     cine = _choose(folder, group_cines(frames), series, unfit)
     _check(folder, cine, unfit)
@@ -55,26 +55,29 @@ def read_stack(
     if uneven_steps(members):
         raise UserError(f"{folder}: {_unevenness(members)}")
     stack = np.stack([read_pixels(frame) for frame in members], axis=-1)
-    others = [str(error) for error in unfit if error.series_uid not in cine.series_uids]
+    others += [str(error) for error in unfit]
     notes += [*cine.notes, *(f"{frame.path} is passed over, {detail}" for frame, detail in cine.strays)]
     if others:
-        notes.append(f"{len(others)} files are no images of the stack: {_first(others)}")
+        notes.append(f"{len(others)} files are passed over: {_first(others)}")
     if notes:
         warnings.warn(f"{folder}: {'. '.join(notes)}.", DataWarning, stacklevel=2)
     return stack, stack_affine(members)
 
 
-def _find_frames(folder: Path) -> tuple[list[Frame], list[NotASliceError]]:
-    """All frames in and below a folder, and what its other DICOM files are."""
+def _find_frames(folder: Path) -> tuple[list[Frame], list[NotASliceError], list[str]]:
+    """All frames in and below a folder, what its other DICOM files are, and which files are not DICOM."""
     require_extra("reading DICOM", "data", "pydicom")
     frames: list[Frame] = []
-    unfit = []
-    for path in filter(is_dicom, list_files(folder)):
+    unfit, others = [], []
+    for path in list_files(folder):
+        if not is_dicom(path):
+            others.append(f"{path}: not a DICOM file")
+            continue
         try:
             frames += read_frames(path)
         except NotASliceError as error:
             unfit.append(error)
-    return frames, unfit
+    return frames, unfit, others
 
 
 def _choose(folder: Path, cines: Sequence[Cine], series: int | str | None, unfit: Sequence[NotASliceError]) -> Cine:

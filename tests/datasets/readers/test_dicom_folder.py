@@ -90,9 +90,9 @@ def test_a_mixed_export_is_split_and_one_stack_is_chosen(tmp_path):
     assert "SeriesNumbers 10 to 14, 5 UIDs, first file " in message
     assert "\n  5: LAX 30, axial, slices: 1, phases: 4" in message
     assert "choose it with series (1 to 6, or its UID)" in message
-    with pytest.warns(DataWarning, match="4 files are no images of the stack: .*DICOMDIR: Media Storage Directory"):
+    with pytest.warns(DataWarning, match="4 files are passed over: .*DICOMDIR: Media Storage Directory"):
         check(tmp_path, series=4)
-    with pytest.warns(DataWarning, match="4 files are no images"):
+    with pytest.warns(DataWarning, match="4 files are passed over"):
         check(tmp_path, series=uid("slice", 2))
     for wrong in (0, 7, -1, "1.2.3", uid("scout")):
         with pytest.raises(UserError, match=rf"series {wrong} is (none|more than one) of 6 stacks"):
