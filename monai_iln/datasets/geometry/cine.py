@@ -254,6 +254,9 @@ def _in_order(cine: Cine) -> Cine:
         if differing:
             file = cine.slices[differing[0]][0].path
             notes.append(f"{name} ordered phases, {other} does otherwise in {len(differing)} slices, as that of {file}")
+    if name == "TriggerTime" and len(orders) == 1:
+        uneven = [slice_[0].path for slice_ in cine.slices if _are_uneven(slice_)]
+        notes += [f"TriggerTime alone orders phases, and is uneven in the slice of {file}" for file in uneven[:1]]
     slices = [[slice_[i] for i in indices] for slice_, indices in zip(cine.slices, order, strict=True)]
     return replace(cine, slices=slices, key=name, notes=notes)
 
@@ -267,6 +270,12 @@ def _order(slices: Sequence[Slice], key: Callable[[Frame], float | None]) -> lis
             return None
         orders.append([int(i) for i in np.argsort(values)])
     return orders
+
+
+def _are_uneven(slice_: Sequence[Frame]) -> bool:
+    """Whether the steps of trigger times differ by more than half from the usual one, as if one were wrong."""
+    steps = np.diff(sorted(frame.trigger_time or 0.0 for frame in slice_))
+    return len(steps) > 1 and bool(np.abs(steps - np.median(steps)).max() > 0.5 * np.median(steps))
 
 
 def _without_strays(cines: Sequence[Cine]) -> list[Cine]:

@@ -254,6 +254,14 @@ def test_keys_that_disagree(tmp_path):
         check(tmp_path)
 
 
+def test_a_time_that_nothing_confirms(tmp_path):
+    for slice_, phase in np.ndindex(SLICES, PHASES):
+        time = 40 * phase if (slice_, phase) != (2, 1) else -3
+        frame(tmp_path, CINE[slice_, phase], slice_, phase, f"{slice_}_{phase}.dcm", InstanceNumber=1, TriggerTime=time)
+    with pytest.warns(DataWarning, match="TriggerTime alone orders phases, and is uneven in the slice of .*2_0.dcm"):
+        read_stack(tmp_path, 1)
+
+
 def test_nothing_tells_the_order(tmp_path):
     for slice_, phase in np.ndindex(SLICES, PHASES):
         frame(tmp_path, CINE[slice_, phase], slice_, phase, InstanceNumber=1, TriggerTime=None)
