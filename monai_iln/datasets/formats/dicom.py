@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.errors import UserError
-from monai_iln.extras import require_extra
 
 MAX_PIXELS = 4096**2  # a short-axis image has 512 x 512 at most; a damaged header may claim anything
 NO_NUMBER = -1  # the number of a frame whose file tells none
@@ -31,6 +29,12 @@ _TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
+# The groups of an enhanced file that are used. Private ones hold elements of the same names that are not the frame's.
+_GROUPS = (
+    *("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence"),
+    *("MRImageFrameTypeSequence", "MREchoSequence", "CardiacSynchronizationSequence", "FrameContentSequence"),
+    *("UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameConvertedAttributesSequence"),
+)
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _STUDY = ("PatientID", "StudyInstanceUID")
 _KIND = (
@@ -60,7 +64,7 @@ class Frame:
     Attributes:
         path: The file.
         instance: The InstanceNumber, in a file of several frames the number of the frame, from 1; or ``NO_NUMBER``.
-        series: What all frames of a series of :func:`find_series` share.
+        series: What all frames share of a series of :func:`~monai_iln.datasets.geometry.series.find_series`.
         shape: The rows and columns.
         position: The centre of the first pixel.
         row_direction: The direction in which columns count.
@@ -183,9 +187,9 @@ def _split(header: Any) -> Iterator[tuple[Any, int | None]]:
     plain = {element.tag: element for element in header if element.VR != "SQ"}
     for number, group in enumerate(groups, start=1):
         merged = type(group)(plain)
-        for sequence in [*shared[0], *group]:
-            if sequence.VR == "SQ" and sequence.value:
-                merged.update({element.tag: element for element in sequence.value[0]})
+        for item, name in product((shared[0], group), _GROUPS):
+            for element in (item.get(name) or [()])[0]:
+                merged.add(element)
         yield merged, number if count > 1 else None
 
 
@@ -266,35 +270,6 @@ def quiet_pydicom() -> Iterator[Any]:
     with disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield pydicom
-
-
-def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[Path, UserError]]]:
-    """All series of DICOM files in and below folders, and the files that cannot be read.
-
-    The frames of a series share folder, start of the file name, UID and orientation.
-
-    Args:
-        folders: The folders.
-
-    Returns:
-        The series, each sorted by InstanceNumber, and each damaged file with what is wrong with it.
-    """
-    require_extra("reading DICOM", "data", "pydicom")
-    series: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
-    damaged = []
-    for path in sorted({path for folder in folders for path in list_files(folder) if is_dicom(path)}):
-        try:
-            frames = read_frames(path)
-        except UserError as error:
-            damaged.append((path, error))
-            continue
-        for frame in frames:
-            if frame.instance == NO_NUMBER:
-                message = f"{path}: no InstanceNumber, by which contours name frames. Export the file again."
-                damaged.append((path, UserError(message)))
-            else:
-                series[frame.series].append(frame)
-    return [sorted(frames, key=lambda f: f.instance) for frames in series.values()], damaged
 
 
 def stack_affine(frames: Sequence[Frame]) -> NDArray[np.float64]:

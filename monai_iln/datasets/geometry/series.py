@@ -1,18 +1,53 @@
-"""The order of DICOM frames: which lie apart from their series, which are one slice, which follow one another."""
+"""Series of DICOM frames: which are one, which frames of it are one slice, and which lie apart from it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_iln.datasets.formats.dicom import NO_NUMBER, Frame
+from monai_iln.datasets.formats.dicom import NO_NUMBER, Frame, read_frames
+from monai_iln.datasets.formats.listing import is_dicom, list_files
+from monai_iln.errors import UserError
+from monai_iln.extras import require_extra
 
 SAME_SLICE_MM = 0.5  # frames closer than this are one slice; real slices lie 5 mm apart and more
 _MAX_PHASES = 60
 
 Misfits = list[tuple[Frame, str]]
+
+
+def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[Path, UserError]]]:
+    """All series of DICOM files in and below folders as contours know them, and the files that cannot be read.
+
+    The frames of a series share folder, start of the file name, UID and orientation, because Sunnybrook's series share
+    one UID. Where names decide nothing, see :func:`~monai_iln.datasets.geometry.cine.group_cines`.
+
+    Args:
+        folders: The folders.
+
+    Returns:
+        The series, each sorted by InstanceNumber, and each damaged file with what is wrong with it.
+    """
+    require_extra("reading DICOM", "data", "pydicom")
+    series: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
+    damaged = []
+    for path in sorted({path for folder in folders for path in list_files(folder) if is_dicom(path)}):
+        try:
+            frames = read_frames(path)
+        except UserError as error:
+            damaged.append((path, error))
+            continue
+        for frame in frames:
+            if frame.instance == NO_NUMBER:
+                message = f"{path}: no InstanceNumber, by which contours name frames. Export the file again."
+                damaged.append((path, UserError(message)))
+            else:
+                series[frame.series].append(frame)
+    return [sorted(frames, key=lambda f: f.instance) for frames in series.values()], damaged
 
 
 def split_places(frames: Sequence[Frame]) -> list[list[Frame]]:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.contours import ContourFiles, Mask, Points, rasterize, read_contour
-from monai_iln.datasets.formats.dicom import Frame, find_series, stack_affine
+from monai_iln.datasets.formats.dicom import Frame, stack_affine
 from monai_iln.datasets.formats.dicom_pixels import read_pixels
 from monai_iln.datasets.geometry.numbering import Numbering, number_frames
+from monai_iln.datasets.geometry.series import find_series
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.quality.contours import NumberedFinding, check_contours, copied_contours
 from monai_iln.datasets.readers.labelled import LabelledFrame, make_stacks, name_phases
