@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import filecmp
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from monai_iln.datasets.formats.dicom import NO_NUMBER, Frame
+from monai_iln.datasets.formats.dicom import Frame
+from monai_iln.datasets.geometry.phases import order_phases
 from monai_iln.datasets.geometry.series import Misfits, find_misfits, split_places
 
 SAME_COSINE = 1e-3  # a difference of directions that shifts the corner of an image by less than 0.3 mm
@@ -24,13 +25,6 @@ _SAME_ECHO = 0.05  # relative difference of echo times
 _MANY = 8  # frames of a series beside which one that differs is a stray
 
 Slice = list[Frame]
-# What orders phases, the most telling first.
-_KEYS: dict[str, Callable[[Frame], float | None]] = {
-    "TriggerTime": lambda frame: frame.trigger_time,
-    "TemporalPositionIdentifier": lambda frame: frame.temporal_position,
-    "AcquisitionTime": lambda frame: frame.acquisition_time,
-    "InstanceNumber": lambda frame: None if frame.instance == NO_NUMBER else frame.instance,
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Cine:
         slices: The frames of each slice in order of phase, slices in order along their normal.
         key: The element that told the order of phases; empty if there is one phase, or if none does.
         notes: What was decided, as sentences that name files.
-        misfits: Frames that the slices lack, because their header does not fit with those of their series.
+        misfits: Frames whose header does not fit with those of their series.
         strays: Single frames of another kind, size or direction than the many others of their series.
     """
 
@@ -239,43 +233,10 @@ def _merge_repeats(piles: Sequence[dict[int, Slice]]) -> list[Cine]:
 
 
 def _in_order(cine: Cine) -> Cine:
-    """The same with the phases of each slice in order, and what was decided about it."""
-    if max(cine.counts) == 1:
-        return cine
-    orders = {name: order for name, key in _KEYS.items() if (order := _order(cine.slices, key)) is not None}
-    if not orders:
-        return cine
-    name, order = next(iter(orders.items()))
-    notes = [*cine.notes]
-    if name != "TriggerTime":
-        notes.append(f"phases are in order of {name}, because TriggerTime is missing or the same in two of a slice")
-    for other, its_order in orders.items():
-        differing = [place for place, (one, two) in enumerate(zip(order, its_order, strict=True)) if one != two]
-        if differing:
-            file = cine.slices[differing[0]][0].path
-            notes.append(f"{name} ordered phases, {other} does otherwise in {len(differing)} slices, as that of {file}")
-    if name == "TriggerTime" and len(orders) == 1:
-        uneven = [slice_[0].path for slice_ in cine.slices if _are_uneven(slice_)]
-        notes += [f"TriggerTime alone orders phases, and is uneven in the slice of {file}" for file in uneven[:1]]
-    slices = [[slice_[i] for i in indices] for slice_, indices in zip(cine.slices, order, strict=True)]
-    return replace(cine, slices=slices, key=name, notes=notes)
-
-
-def _order(slices: Sequence[Slice], key: Callable[[Frame], float | None]) -> list[list[int]] | None:
-    """The places of the frames of each slice in rising order, if every frame has a value of its own there."""
-    orders = []
-    for slice_ in slices:
-        values = [value for value in map(key, slice_) if value is not None]
-        if len({*values}) < len(slice_):
-            return None
-        orders.append([int(i) for i in np.argsort(values)])
-    return orders
-
-
-def _are_uneven(slice_: Sequence[Frame]) -> bool:
-    """Whether the steps of trigger times differ by more than half from the usual one, as if one were wrong."""
-    steps = np.diff(sorted(frame.trigger_time or 0.0 for frame in slice_))
-    return len(steps) > 1 and bool(np.abs(steps - np.median(steps)).max() > 0.5 * np.median(steps))
+    """The same with the phases of each slice in order."""
+    phases = order_phases(cine.slices)
+    notes, misfits = [*cine.notes, *phases.notes], [*cine.misfits, *phases.misfits]
+    return replace(cine, slices=phases.slices, key=phases.key, notes=notes, misfits=misfits)
 
 
 def _without_strays(cines: Sequence[Cine]) -> list[Cine]:

@@ -200,6 +200,7 @@ def files(folder):
         ({"ImagePositionPatient": numbers(place(2) + AXES[0])}, r"2_1.dcm lies 1\.0 mm beside the other frames"),
         ({"InstanceNumber": 77}, r"2_1.dcm its number 77 does not belong to its slice and time"),
         ({"TriggerTime": "111"}, "2_1.dcm its number .* does not belong to its slice and time"),
+        ({"TriggerTime": "500"}, "2_1.dcm (its number|has TriggerTime and InstanceNumber that tell different phases)"),
         ({"PixelSpacing": ["1.5", "1.5"]}, r"(2_1.dcm, unlike .* spacing \(1.5, 1.5\)|2 stacks.*2_1.dcm)"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "(2_1.dcm, unlike .* direction|2 stacks.*2_1.dcm)"),
         ({"BitsStored": 16, "HighBit": 15}, "(2_1.dcm, unlike .* kind|2 stacks.*2_1.dcm)"),
