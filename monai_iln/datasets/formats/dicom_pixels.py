@@ -17,7 +17,11 @@ _TAGS = [
 ]
 _UNDEFINED = 0xFFFFFFFF  # the length of compressed pixel data, which end with a mark of 8 bytes
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_MAY_FOLLOW = (b"\xe1\x7f", b"\xfa\xff\xfa\xff", b"\xfc\xff\xfc\xff")  # private elements, signatures, padding
+# What may follow pixels, in both orders of bytes: private elements, signatures, padding.
+_MAY_FOLLOW = (
+    *(b"\xe1\x7f", b"\xfa\xff\xfa\xff", b"\xfc\xff\xfc\xff"),
+    *(b"\x7f\xe1", b"\xff\xfa\xff\xfa", b"\xff\xfc\xff\xfc"),
+)
 _DECODERS = (  # the first whose words are in the name of the transfer syntax
     ("JPEG 2000", "pylibjpeg pylibjpeg-openjpeg"),
     ("JPEG", "pylibjpeg pylibjpeg-libjpeg"),

@@ -1,5 +1,6 @@
 """What pydicom makes of stored values, and what is refused instead of being read as another picture."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -112,6 +113,16 @@ def test_what_may_follow_pixels(tmp_path):
     dataset = header(VALUES)
     dataset.DataSetTrailingPadding = b"\0" * 10
     np.testing.assert_array_equal(read(dataset, tmp_path / "x.dcm"), VALUES)
+
+
+def test_one_image_in_several_transfer_syntaxes():
+    """Files that come with pydicom: one order of bytes and the other, padding behind the pixels, RLE."""
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    names = ["MR_small", "MR_small_implicit", "MR_small_bigendian", "MR_small_expb", "MR_small_RLE"]
+    first, *others = (read_pixels(read_frames(folder / f"{name}.dcm")[0]) for name in names)
+    assert first.shape == (64, 64)
+    for other in others:
+        np.testing.assert_array_equal(other, first)
 
 
 def test_compressed_pixels(tmp_path):
