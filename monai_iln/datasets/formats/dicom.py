@@ -177,10 +177,10 @@ def _why_no_slice(header: Any) -> str:
 def _split(header: Any) -> Iterator[tuple[Any, int | None]]:
     """The header of each frame, in an enhanced file with what it shares with all or has alone, and its number there."""
     groups = header.get("PerFrameFunctionalGroupsSequence")
-    if not groups:
+    count = max(1, _whole(header, "NumberOfFrames"))
+    if not groups or (count == 1 and "ImagePositionPatient" in header):  # Sunnybrook's images have an empty group
         yield header, None
         return
-    count = max(1, _whole(header, "NumberOfFrames"))  # Sunnybrook's single frames have an empty group
     if len(groups) != count:
         raise ValueError(f"{count} frames, but headers of {len(groups)}")
     shared = header.get("SharedFunctionalGroupsSequence") or [{}]
