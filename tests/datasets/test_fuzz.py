@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
@@ -140,6 +141,60 @@ def test_damaged_files(data, choice):
                     np.testing.assert_array_equal(stack.image[..., index], image)
     missing = {subject for subject, _, _ in truth.keys() - seen}
     assert missing <= {finding.subject for finding in findings}, "nothing is lost in silence"
+
+
+def change_header(draw, header):
+    """One wrong value, as an editor, an anonymizer or a scanner leaves it."""
+    kind = draw(st.sampled_from(["place", "number", "orientation", "spacing", "step", "series"]))
+    if kind == "place":
+        place = [float(value) for value in header.ImagePositionPatient]
+        place[draw(st.integers(0, 2))] += draw(st.sampled_from([-200.0, -8.0, -1.0, 1.0, 8.0, 30.0]))
+        header.ImagePositionPatient = place
+    elif kind == "number":
+        header.InstanceNumber = draw(st.integers(-1, 60) | st.sampled_from([1000, 2**31]))
+    elif kind == "orientation":
+        turned = [float(value) for value in header.ImageOrientationPatient]
+        turned[draw(st.integers(0, 5))] += draw(st.sampled_from([0.002, -0.01, 1.0]))
+        header.ImageOrientationPatient = [round(value, 6) for value in turned]
+    elif kind == "spacing":
+        header.PixelSpacing = [2 * float(value) for value in header.PixelSpacing]
+    elif kind == "step":
+        header.SpacingBetweenSlices = header.SliceThickness = draw(st.sampled_from(["1", "0", "-8", "800"]))
+    else:
+        header.SeriesInstanceUID = "1.2.3"
+
+
+@pytest.mark.slow
+@ALLOWED
+@given(choice=st.data())
+def test_one_wrong_header(data, choice):
+    """It costs its frame and, where nothing says which of the two is wrong, the other one of its slice; by name."""
+    layout, folder, files, _, truth = data
+    frames = [file for file in files if file.suffix == ".dcm"]
+    if not frames:
+        pytest.skip(f"{layout} holds no DICOM files")
+    victim = folder / frames[choice.draw(st.integers(0, len(frames) - 1))]
+    content = victim.read_bytes()
+    header = pydicom.dcmread(victim)
+    change_header(choice.draw, header)
+    try:
+        header.save_as(victim)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            stacks, findings = read(layout, folder)
+    finally:
+        victim.write_bytes(content)
+    seen = set()
+    for stack in stacks:
+        for index, number in enumerate(stack.slices):
+            key = stack.subject, stack.phase, number
+            seen.add(key)
+            assert key in truth, f"{key} does not exist"
+            for found, expected in zip((stack.image, stack.label), truth[key], strict=True):
+                np.testing.assert_array_equal(found[..., index], expected)
+    lost = truth.keys() - seen
+    assert len(lost) <= 2
+    assert not lost or victim.name in " ".join(f"{finding.file} {finding.detail}" for finding in findings)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from monai_iln.datasets.readers.short_axis import choose_series
 from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError
 
+_MOST_NAMED = 3  # files that may be the missing one; the nearest come first
+
 
 def read_cines(
     name: str,
@@ -152,12 +154,19 @@ def _find_lost(
     misplaced = {frame.instance for frame, _ in numbering.misplaced}
     for number in sorted({*numbers} - numbering.places.keys() if frames else ()):
         detail = f"{frames[0].path.parent.name} has no frame {number}"
-        others = [frame.path for other in series for frame in other if frame.instance == number]
+        others = [frame for other in series for frame in other if frame.instance == number]
         if number in misplaced:
             detail = f"frame {number} is misplaced"
         elif others:
-            detail += f"; {others[0]} has that number, in another series"
+            nearest = sorted(others, key=lambda frame: _distance(frame, frames))[:_MOST_NAMED]
+            detail += f"; in another series it is {' or '.join(str(frame.path) for frame in nearest)}"
         yield Finding("no-image", subject, "", None, str(contours[number][min(contours[number])]), detail)
+
+
+def _distance(frame: Frame, frames: Sequence[Frame]) -> float:
+    """The distance between a frame and the nearest of others, in mm."""
+    positions = np.array([other.position for other in frames])
+    return float(np.linalg.norm(positions - np.array(frame.position), axis=1).min())
 
 
 def _read_contours(subject: str, contours: ContourFiles) -> tuple[dict[int, dict[str, Points]], list[Finding]]:
