@@ -18,14 +18,16 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from phantom_layouts import ALL_LAYOUTS
 
-from monai_iln.datasets import REASONS, check_datalist, inspect_stacks, read_folders, read_sunnybrook
+from monai_iln.datasets import check_datalist, inspect_stacks, read_folders, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.prepare import prepare_sunnybrook
+from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError
 
 EXAMPLES = int(os.environ.get("MONAI_ILN_FUZZ", "150"))
+ACTIONS = choose_actions()
 LEFT = ("official", "challenge", "arterys", "png")
 SMALL = {"subjects": 2, "slices": 6, "phases": 2, "size": 96}
 ALLOWED = settings(
@@ -124,7 +126,7 @@ def test_damaged_files(data, choice):
         return
     finally:
         (folder / victim).write_bytes(content)
-    suspected = {(f.subject, f.phase, f.slice) for f in findings if REASONS[f.reason].action == "exclude"}
+    suspected = {(f.subject, f.phase, f.slice) for f in findings if f.action(ACTIONS) == "exclude"}
     seen = set()
     for stack in reading.stacks:
         for index, number in enumerate(stack.slices):
@@ -142,6 +144,60 @@ def test_damaged_files(data, choice):
                     np.testing.assert_array_equal(stack.image[..., index], image)
     missing = {subject for subject, _, _ in truth.keys() - seen}
     assert missing <= {finding.subject for finding in findings}, "nothing is lost in silence"
+
+
+def change_header(draw, header):
+    """One wrong value, as an editor, an anonymizer or a scanner leaves it."""
+    kind = draw(st.sampled_from(["place", "number", "orientation", "spacing", "step", "series"]))
+    if kind == "place":
+        place = [float(value) for value in header.ImagePositionPatient]
+        place[draw(st.integers(0, 2))] += draw(st.sampled_from([-200.0, -8.0, -1.0, 1.0, 8.0, 30.0]))
+        header.ImagePositionPatient = place
+    elif kind == "number":
+        header.InstanceNumber = draw(st.integers(-1, 60) | st.sampled_from([1000, 2**31]))
+    elif kind == "orientation":
+        turned = [float(value) for value in header.ImageOrientationPatient]
+        turned[draw(st.integers(0, 5))] += draw(st.sampled_from([0.002, -0.01, 1.0]))
+        header.ImageOrientationPatient = [round(value, 6) for value in turned]
+    elif kind == "spacing":
+        header.PixelSpacing = [2 * float(value) for value in header.PixelSpacing]
+    elif kind == "step":
+        header.SpacingBetweenSlices = header.SliceThickness = draw(st.sampled_from(["1", "0", "-8", "800"]))
+    else:
+        header.SeriesInstanceUID = "1.2.3"
+
+
+@pytest.mark.slow
+@ALLOWED
+@given(choice=st.data())
+def test_one_wrong_header(data, choice):
+    """It costs its frame and, where nothing says which of the two is wrong, the other one of its slice; by name."""
+    layout, folder, files, _, truth = data
+    frames = [file for file in files if file.suffix == ".dcm"]
+    if not frames:
+        pytest.skip(f"{layout} holds no DICOM files")
+    victim = folder / frames[choice.draw(st.integers(0, len(frames) - 1))]
+    content = victim.read_bytes()
+    header = pydicom.dcmread(victim)
+    change_header(choice.draw, header)
+    try:
+        header.save_as(victim)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            stacks, findings = read(layout, folder)
+    finally:
+        victim.write_bytes(content)
+    seen = set()
+    for stack in stacks:
+        for index, number in enumerate(stack.slices):
+            key = stack.subject, stack.phase, number
+            seen.add(key)
+            assert key in truth, f"{key} does not exist"
+            for found, expected in zip((stack.image, stack.label), truth[key], strict=True):
+                np.testing.assert_array_equal(found[..., index], expected)
+    lost = truth.keys() - seen
+    assert len(lost) <= 2
+    assert not lost or victim.name in " ".join(f"{finding.file} {finding.detail}" for finding in findings)
 
 
 @pytest.fixture(scope="module")

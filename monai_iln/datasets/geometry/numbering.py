@@ -119,7 +119,7 @@ def _usual_lengths(slices: Sequence[Sequence[Frame]]) -> list[int]:
 def _rules(slices: Sequence[Sequence[Frame]]) -> Iterator[_Rule]:
     """All rules that the numbers may follow, the likely ones first."""
     most, lowest = _most(slices), min((slice_[0].instance for slice_ in slices), default=1)
-    lengths = [*_usual_lengths(slices), *range(1, max(most, _MAX_PHASES) + 1)]
+    lengths = [*_usual_lengths(slices), *range(1, _MAX_PHASES + 1)]
     # InstanceNumbers count from 1, some file names from 0; some series begin anywhere.
     for length, first in (*product(lengths, (1, 0)), *product(lengths, (lowest,))):
         yield _Rule(first, length, True, length)

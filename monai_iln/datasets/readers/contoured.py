@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,14 @@ from monai_iln.datasets.formats.dicom_pixels import read_pixels
 from monai_iln.datasets.geometry.numbering import Numbering, number_frames
 from monai_iln.datasets.geometry.series import find_series
 from monai_iln.datasets.progress import track
-from monai_iln.datasets.quality.contours import NumberedFinding, check_contours, copied_contours
+from monai_iln.datasets.quality.contours import ContourFinding, check_contours, copied_contours
 from monai_iln.datasets.readers.labelled import LabelledFrame, make_stacks, name_phases
 from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES
 from monai_iln.datasets.readers.short_axis import choose_series
 from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError
+
+_MOST_NAMED = 3  # files that may be the missing one; the nearest come first
 
 
 def read_cines(
@@ -46,15 +48,13 @@ def read_cines(
         progress: Shows a bar.
     """
     output = ReaderOutput([], [])
-    known_faults = defaultdict(list)
-    for number, finding in copied_contours(contours):
-        known_faults[finding.subject].append((number, finding))
+    copies = defaultdict(list)
+    for found in copied_contours(contours):
+        copies[found.finding.subject].append(found)
     for subject in track(sorted(contours), name, "subject", progress):
         series, damaged = find_series(folders.get(subject, ()))
         taken = [frames for frames in map(take, series) if frames]
-        stacks, findings = read_cine(
-            subject, stratum(subject), taken, contours[subject], structure, known_faults[subject]
-        )
+        stacks, findings = read_cine(subject, stratum(subject), taken, contours[subject], structure, copies[subject])
         output.stacks.extend(stacks)
         for path, error in damaged:
             output.findings.append(Finding("unreadable", subject, "", None, str(path), str(error)))
@@ -71,7 +71,7 @@ def read_cine(
     series: Sequence[Sequence[Frame]],
     contours: ContourFiles,
     structure: str,
-    known_faults: Iterable[NumberedFinding] = (),
+    copies: Sequence[ContourFinding] = (),
 ) -> ReaderOutput:
     """Read the ED and the ES stack of a subject from its DICOM series and contours.
 
@@ -82,7 +82,7 @@ def read_cine(
         contours: The contour files of the labelled frames. Their numbers are those of the frames.
         structure: The structure that is labelled, a key of
             :data:`~monai_iln.datasets.readers.layouts.CONTOURED_STRUCTURES`.
-        known_faults: The findings about the contours that are known already.
+        copies: The copies among the contours, see :func:`~monai_iln.datasets.quality.contours.copied_contours`.
     """
     points, findings = _read_contours(subject, contours)
     frames: list[Frame] = []
@@ -92,10 +92,36 @@ def read_cine(
         except UserError as error:
             findings.append(Finding("no-image", subject, "", None, str(_first_contour(contours)), str(error)))
     numbering = number_frames(frames)
-    by_number, phases = numbering.places, numbering.phases
-    labelled, undrawn = [], 0
-    for number in sorted(points.keys() & by_number.keys()):
-        slice_, phase, frame = by_number[number]
+    findings += _find_lost(subject, contours, points, numbering, frames, series)
+    shape = frames[0].shape if frames else None
+    faults = [*copies, *check_contours(subject, contours, points, shape, copies)]
+    doubted = {(fault.number, kind) for fault in faults for kind in fault.kinds}
+    labelled, more = _label_frames(subject, points, numbering, structure, doubted)
+    findings += more
+    names = name_phases(labelled, numbering.phases)
+    stacks, more = make_stacks(subject, stratum, labelled, names, _cine_affine)
+    findings += more
+    for number, kinds, finding in faults:
+        if not {*kinds} & {*CONTOURED_STRUCTURES[structure]}:
+            finding = finding._replace(detail=f"{finding.detail}; the {structure} does without it", about_label=False)
+        if number in numbering.places:
+            slice_, phase, _ = numbering.places[number]
+            finding = finding._replace(phase=names.get(phase, ""), slice=slice_ + 1)
+        findings.append(finding)
+    return ReaderOutput(stacks, findings)
+
+
+def _label_frames(
+    subject: str,
+    points: Mapping[int, Mapping[str, Points]],
+    numbering: Numbering,
+    structure: str,
+    doubted: Collection[tuple[int, str]],
+) -> tuple[list[LabelledFrame], list[Finding]]:
+    """The frames that have the contours of the structure, with their masks."""
+    labelled, findings, undrawn = [], [], 0
+    for number in sorted(points.keys() & numbering.places.keys()):
+        slice_, phase, frame = numbering.places[number]
         masks = {kind: rasterize(outline, frame.shape) for kind, outline in points[number].items()}
         label = structure_mask(structure, masks)
         if label is None:
@@ -107,38 +133,42 @@ def read_cine(
             findings.append(Finding("unreadable", subject, "", slice_ + 1, str(frame.path), str(error)))
             continue
         pool = masks.get("i", np.zeros_like(label))
+        if (number, "i") in doubted and "i" not in CONTOURED_STRUCTURES[structure]:
+            pool = np.zeros_like(label)  # a wrong contour must not judge the label of another
         labelled.append(LabelledFrame(slice_, phase, image, label, pool, frame.path, frame))
-    for frame, detail in numbering.misplaced:
-        findings.append(Finding("misplaced", subject, "", None, str(frame.path), detail))
-    if frames:
-        for number in sorted(points.keys() - by_number.keys()):
-            file = str(contours[number][min(contours[number])])
-            detail = _why_missing(number, numbering, frames, series)
-            findings.append(Finding("no-image", subject, "", None, file, detail))
     if undrawn:
         detail = f"{undrawn} of {len(points)} contoured frames have no contour of the {structure}"
         findings.append(Finding("not-drawn", subject, "", None, "", detail))
-
-    names = name_phases(labelled, phases)
-    stacks, more = make_stacks(subject, stratum, labelled, names, _cine_affine)
-    shape = frames[0].shape if frames else None
-    for number, finding in [*known_faults, *check_contours(subject, contours, points, shape)]:
-        if number in by_number:
-            slice_, phase, _ = by_number[number]
-            finding = finding._replace(phase=names.get(phase, ""), slice=slice_ + 1)
-        findings.append(finding)
-    return ReaderOutput(stacks, [*findings, *more])
+    return labelled, findings
 
 
-def _why_missing(number: int, numbering: Numbering, frames: Sequence[Frame], series: Sequence[Sequence[Frame]]) -> str:
-    """Why no frame of the short-axis series has a contour's number."""
-    if number in {frame.instance for frame, _ in numbering.misplaced}:
-        return f"frame {number} is misplaced"
-    missing = f"{frames[0].path.parent.name} has no frame {number}"
-    others = [frame for other in series for frame in other if frame.instance == number]
-    if others:
-        missing += f"; {others[0].path} has that number, in another series"
-    return missing
+def _find_lost(
+    subject: str,
+    contours: ContourFiles,
+    numbers: Collection[int],
+    numbering: Numbering,
+    frames: Sequence[Frame],
+    series: Sequence[Sequence[Frame]],
+) -> Iterator[Finding]:
+    """The misplaced frames of the short-axis series, and the contours of numbers that it does not hold."""
+    for frame, detail in numbering.misplaced:
+        yield Finding("misplaced", subject, "", None, str(frame.path), detail)
+    misplaced = {frame.instance for frame, _ in numbering.misplaced}
+    for number in sorted({*numbers} - numbering.places.keys() if frames else ()):
+        detail = f"{frames[0].path.parent.name} has no frame {number}"
+        others = [frame for other in series for frame in other if frame.instance == number]
+        if number in misplaced:
+            detail = f"frame {number} is misplaced"
+        elif others:
+            nearest = sorted(others, key=lambda frame: _distance(frame, frames))[:_MOST_NAMED]
+            detail += f"; in another series it is {' or '.join(str(frame.path) for frame in nearest)}"
+        yield Finding("no-image", subject, "", None, str(contours[number][min(contours[number])]), detail)
+
+
+def _distance(frame: Frame, frames: Sequence[Frame]) -> float:
+    """The distance between a frame and the nearest of others, in mm."""
+    positions = np.array([other.position for other in frames])
+    return float(np.linalg.norm(positions - np.array(frame.position), axis=1).min())
 
 
 def _read_contours(subject: str, contours: ContourFiles) -> tuple[dict[int, dict[str, Points]], list[Finding]]:

@@ -17,7 +17,7 @@ ContourPoints = Mapping[int, Mapping[str, Points]]  # by the number of the frame
 
 _BLOOD = 0.5  # median contrast of what a subject's contours enclose; real ones have 0.86 and more on their own images
 _AS_MANY = 0.8  # of the other series' contoured frames; a file or two may be lost
-_MOST_MISPLACED = 0.2  # of the frames; two series that mix share all of their numbers
+_MOST_IN_DOUBT = 0.2  # of the frames; two series that mix share all of their numbers
 _CLEARLY_BETTER = 1.2  # ratio of contrasts by which one series beats another that holds the same numbers
 
 
@@ -76,7 +76,7 @@ def _possible_series(series: Sequence[Sequence[Frame]], points: ContourPoints) -
     for frames in series:
         numbering = number_frames(frames)
         is_stack = len(split_slices(frames)) > 1 or len(frames) == 1
-        is_numbered = len(numbering.misplaced) <= _MOST_MISPLACED * len(frames)
+        is_numbered = len(numbering.misplaced) <= _MOST_IN_DOUBT * len(frames)
         held = len(numbers & numbering.places.keys())
         if is_stack and is_numbered and extent <= max(frames[0].shape) and 2 * held >= len(numbers):
             possible.append(list(frames))

@@ -15,7 +15,9 @@ from monai_iln.datasets import read_sunnybrook
 from monai_iln.datasets.formats.contours import FILE_NAME, rasterize, read_contour
 from monai_iln.datasets.formats.dicom import Frame, stack_affine, uneven_steps
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
-from monai_iln.datasets.quality.inspection import contrast
+from monai_iln.datasets.quality.exclusion import exclude_slices
+from monai_iln.datasets.quality.inspection import contrast, inspect_stacks
+from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.readers.contoured import structure_mask
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError
@@ -443,6 +445,33 @@ def test_copied_contours_are_the_thief_s(copied):
     assert reasons(reading, "SC-HF-I-901") == {}
 
 
+@pytest.mark.parametrize(("kind", "wrong"), [("o", ("epicardium", "myocardium")), ("i", ("endocardium", "myocardium"))])
+@pytest.mark.parametrize("label", KINDS)
+def test_a_finding_excludes_what_it_is_about(copied, label, kind, wrong):
+    """One subject has contours of another: the label that does without them loses no frame."""
+    names = [("SC-N-904", "SC-HF-I-901"), ("SC-HF-I-901", "SC-N-904")][kind == "i"]
+    owner, thief = (copied / "SCD_ManualContours" / name / "contours-manual" / "IRCCI-expert" for name in names)
+    before = read_sunnybrook(copied, label=label)
+    for outer in thief.glob("*ocontour*"):  # at ED, where there are pairs
+        path = outer.with_name(outer.name.replace("ocontour", f"{kind}contour"))
+        if (owner / path.name).exists():
+            shutil.copy(owner / path.name, path)
+    reading = read_sunnybrook(copied, label=label)
+    told = [finding for finding in reading.findings if finding.reason in ("copied-contour", "epicardium")]
+    assert {finding.subject for finding in told} == {names[1]}
+    assert {finding.reason for finding in told} == {"copied-contour", "epicardium"}
+    assert {finding.about_label for finding in told} == {label in wrong}
+    findings = [*reading.findings, *inspect_stacks(reading.stacks)]
+    kept, _ = exclude_slices(reading.stacks, findings, choose_actions())
+    whole, left = ({(s.subject, s.phase, n) for s in stacks for n in s.slices} for stacks in (before.stacks, kept))
+    doubted = whole & {(finding.subject, finding.phase, finding.slice) for finding in told}
+    if label in wrong:
+        assert doubted
+        assert not doubted & left
+    else:
+        assert left == whole
+
+
 def test_a_whole_copied_subject_is_both_subjects_fault(copied):
     owner, thief = (copied / "SCD_ManualContours" / name for name in ("SC-HF-I-901", "SC-HF-I-905"))
     shutil.rmtree(thief)
@@ -632,6 +661,27 @@ def test_real_copied_contours_are_found(real_dicom):
         **{(name, "no-image"): 1 for name in ("SC-HF-I-04", "SC-HF-I-06", "SC-HF-I-09")},
         **{(name, "no-image"): 1 for name in ("SC-HF-NI-11", "SC-HYP-08", "SC-N-03")},
     }
+
+
+def test_real_contours_of_another_subject_cost_their_own_label_alone(real, tmp_path):
+    """SC-HF-I-05 with the epicardial contours of SC-HF-I-01, as the arterys copy has it for SC-HF-I-06."""
+    contours = tmp_path / "contourfiles"
+    shutil.copytree(real / "arterys_contours" / "final_data" / "contourfiles" / "SC-HF-I-1", contours / "SC-HF-I-1")
+    shutil.copytree(real / "arterys_contours" / "final_data" / "contourfiles" / "SC-HF-I-5", contours / "SC-HF-I-5")
+    owner, thief = (sorted(contours.glob(f"{name}/o-contours/*")) for name in ("SC-HF-I-1", "SC-HF-I-5"))
+    for path, target in zip(owner, thief, strict=False):
+        shutil.copy(path, target)
+    sources = [contours, real / "SCD_IMAGES_01", real / "scd_patientdata.csv"]
+    lost, copies = {}, set()
+    for label in ("endocardium", "epicardium"):
+        stacks, findings = read_sunnybrook(sources, label=label)
+        kept, _ = exclude_slices(stacks, findings, choose_actions())
+        whole, left = (sum(len(s.slices) for s in found if s.subject == "SC-HF-I-05") for found in (stacks, kept))
+        lost[label] = whole - left
+        copies |= {(f.subject, f.phase, f.slice) for f in findings if f.reason == "copied-contour"}
+    assert lost["endocardium"] == 0
+    assert {(subject, phase) for subject, phase, _ in copies} == {("SC-HF-I-05", "ED")}
+    assert lost["epicardium"] >= len(copies) == 9
 
 
 def test_real_contours_give_the_mirror_s_masks(real, real_mirror):
