@@ -201,6 +201,13 @@ def a_reference_for_each_file(folder, cine):
 
 
 @layout
+def a_reference_for_each_series(folder, cine):
+    for (slice_, phase), pixels in images(cine):
+        series = {"SeriesInstanceUID": uid(slice_), "SeriesNumber": slice_, "FrameOfReferenceUID": uid("at", slice_)}
+        frame(folder, pixels, slice_, phase, **series)
+
+
+@layout
 def enhanced(folder, cine):
     """One file, phases after phases, the slices of each in order."""
     save(enhanced_dataset(cine, [(s, p) for p in range(cine.shape[1]) for s in range(cine.shape[0])]), folder / "file")

@@ -148,12 +148,12 @@ def _unevenness(members: Sequence[Frame]) -> str:
             f"a header was changed or damaged, or a slice moved. {misfits[0]}. Restore the file, or remove its slice."
         )
     steps = np.linalg.norm(np.diff([frame.position for frame in members], axis=0), axis=1)
-    place = int(steps.argmax())
+    place = int(np.abs(steps - np.median(steps)).argmax())
     one, two = members[place].path.name, members[place + 1].path.name
     return (
-        f"the slices are not evenly spaced, as if one were missing: {steps[place]:.1f} mm between those of {one} and "
-        f"{two}, {np.median(steps):.1f} mm between most. A stack needs one step between slices: add what is missing, "
-        "or segment the parts one by one."
+        f"the slices are not evenly spaced, as if one were missing or too many: {steps[place]:.1f} mm between those of "
+        f"{one} and {two}, {np.median(steps):.1f} mm between most. A stack needs one step between slices: add what is "
+        "missing, remove what is not of it, or segment the parts one by one."
     )
 
 

@@ -186,6 +186,14 @@ def test_a_missing_slice_is_told_with_its_place(tmp_path):
         read_stack(tmp_path, 1)
 
 
+def test_a_slice_too_many_is_told_with_its_place(tmp_path):
+    for slice_, depth in enumerate((0, 1, 2, 2.4, 3, 4)):
+        position = {"ImagePositionPatient": numbers(place(depth)), "SeriesInstanceUID": uid(slice_)}
+        frame(tmp_path, CINE[0, 0], 0, 0, f"{depth}.dcm", SeriesNumber=slice_, **position)
+    with pytest.raises(UserError, match=r"(3\.2 mm between those of 2.dcm and 2.4.dcm|2.4.dcm lies 3\.2 mm beside)"):
+        read_stack(tmp_path)
+
+
 def files(folder):
     """The files of a cine, by slice and phase."""
     for slice_, phase in np.ndindex(SLICES, PHASES):
