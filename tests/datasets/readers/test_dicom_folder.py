@@ -161,6 +161,15 @@ def test_a_patient_who_was_moved_has_two_stacks(tmp_path):
         read_stack(tmp_path, 1)
 
 
+def test_single_images_beside_a_cine_are_another_stack(tmp_path):
+    LAYOUTS["one_series"](tmp_path, CINE)
+    for slice_ in (5, 6):
+        frame(tmp_path, CINE[0, 0], slice_, 0, SeriesInstanceUID=uid("late"), SeriesNumber=9)
+    with pytest.raises(UserError, match=r"(?s)1: .*slices: 5, phases: 4.*2: .*slices: 2, phases: 1,"):
+        read_stack(tmp_path, 1)
+    check(tmp_path, series=1)
+
+
 @pytest.mark.parametrize("name", ["one_series", "uk_biobank"])
 def test_copies_are_passed_over(name, tmp_path):
     LAYOUTS[name](tmp_path, CINE)
