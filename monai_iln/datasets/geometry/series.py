@@ -131,19 +131,36 @@ def _misnumbered(slice_: Sequence[Frame], others: Sequence[Sequence[Frame]], mos
     stride = float(np.median(np.diff(numbers)))
     if NO_NUMBER in numbers or stride <= 0 or len(slice_) < 4:
         return []
-    late = _lateness(slice_, numbers)
-    odd = np.zeros(len(slice_), dtype=bool) if late is None else np.abs(late) > stride / 2
-    if late is not None and 0 < odd.sum() <= max(1, len(slice_) // 10):
-        # The first number may be that of the last time: a cycle need not begin with the R wave.
-        low, high = numbers[~odd].min(), numbers[~odd].max()
-        cycle = np.clip(np.abs(late), 0.8 * most * stride, _MAX_PHASES * stride)
-        turned = (np.abs(late) == cycle) & (np.maximum(numbers, high) - np.minimum(numbers, low) < cycle + stride / 2)
-        odd &= ~turned | [frame in _strangers(slice_, others, 0) for frame in slice_]
-    elif late is None:
+    times = np.array([frame.trigger_time for frame in slice_], dtype=float)
+    late = _lateness(times, numbers)
+    if late is None:
         odd = np.array([frame in _strangers(slice_, others, stride) for frame in slice_])
     else:
-        return []
+        odd = _mistimed(times, numbers, late / stride, most)
+        strangers = [frame in _strangers(slice_, others, 0) for frame in slice_]
+        odd &= ~_turned(numbers / stride, late / stride, odd, most) | strangers
     return [(slice_[i], f"its number {numbers[i]} does not belong to its slice and time") for i in odd.nonzero()[0]]
+
+
+def _mistimed(
+    times: NDArray[np.float64], numbers: NDArray[np.int64], late: NDArray[np.float64], most: int
+) -> NDArray[np.bool_]:
+    """Which frames of a slice, in order of number, are so many steps late that another one has their place."""
+    odd = np.abs(late) > 0.5
+    if odd.sum() > max(1, len(late) // 10):  # the times follow another rule
+        return np.zeros_like(odd)
+    moved = times.argsort(kind="stable").argsort() != np.arange(len(times))
+    repeated = np.isin(numbers, numbers[1:][np.diff(numbers) == 0])
+    return np.asarray(odd & (moved | repeated | (np.abs(late) > most / 2)))  # a long step alone changes no order
+
+
+def _turned(
+    steps: NDArray[np.float64], late: NDArray[np.float64], odd: NDArray[np.bool_], most: int
+) -> NDArray[np.bool_]:
+    """Which frames are late by a whole cycle, because it does not begin with the R wave."""
+    low, high = steps[~odd].min(), steps[~odd].max()
+    cycle = np.clip(np.abs(late), 0.8 * most, _MAX_PHASES)
+    return np.asarray((np.abs(late) == cycle) & (np.maximum(steps, high) - np.minimum(steps, low) < cycle + 0.5))
 
 
 def _strangers(slice_: Sequence[Frame], others: Sequence[Sequence[Frame]], gap: float) -> list[Frame]:
@@ -159,9 +176,8 @@ def _strangers(slice_: Sequence[Frame], others: Sequence[Sequence[Frame]], gap: 
     ]
 
 
-def _lateness(slice_: Sequence[Frame], numbers: NDArray[np.int64]) -> NDArray[np.float64] | None:
+def _lateness(times: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """By how many numbers the time of each frame is late, if times are told and rise with the numbers."""
-    times = np.array([frame.trigger_time for frame in slice_], dtype=float)
     steps = np.diff(numbers)
     rates = np.diff(times)[steps > 0] / steps[steps > 0]
     rate = np.median(rates) if len(rates) else 0.0
