@@ -222,12 +222,15 @@ def _merge_repeats(piles: Sequence[dict[int, Slice]]) -> list[Cine]:
                 for place, slice_ in pile.items():
                     first, last = sorted((slice_, big[place]), key=_age)
                     big[place] = last
-                    repeats.append(f"{last[0].path}, acquired after {first[0].path} at the same place")
+                    repeats.append(f"that of {last[0].path}, after that of {first[0].path}")
                 break
         else:
             whole.append((dict(pile), []))
     return [
-        Cine([big[place] for place in sorted(big)], notes=_shortened(repeats, "taken with its slice"))
+        Cine(
+            [big[place] for place in sorted(big)],
+            notes=_shortened(repeats, "slices acquired again are taken from the last"),
+        )
         for big, repeats in whole
     ]
 

@@ -55,7 +55,7 @@ def read_stack(
     if uneven_steps(members):
         raise UserError(f"{folder}: {_unevenness(members)}")
     stack = np.stack([read_pixels(frame) for frame in members], axis=-1)
-    others += [str(error) for error in unfit]
+    others += [str(error).rstrip(".") for error in unfit]
     notes += [*cine.notes, *(f"{frame.path} is passed over, {detail}" for frame, detail in cine.strays)]
     if others:
         notes.append(f"{len(others)} files are passed over: {_first(others)}")
@@ -83,7 +83,9 @@ def _find_frames(folder: Path) -> tuple[list[Frame], list[NotASliceError], list[
 def _choose(folder: Path, cines: Sequence[Cine], series: int | str | None, unfit: Sequence[NotASliceError]) -> Cine:
     """The one stack of a folder, or the one that is asked for."""
     if not cines:
-        found = f"no image of a stack: {_first([str(error) for error in unfit])}" if unfit else "no DICOM file"
+        found = (
+            f"no image of a stack: {_first([str(error).rstrip('.') for error in unfit])}" if unfit else "no DICOM file"
+        )
         raise UserError(f"{folder}: {found}. Give the folder that holds the DICOM files of one stack.")
     chosen = list(cines)
     if series is not None and str(series).isdigit():
@@ -114,8 +116,8 @@ def _check(folder: Path, cine: Cine, unfit: Sequence[NotASliceError]) -> None:
         strays = [f"{frame.path}, {detail}" for frame, detail in cine.strays]
         hint = f" It may be {_first(strays)}." if strays else ""
         raise UserError(
-            f"{folder}: {', '.join(map(str, counts))} files for the {len(counts)} slices, in order of their places. "
-            f"Fewest has that of {short[0].path.name}.{hint} Every slice must be there in every phase, once, or phases "
+            f"{folder}: {', '.join(map(str, counts))} files for the {len(counts)} slices, in order of their places: "
+            f"too few for that of {short[0].path.name}.{hint} Every slice must be there in every phase, once, or phases "
             "would mix: add what is missing, remove what is there twice."
         )
     if counts[0] > 1 and not cine.key:
