@@ -117,8 +117,8 @@ def _check(folder: Path, cine: Cine, unfit: Sequence[NotASliceError]) -> None:
         hint = f" It may be {_first(strays)}." if strays else ""
         raise UserError(
             f"{folder}: {', '.join(map(str, counts))} files for the {len(counts)} slices, in order of their places: "
-            f"too few for that of {short[0].path.name}.{hint} Every slice must be there in every phase, once, or phases "
-            "would mix: add what is missing, remove what is there twice."
+            f"too few for that of {short[0].path.name}.{hint} Every slice must be there in every phase, once, or "
+            "phases would mix: add what is missing, remove what is there twice."
         )
     if counts[0] > 1 and not cine.key:
         raise UserError(
