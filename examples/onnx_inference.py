@@ -4,7 +4,8 @@
 
 It does what configs/inference.yaml of the bundle does: scale every slice, bring it to standard orientation and 1.4 mm a
 pixel, take the 144 x 144 pixels in the middle, run the network, bring the logits back to the stack's grid, take the
-largest. docs/how-to/deploy.md says how to export model.onnx.
+largest, keep the largest component of every slice and then of the stack. docs/how-to/deploy.md says how to export
+model.onnx.
 """
 
 from __future__ import annotations
@@ -84,6 +85,9 @@ def segment(session: onnxruntime.InferenceSession, stack: Array, affine: NDArray
         components, count = label(slice_, structure=np.ones((3, 3)))
         if count > 1:
             slice_[components != np.bincount(components.ravel())[1:].argmax() + 1] = 0
+    components, count = label(mask, structure=np.ones((3, 3, 3)))
+    if count > 1:
+        mask[components != np.bincount(components.ravel())[1:].argmax() + 1] = 0
     return mask.swapaxes(0, 1) if exchange else mask
 
 

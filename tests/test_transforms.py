@@ -718,6 +718,7 @@ def test_real_contours_give_the_published_masks(real):
 
 TRANSFORMS = {
     "StandardizeInPlane": {"pixdim": [1.4, 1.4]},
+    "LargestComponent": {},
     "LargestComponentSlicewise": {},
     "LoadStack": {},
     "RandRotateSet": {"angles": [10, 20]},

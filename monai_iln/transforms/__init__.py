@@ -5,6 +5,10 @@ As in MONAI every transform has an array and a dictionary version (``TakeSlice``
 """
 
 from monai_iln.transforms.components import (
+    LargestComponent,
+    LargestComponentD,
+    LargestComponentd,
+    LargestComponentDict,
     LargestComponentSlicewise,
     LargestComponentSlicewiseD,
     LargestComponentSlicewised,
@@ -50,10 +54,14 @@ from monai_iln.transforms.slices import (
 
 __all__ = [
     "FixedRotations",
+    "LargestComponent",
+    "LargestComponentD",
+    "LargestComponentDict",
     "LargestComponentSlicewise",
     "LargestComponentSlicewiseD",
     "LargestComponentSlicewiseDict",
     "LargestComponentSlicewised",
+    "LargestComponentd",
     "LoadStack",
     "LoadStackD",
     "LoadStackDict",

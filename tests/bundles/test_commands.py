@@ -183,7 +183,7 @@ def test_what_happens_to_images_by_default(name):
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / f"{name}.yaml")
     parser["network"] = "@network_def"
-    post = ["Invertd", "AsDiscreted", "LargestComponentSlicewised"]
+    post = ["Invertd", "AsDiscreted", "LargestComponentSlicewised", "LargestComponentd"]
     if name == "inference":
         load = ["LoadStackd", "ScaleIntensitySlicewised", "StandardizeInPlaned", "ResizeWithPadOrCropd"]
         assert transforms(parser, "preprocessing#transforms") == load
