@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -17,12 +19,20 @@ from monai_iln.handlers.slices import file_of, slice_number
 from monai_iln.overlays import contact_sheet, overlay
 
 Tile = tuple[str, NDArray[np.float32]]
+_DOUBTED = np.array([1.0, 0.5, 0.0], np.float32)  # orange
+_DOUBTED_INK = "#b04a00"  # as dark as text
+_FRAME_PIXELS = 3
+_NAME_LETTERS = 16  # of a stack, which leave room for the number of a slice
+_NOTE = "green: the mask; orange frame: look here; red: removed, for it does not touch the rest"
 
 
 class SaveOverlay:
     """Draws a contact sheet of the slices: truth red, prediction green, both yellow.
 
     Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so.
+
+    Where the output has the ``doubts`` of :class:`monai_iln.transforms.DoubtSlices`, a slice is named by its file, a
+    doubted one has an orange frame and says why, and what was removed from it is red.
 
     Attach it to an evaluator whose batches hold whole stacks. While a training validates, the sheet is redrawn only
     when the key metric is the best so far, so that it shows what the saved model does.
@@ -42,15 +52,15 @@ class SaveOverlay:
 
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            image, prediction = _array(output["image"][0]), _foreground(output["pred"])
-            layers = [image, prediction]
-            if output.get("label") is not None:
-                layers.append(_foreground(output["label"]))
-            name = f"{item['subject']} {item['phase']}" if "subject" in item else "slice"
+            image, prediction, reference = _array(output["image"][0]), _foreground(output["pred"]), _reference(output)
+            name = _name(item, output)
             tiles = []
             for index in range(image.shape[-1]):
-                tile = overlay(*(layer[..., index] for layer in layers))
-                tiles.append((f"{name} {slice_number(item, index)}", tile))
+                layers = [layer[..., index] for layer in (image, prediction, reference) if layer is not None]
+                tiles.append((f"{name} {slice_number(item, index)}", overlay(*layers)))
+            for index, row in enumerate(output.get("doubts", ())):
+                if row["doubts"]:
+                    tiles[index] = _frame(*tiles[index], row["doubts"])
             # Without a file nothing tells one stack from another of that name.
             self.stacks[name, file_of(output["image"]) or f"{idist.get_rank()} {len(self.stacks)}"] = tiles
 
@@ -62,7 +72,35 @@ class SaveOverlay:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.path) as partial:
-            contact_sheet(tiles).save(partial)
+            doubted = ["\n" in caption for caption, _ in tiles]
+            colours = [_DOUBTED_INK if one else "black" for one in doubted]
+            contact_sheet(tiles, colours=colours, note=_NOTE if any(doubted) else "").save(partial)
+
+
+def _name(item: Mapping[str, Any], output: Mapping[str, Any]) -> str:
+    """Name a stack in a few letters."""
+    if "subject" in item:
+        return f"{item['subject']} {item['phase']}"
+    return Path(file_of(output["image"])).name.split(".")[0][:_NAME_LETTERS] or "slice"
+
+
+def _reference(output: Mapping[str, Any]) -> NDArray[np.float64] | None:
+    """What is drawn in red: the truth; without one, what was removed from slices that hold nothing any more."""
+    if output.get("label") is not None:
+        return _foreground(output["label"])
+    if output.get("doubts") is None:
+        return None
+    reference = _foreground(output["logits"].argmax(0, keepdim=True))
+    reference[..., ["removed" not in row["doubts"] for row in output["doubts"]]] = 0
+    return reference
+
+
+def _frame(caption: str, pixels: NDArray[np.float32], doubts: str) -> Tile:
+    """Make the tile of a doubted slice stand out, and say what is doubted."""
+    framed = np.broadcast_to(_DOUBTED, pixels.shape).copy()
+    inside = np.s_[_FRAME_PIXELS:-_FRAME_PIXELS]
+    framed[inside, inside] = pixels[inside, inside]
+    return f"{caption}\n{doubts.replace(' ', ', ')}", framed
 
 
 def _foreground(classes: Tensor) -> NDArray[np.float64]:

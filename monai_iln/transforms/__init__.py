@@ -20,6 +20,7 @@ from monai_iln.transforms.contours import (
     RasterizeContourd,
     RasterizeContourDict,
 )
+from monai_iln.transforms.doubts import DoubtSlices, DoubtSlicesD, DoubtSlicesd, DoubtSlicesDict
 from monai_iln.transforms.geometry import (
     StandardizeInPlane,
     StandardizeInPlaneD,
@@ -33,6 +34,7 @@ from monai_iln.transforms.intensity import (
     ScaleIntensitySlicewiseDict,
 )
 from monai_iln.transforms.io import LoadStack, LoadStackD, LoadStackd, LoadStackDict, StackWriter
+from monai_iln.transforms.ranges import KeepSlices, KeepSlicesD, KeepSlicesd, KeepSlicesDict
 from monai_iln.transforms.rotations import (
     FixedRotations,
     RandRotateSet,
@@ -53,7 +55,15 @@ from monai_iln.transforms.slices import (
 )
 
 __all__ = [
+    "DoubtSlices",
+    "DoubtSlicesD",
+    "DoubtSlicesDict",
+    "DoubtSlicesd",
     "FixedRotations",
+    "KeepSlices",
+    "KeepSlicesD",
+    "KeepSlicesDict",
+    "KeepSlicesd",
     "LargestComponent",
     "LargestComponentD",
     "LargestComponentDict",
