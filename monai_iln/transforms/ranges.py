@@ -52,8 +52,8 @@ class KeepSlices(Transform):
         if max(first, last) > count:
             name = getattr(img, "meta", {}).get("filename_or_obj", "a stack")
             raise UserError(
-                f"{name}: has {count} slices, and {self.slices} leaves it. Slices are counted from 1 along the last "
-                "axis, as below the tiles of the overlay: correct the range."
+                f"{name}: has {count} slices, and {self.slices} leaves it. Slices are counted from 1 along "
+                "the last axis: correct the range."
             )
         kept: torch.Tensor = convert_to_tensor(img, track_meta=get_track_meta()).clone()
         kept[..., : first - 1] = 0
