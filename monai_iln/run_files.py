@@ -104,7 +104,7 @@ IMAGES = TableFile(
     ),
     texts=("part", "subject", "phase", "position", "structure", "image", "truth", "prediction"),
 )
-SLICES = TableFile(
+SLICES = TableFile(  # beside the masks of an inference
     "slices.csv",
     ("stack", "slice", "pixels", "probability", "area_ratio", "shift", "removed_pixels", "doubts"),
     texts=("stack", "doubts"),

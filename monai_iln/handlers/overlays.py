@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -16,7 +16,10 @@ from torch import Tensor
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number
-from monai_iln.overlays import contact_sheet, overlay
+from monai_iln.overlays import MOST_TILES, contact_sheet, overlay
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Tile = tuple[str, NDArray[np.float32]]
 _DOUBTED = np.array([1.0, 0.5, 0.0], np.float32)  # orange
@@ -32,7 +35,8 @@ class SaveOverlay:
     Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so.
 
     Where the output has the ``doubts`` of :class:`monai_iln.transforms.DoubtSlices`, a slice is named by its file, a
-    doubted one has an orange frame and says why, and what was removed from it is red.
+    doubted one has an orange frame and says why, and what was removed from it is red. Of more than 480 slices it then
+    shows those that are doubted.
 
     Attach it to an evaluator whose batches hold whole stacks. While a training validates, the sheet is redrawn only
     when the key metric is the best so far, so that it shows what the saved model does.
@@ -72,9 +76,24 @@ class SaveOverlay:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.path) as partial:
-            doubted = ["\n" in caption for caption, _ in tiles]
-            colours = [_DOUBTED_INK if one else "black" for one in doubted]
-            contact_sheet(tiles, colours=colours, note=_NOTE if any(doubted) else "").save(partial)
+            _sheet(tiles).save(partial)
+
+
+def _sheet(tiles: list[Tile]) -> Image:
+    """A sheet of all tiles; where they are too many, of those of doubted slices, if there are any."""
+    note, colours = "", []
+    if doubted := [tile for tile in tiles if _is_doubted(tile)]:
+        note = _NOTE
+        if len(tiles) > MOST_TILES:
+            note = f"The {len(doubted)} doubted of {len(tiles)} slices. {_NOTE}"
+            tiles = doubted
+        colours = [_DOUBTED_INK if _is_doubted(tile) else "black" for tile in tiles]
+    return contact_sheet(tiles, colours=colours, note=note)
+
+
+def _is_doubted(tile: Tile) -> bool:
+    caption, _ = tile
+    return "\n" in caption
 
 
 def _name(item: Mapping[str, Any], output: Mapping[str, Any]) -> str:

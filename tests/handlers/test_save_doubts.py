@@ -60,6 +60,17 @@ def colours(path):
     return frames, [red[12:-12, left + 12 : left + 144].any() for left in lefts]
 
 
+def test_where_not_all_slices_fit_the_doubted_ones_are_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_iln.handlers.overlays.MOST_TILES", 7)
+    path = tmp_path / "overlay.png"
+    stacks = [inferred(EMPTY, LARGE, LARGE, EMPTY), inferred(LARGE, LARGE, EMPTY, SMALL, name="two_ED")]
+    evaluate(SaveOverlay(str(path)), *stacks)
+    framed, red = colours(path)
+    assert framed[:2] == [True, True]
+    assert red[:2] == [False, True]
+    assert not any(framed[2:]), "no tile, but the end of the note above"
+
+
 @pytest.mark.parametrize(
     ("slices", "framed", "red"),
     [
