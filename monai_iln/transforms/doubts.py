@@ -28,6 +28,7 @@ class DoubtSlices(Transform):
     A slice is doubted for any of these:
 
     - ``removed``: the network marked something here, and the largest component of the stack does not hold it.
+    - ``empty``: nothing is marked, though the slice lies between marked ones or those that a person has named.
     - ``edge``: it is marked, and the first or last of the stack. Either the heart goes on, or this is not the heart.
     - ``alone``: it is marked, and no slice beside it is.
     - ``jump``: it differs from the marked slices beside it. The areas have a ratio of more than 2.3, or the centres lie
@@ -66,6 +67,8 @@ class DoubtSlices(Transform):
         probability = 1 - _array(torch.as_tensor(logits).float().softmax(0)[0])
         first, last = parse_range(slices) if slices else (None, None)
         count = marked.shape[-1]
+        shown = [*(np.flatnonzero(marked.any(axis=(0, 1))) + 1), *filter(None, (first, last))]
+        heart = range(min(shown, default=1), max(shown, default=0) + 1)
         rows = []
         for index, (ratio, shift) in enumerate(_jumps(marked)):
             here = marked[..., index]
@@ -79,15 +82,21 @@ class DoubtSlices(Transform):
             }
             inside = (first or 1) <= index + 1 <= (last or count)
             on_edge = (index == 0 and first is None) or (index == count - 1 and last is None)
-            row["doubts"] = " ".join(_doubts(row, on_edge, count == 1)) if inside else ""
+            doubts = _doubts(row, on_edge, count == 1) if row["pixels"] else _missed(row, heart)
+            row["doubts"] = " ".join(doubts) if inside else ""
             rows.append(row)
         return rows
 
 
+def _missed(row: Mapping[str, Any], heart: range) -> list[str]:
+    """Name what makes a slice doubtful in which nothing is marked."""
+    if row["removed_pixels"]:
+        return ["removed"]
+    return ["empty"] if row["slice"] in heart else []
+
+
 def _doubts(row: Mapping[str, Any], on_edge: bool, single: bool) -> list[str]:
-    """Name what makes a slice doubtful."""
-    if not row["pixels"]:
-        return ["removed"] if row["removed_pixels"] else []
+    """Name what makes a marked slice doubtful."""
     alone = row["area_ratio"] is None
     jumps = not alone and (row["area_ratio"] > LARGEST_RATIO or row["shift"] > LARGEST_SHIFT)
     rules = {

@@ -114,6 +114,24 @@ def test_what_a_person_has_left_out_is_not_doubted():
     assert rows[0]["removed_pixels"] == disc(12).sum()
 
 
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        ("", ["", "", "", "empty", "", "", ""]),
+        ("1-6", ["empty", "", "", "empty", "", "empty", ""]),
+        ("1-", ["empty", "", "", "empty", "", "", ""]),
+        ("-7", ["", "", "", "empty", "", "empty", "empty"]),
+    ],
+)
+def test_nothing_where_the_heart_should_be(named, found):
+    rows = doubts(EMPTY, disc(14), disc(16), EMPTY, disc(15), EMPTY, EMPTY, named=named)
+    assert [word.replace("alone", "") for word in words(rows)] == found
+
+
+def test_nothing_at_all_in_named_slices():
+    assert words(doubts(EMPTY, EMPTY, EMPTY, named="2-3")) == ["", "empty", "empty"]
+
+
 def test_an_empty_stack():
     rows = doubts(EMPTY, EMPTY)
     assert words(rows) == ["", ""]
