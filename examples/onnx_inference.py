@@ -4,8 +4,7 @@
 
 It does what configs/inference.yaml of the bundle does: scale every slice, bring it to standard orientation and 1.4 mm a
 pixel, take the 144 x 144 pixels in the middle, run the network, bring the logits back to the stack's grid, take the
-largest, keep the largest component of every slice and then of the stack. docs/how-to/deploy.md says how to export
-model.onnx.
+largest. docs/how-to/deploy.md says how to export model.onnx.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ Tile = tuple[str, NDArray[np.float32]]
 _DOUBTED = np.array([1.0, 0.5, 0.0], np.float32)  # orange
 _DOUBTED_INK = "#b04a00"  # as dark as text
 _FRAME_PIXELS = 3
-_NAME_LETTERS = 16  # of a stack, which leave room for the number of a slice
 _NOTE = "green: the mask; orange frame: look here; red: removed, for it does not touch the rest"
 
 
@@ -34,9 +33,9 @@ class SaveOverlay:
 
     Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so.
 
-    Where the output has the ``doubts`` of :class:`monai_iln.transforms.DoubtSlices`, a slice is named by its file, a
-    doubted one has an orange frame and says why, and what was removed from it is red. Of more than 480 slices it then
-    shows those that are doubted.
+    Where the output has the ``doubts`` of :class:`monai_iln.transforms.DoubtSlices`, a doubted slice has an orange
+    frame and says why, and what was removed from it is red. Of more than 480 slices it then shows those that are
+    doubted.
 
     Attach it to an evaluator whose batches hold whole stacks. While a training validates, the sheet is redrawn only
     when the key metric is the best so far, so that it shows what the saved model does.
@@ -56,12 +55,17 @@ class SaveOverlay:
 
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            image, prediction, reference = _array(output["image"][0]), _foreground(output["pred"]), _reference(output)
-            name = _name(item, output)
+            image, prediction = _array(output["image"][0]), _foreground(output["pred"])
+            layers = [image, prediction]
+            if output.get("label") is not None:
+                layers.append(_foreground(output["label"]))
+            elif output.get("doubts") is not None:
+                layers.append(_removed(output))
+            name = f"{item['subject']} {item['phase']}" if "subject" in item else "slice"
             tiles = []
             for index in range(image.shape[-1]):
-                layers = [layer[..., index] for layer in (image, prediction, reference) if layer is not None]
-                tiles.append((f"{name} {slice_number(item, index)}", overlay(*layers)))
+                tile = overlay(*(layer[..., index] for layer in layers))
+                tiles.append((f"{name} {slice_number(item, index)}", tile))
             for index, row in enumerate(output.get("doubts", ())):
                 if row["doubts"]:
                     tiles[index] = _frame(*tiles[index], row["doubts"])
@@ -96,22 +100,11 @@ def _is_doubted(tile: Tile) -> bool:
     return "\n" in caption
 
 
-def _name(item: Mapping[str, Any], output: Mapping[str, Any]) -> str:
-    """Name a stack in a few letters."""
-    if "subject" in item:
-        return f"{item['subject']} {item['phase']}"
-    return Path(file_of(output["image"])).name.split(".")[0][:_NAME_LETTERS] or "slice"
-
-
-def _reference(output: Mapping[str, Any]) -> NDArray[np.float64] | None:
-    """What is drawn in red: the truth; without one, what was removed from slices that hold nothing any more."""
-    if output.get("label") is not None:
-        return _foreground(output["label"])
-    if output.get("doubts") is None:
-        return None
-    reference = _foreground(output["logits"].argmax(0, keepdim=True))
-    reference[..., ["removed" not in row["doubts"] for row in output["doubts"]]] = 0
-    return reference
+def _removed(output: Mapping[str, Any]) -> NDArray[np.float64]:
+    """What was removed from slices that hold nothing any more: drawn as truth is, in red."""
+    removed = _foreground(output["logits"].argmax(0, keepdim=True))
+    removed[..., ["removed" not in row["doubts"] for row in output["doubts"]]] = 0
+    return removed
 
 
 def _frame(caption: str, pixels: NDArray[np.float32], doubts: str) -> Tile:

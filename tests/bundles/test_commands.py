@@ -131,6 +131,34 @@ def test_inference_keeps_the_geometry(python, trained, official, prepared, sourc
     assert (tmp_path / "overlay.png").stat().st_size > 3000
 
 
+def test_inference_does_not_depend_on_how_a_stack_is_stored(python, trained, prepared, tmp_path):
+    bundle, _ = trained
+    images = tmp_path / "images"
+    images.mkdir()
+    image = nib.load(sorted((prepared / "images").iterdir())[0])
+    nib.save(image, images / "as_read.nii.gz")
+    nib.save(image.as_reoriented(np.array([[1, -1], [0, 1], [2, -1]])), images / "stored.nii.gz")
+    features = ("--network_def#features", "[8,16]", "--roi_size", "[48,48]")
+    config = "configs/inference.yaml"
+    succeed(python, bundle, "--dataset_dir", images, "--output_dir", tmp_path / "out", *features, config=config)
+    masks = [nib.load(tmp_path / "out" / f"{name}_pred.nii.gz") for name in ("as_read", "stored")]
+    assert masks[0].get_fdata().sum() > 100
+    back = masks[1].as_reoriented(np.array([[1, 1], [0, -1], [2, -1]]))
+    np.testing.assert_array_equal(back.get_fdata(), masks[0].get_fdata())
+    np.testing.assert_allclose(back.affine, masks[0].affine, atol=1e-4)
+
+
+def test_a_cine_without_a_phase_is_one_message(python, trained, official):
+    bundle, _ = trained
+    path = next(official.glob("SCD_IMAGES_01/*/CINESAX_300"))
+    features = ("--network_def#features", "[8,16]", "--roi_size", "[48,48]")
+    done = run(python, bundle, "--dataset_dir", path, *features, config="configs/inference.yaml")
+    assert done.returncode == 1
+    assert done.stderr.endswith("choose it with phase (1 to 4).\n")
+    assert (done.stdout + done.stderr).count("a cine with 4 phases") == 1
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
 def segment(python, trained):
     """Inference with the weights of two epochs."""
@@ -174,34 +202,6 @@ def test_slices_that_are_not_there_are_one_message(segment, prepared, tmp_path, 
     assert message in done.stderr.split("\nerror: ")[-1]
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_inference_does_not_depend_on_how_a_stack_is_stored(python, trained, prepared, tmp_path):
-    bundle, _ = trained
-    images = tmp_path / "images"
-    images.mkdir()
-    image = nib.load(sorted((prepared / "images").iterdir())[0])
-    nib.save(image, images / "as_read.nii.gz")
-    nib.save(image.as_reoriented(np.array([[1, -1], [0, 1], [2, -1]])), images / "stored.nii.gz")
-    features = ("--network_def#features", "[8,16]", "--roi_size", "[48,48]")
-    config = "configs/inference.yaml"
-    succeed(python, bundle, "--dataset_dir", images, "--output_dir", tmp_path / "out", *features, config=config)
-    masks = [nib.load(tmp_path / "out" / f"{name}_pred.nii.gz") for name in ("as_read", "stored")]
-    assert masks[0].get_fdata().sum() > 100
-    back = masks[1].as_reoriented(np.array([[1, 1], [0, -1], [2, -1]]))
-    np.testing.assert_array_equal(back.get_fdata(), masks[0].get_fdata())
-    np.testing.assert_allclose(back.affine, masks[0].affine, atol=1e-4)
-
-
-def test_a_cine_without_a_phase_is_one_message(python, trained, official):
-    bundle, _ = trained
-    path = next(official.glob("SCD_IMAGES_01/*/CINESAX_300"))
-    features = ("--network_def#features", "[8,16]", "--roi_size", "[48,48]")
-    done = run(python, bundle, "--dataset_dir", path, *features, config="configs/inference.yaml")
-    assert done.returncode == 1
-    assert done.stderr.endswith("choose it with phase (1 to 4).\n")
-    assert (done.stdout + done.stderr).count("a cine with 4 phases") == 1
-    assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("norm", ["instance", "['GROUP', {'num_groups': 8}]", "BATCH"])

@@ -203,12 +203,12 @@ def own_app(folder: Path, bundles: Path, images: Path, labels: Path, epochs: int
         image, truth = nib.load(studies / f"{UNSEEN}.nii.gz"), nib.load(labels / f"{UNSEEN}.nii.gz")
         first = server.mask(UNSEEN)
         check("mask of integers, shape and affine of the image", alike(first, image), first.get_data_dtype())
+        named_slices(server)
         check("the other model infers", alike(server.mask(UNSEEN, OTHER), image))
         sheared = nib.load(studies / "sheared.nii.gz")
         check("sheared stack: the same affine", alike(server.mask("sheared"), sheared))
         single = nib.load(studies / "single.nii.gz")
         check("stack of one slice", alike(server.mask("single"), single))
-        named_slices(server)
         ended("training without labels", server.finish(f"/train/{MODEL}", max_epochs=1), "no stack has a label")
         answers = [server.submit(name, labels / f"{name}.nii.gz").status_code for name in LABELLED]
         check("labels are taken", answers == [200] * len(LABELLED))
