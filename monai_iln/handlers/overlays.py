@@ -85,14 +85,14 @@ class SaveOverlay:
 
 def _sheet(tiles: list[Tile]) -> Image:
     """A sheet of all tiles; where they are too many, of those of doubted slices, if there are any."""
-    note, colours = "", []
-    if doubted := [tile for tile in tiles if _is_doubted(tile)]:
-        note = _NOTE
-        if len(tiles) > MOST_TILES:
-            note = f"The {len(doubted)} doubted of {len(tiles)} slices. {_NOTE}"
-            tiles = doubted
-        colours = [_DOUBTED_INK if _is_doubted(tile) else "black" for tile in tiles]
-    return contact_sheet(tiles, colours=colours, note=note)
+    doubted = [tile for tile in tiles if _is_doubted(tile)]
+    if not doubted:
+        return contact_sheet(tiles)
+    note, shown = _NOTE, tiles
+    if len(tiles) > MOST_TILES:
+        note, shown = f"The {len(doubted)} doubted of {len(tiles)} slices. {_NOTE}", doubted
+    colours = [_DOUBTED_INK if _is_doubted(tile) else "black" for tile in shown]
+    return contact_sheet(shown, colours=colours, note=note)
 
 
 def _is_doubted(tile: Tile) -> bool:
