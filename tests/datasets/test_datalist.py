@@ -178,6 +178,17 @@ def test_a_subject_that_cannot_name_a_file(stacks, tmp_path):
         write_datalist([replace(stacks[0], subject="../up")], tmp_path, name="", labels=(), folds={"../up": 0})
 
 
+def test_find_stacks_of_every_format(tmp_path):
+    names = ["a.nii", "b.nii.gz", "c.nrrd", "d.nhdr", "e.mha", "f.mhd", "sub/G.NRRD"]
+    for name in [*names, "d.raw", "h.hdr", "notes.txt"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_stacks(tmp_path) == [str(tmp_path / name) for name in names]
+    (tmp_path / "sub" / "b.mha").touch()
+    with pytest.raises(UserError, match="1 names occur more than once below it, the first is b"):
+        find_stacks(tmp_path)
+
+
 def test_find_stacks(prepared, official, tmp_path):
     assert len(find_stacks(prepared / "images")) == 12
     assert find_stacks(prepared) == [item["image"] for item in read_datalist(prepared)]

@@ -62,7 +62,7 @@ def read_folders(
     Returns:
         The stacks, and a finding for whatever could not be used: there may be no stack at all. A stack has all slices
         of its frame, those without the structure too. Axes and affine are those of the files (see
-        :func:`~monai_iln.datasets.formats.nifti.read_volume` for Analyze), but slices always come last.
+        :func:`~monai_iln.datasets.formats.volumes.read_volume` for Analyze), but slices always come last.
 
     Raises:
         UserError: If a source does not exist or holds nothing of the kind, options contradict it or one another, or two

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from monai_iln.datasets.formats.labels import TOLERANCE, round_labels
-from monai_iln.datasets.formats.nifti import read_volume
+from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.errors import UserError
 
 VALUES = np.array([0, 1, 1, 2, 3, 0, 4, 5], np.uint8).reshape(2, 2, 2)
