@@ -204,6 +204,30 @@ def test_find_stacks(prepared, official, tmp_path):
         find_stacks(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda array, affine: (array * 0.9999999, affine),
+        lambda array, affine: (array, affine @ np.diag([1.0001, 1, 1.001, 1])),
+    ],
+    ids=["values", "affine"],
+)
+def test_labels_that_rounding_moved(prepared, tmp_path, function):
+    folder = shutil.copytree(prepared, tmp_path / "copy")
+    relabel(folder, function)
+    assert len(check_datalist(folder)) == 12
+
+
+def test_labels_without_orientation_lie_where_their_images_lie(prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "copy")
+    relabel(folder, lambda array, affine: (array, affine))
+    path = sorted((folder / "labels").iterdir())[0]
+    label = nib.load(path)
+    header = nib.Nifti1Header()  # neither sform nor qform
+    nib.save(nib.Nifti1Image(np.asanyarray(label.dataobj), None, header), path)
+    assert len(check_datalist(folder)) == 12
+
+
 @pytest.mark.parametrize("fault", ["shape", "affine", "damage"])
 def test_labels_that_do_not_lie_on_their_images(prepared, tmp_path, fault):
     folder = shutil.copytree(prepared, tmp_path / "copy")
