@@ -388,6 +388,20 @@ class TestFaults:
         label = self.change(self.paths(copy("acdc"))[1], change=change)
         self.check(label.parents[1], "label-values", label.name)
 
+    def test_label_values_that_rounding_moved(self, copy):
+        """255 with a slope of 1/255, as programs write masks of floating point in 8 bits."""
+        folder = copy("chla")
+        paths = sorted(folder.rglob("*_rv.nii.gz"))
+        for path in paths:
+            self.change(path, change=lambda array: array * 0.9999999)
+            image = nib.load(path)
+            image.set_data_dtype(np.uint8)
+            nib.save(image, path)
+        assert np.asanyarray(nib.load(paths[0]).dataobj).max() != 1
+        reading = read_folders([folder])
+        assert reading.findings == []
+        assert_same(masks(reading), truth("chla"))
+
     def test_empty_label(self, copy):
         def erase(array):
             array[array == 1] = 0
