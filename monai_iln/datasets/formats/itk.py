@@ -109,10 +109,7 @@ def read_itk_voxels(header: ItkHeader) -> NDArray[Any]:
 
 
 def _read_header(path: Path, start: bytes) -> ItkHeader:
-    parse, end = (_parse_meta, rb"ElementDataFile[^\n]*\n") if _is_meta(path) else (_parse_nrrd, rb"\r?\n\r?\n")
-    found = re.search(end, start)
-    offset = found.end() if found else len(start)
-    text = parse(start[:offset].decode("latin-1"))
+    text, offset = _read_text(path, start)
     if text.encoding not in _BITS:
         raise ValueError(f"voxels in the encoding {text.encoding}: save it as raw or compressed")
     if text.units - {"mm"}:
@@ -121,8 +118,7 @@ def _read_header(path: Path, start: bytes) -> ItkHeader:
     data = path.parent / text.data if text.data else path
     if not data.is_file():
         raise ValueError(f"there is no {text.data} beside it")
-    reader = _reader(path)
-    reader.ReadImageInformation()
+    reader = _read_information(path)
     if reader.GetNumberOfComponents() > 1:
         raise UserError(
             f"{path}: {reader.GetNumberOfComponents()} values a voxel, as colours, vectors and the layers of a "
@@ -137,17 +133,33 @@ def _read_header(path: Path, start: bytes) -> ItkHeader:
     return ItkHeader(path, data, shape, affine, text.oriented, "", dtype, 0 if text.data else offset, text.encoding)
 
 
+def _read_text(path: Path, start: bytes) -> tuple[_Text, int]:
+    """The text of the header and its length in bytes."""
+    parse, end = _parse_nrrd, rb"\r?\n\r?\n"
+    if _is_meta(path):
+        parse, end = _parse_meta, rb"(?m)^\s*ElementDataFile\b[^\n]*\n"
+    found = re.search(end, start)
+    length = found.end() if found else len(start)
+    return parse(start[:length].decode("latin-1")), length
+
+
 def _is_meta(path: Path) -> bool:
     return path.suffix.lower() in (".mha", ".mhd")
 
 
-def _reader(path: Path) -> Any:
+def _read_information(path: Path) -> Any:
+    """A reader of SimpleITK that has read the header."""
     import SimpleITK
 
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # what it prints is not a message
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("MetaImageIO" if _is_meta(path) else "NrrdImageIO")
     reader.SetFileName(str(path))
+    shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # it prints what becomes an error here
+    try:
+        reader.ReadImageInformation()
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
     return reader
 
 

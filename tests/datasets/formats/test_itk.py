@@ -143,10 +143,16 @@ class TestWhatIsRead:
         assert affine.shape == (4, 4)
         assert read_volume(write(tmp_path / name, values(shape=(9, 7, 4, 1))))[0].shape == (9, 7, 4)
 
-    @pytest.mark.parametrize("name", ["A.NRRD", "a.seg.nrrd", "a.Mha", "a.nhdr", "a.mhd"])
-    def test_names(self, name):
+    @pytest.mark.parametrize("name", ["A.NRRD", "a.seg.nrrd", "a.Mha", "ü 日本 [1] %d.nrrd", "ü 日本 'x'.mha"])
+    def test_names(self, tmp_path, name):
         assert VOLUME_NAME.fullmatch(name)
         assert not VOLUME_NAME.fullmatch(f"{name}.gz")
+        header = META if "mha" in name.lower() else NRRD
+        np.testing.assert_array_equal(read_volume(put(tmp_path / name, header))[0], values())
+
+    def test_a_comment_that_names_the_last_field(self, tmp_path):
+        comment = (b"NDims", b"Comment = before ElementDataFile\nNDims")
+        np.testing.assert_array_equal(read_volume(put(tmp_path / "a.mha", META, comment))[0], values())
 
 
 BAD = {  # the file, what is changed in its header; what is said
