@@ -107,7 +107,7 @@ def _choose_reader(files: Files, sources: Sequence[Path], layout: str | None) ->
         other = f", or the layout {found[-1]}" if found else ""
         raise UserError(
             f"{where}: no data of the layout {layout or ' or '.join(FOLDER_LAYOUTS)}; files there are {names}. Images "
-            "and labels must be volumes (.nii, .nii.gz, .hdr and .img) named as the layout has it: give the folder "
+            "and labels must be volumes (.nii, .nii.gz, .hdr, .nrrd, .mha) named as the layout has it: give the folder "
             f"that holds them{other}."
         )
     return readers[layout or [*published, "folders"][0]]
