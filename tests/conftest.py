@@ -2,14 +2,20 @@
 
 import importlib.util
 import logging
+import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from monai_iln.datasets import prepare_sunnybrook, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some versions of other packages do
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "sunnybrook"
 
@@ -54,6 +60,7 @@ def program(monkeypatch):
     """Sets the name of this program; what belongs to the process is put back in the end."""
     handlers = {handler: handler.filters[:] for handler in [*logging.getLogger().handlers, logging.lastResort]}
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     yield lambda name: monkeypatch.setattr(sys, "argv", [name])
     for handler, filters in handlers.items():
         handler.filters[:] = filters

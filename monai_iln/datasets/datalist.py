@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,17 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.formats.listing import is_dicom, list_files
-from monai_iln.datasets.formats.nifti import read_header, read_volume, same_place
+from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_header, read_voxels
+from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.stacks import Stack
 from monai_iln.errors import UserError
 from monai_iln.files import write_json
 
 FILE_NAME = "datalist.json"
+_STACK_NAME = re.compile(r".+\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
 _KINDS = {"image": str, "label": str, "subject": str, "phase": str, "fold": int}
 _NAMES = {str: "text", int: "a whole number"}
 
@@ -120,7 +124,7 @@ def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, A
 
     Raises:
         UserError: If :func:`read_datalist` raises it, a file cannot be read or is not the one whose SHA-256 the item
-            has, image and label differ in shape or affine, or a label holds values that are not under ``"labels"``.
+            has, image and label differ in shape or place, or a label holds values that are not under ``"labels"``.
     """
     items, values = _read_items(Path(path))
     owners: dict[str, str] = {}
@@ -190,16 +194,15 @@ def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> str:
                 f"{item[key]}: not the file that was prepared, its SHA-256 differs. Restore it; if you changed it on "
                 f"purpose, remove its sha256 from {FILE_NAME}."
             )
-    image = read_header(item["image"])
-    label, affine = read_volume(item["label"])
-    aligned = same_place(image.affine, affine)
+    image, label = read_header(item["image"]), read_header(item["label"])
+    aligned = not (image.oriented and label.oriented) or same_place(image.affine, label.affine, image.shape)
     if len(image.shape) != 3 or image.shape != label.shape or not aligned:
         affines = "alike" if aligned else "different"
         raise UserError(
             f"{item['image']}: shape {image.shape}, its label {label.shape}, affines {affines}. Both must be stacks "
             "(H, W, Z) of one shape and affine: resample or export the label again."
         )
-    found = np.unique(label)
+    found = np.unique(round_labels(read_voxels(label), item["label"]))
     if values and not np.isin(found, values).all():
         raise UserError(
             f"{item['label']}: holds the values {found[:8]}. The datalist names {values} under 'labels': correct the "
@@ -307,11 +310,11 @@ def find_stacks(path: Path | str) -> list[str]:
     """Find the stacks that inference is to segment.
 
     Args:
-        path: A NIfTI file, a folder with a datalist (its images are taken), a folder with NIfTI files below it, or a
-            folder with the DICOM files of one stack in and below it.
+        path: A file, a folder with a datalist (its images are taken), a folder with files below it, or a folder with
+            the DICOM files of one stack in and below it. Files are those of NIfTI, NRRD and MetaImage.
 
     Returns:
-        The paths of the NIfTI files, or of the one DICOM folder.
+        The paths of the files, or of the one DICOM folder.
 
     Raises:
         UserError: If there is nothing of the kind, or two files have one name: their masks would overwrite each other.
@@ -322,8 +325,8 @@ def find_stacks(path: Path | str) -> list[str]:
     if (path / FILE_NAME).is_file():
         found = [Path(item["image"]) for item in read_datalist(path)]
     else:
-        found = sorted(file for pattern in ("*.nii", "*.nii.gz") for file in path.rglob(pattern))
-    names = [file.name.split(".nii")[0] for file in found]
+        found = sorted(file for file in path.rglob("*") if _STACK_NAME.fullmatch(file.name))
+    names = [VOLUME_NAME.sub(r"\g<stem>", file.name) for file in found]
     twins = sorted({name for name in names if names.count(name) > 1})
     if twins:
         raise UserError(
@@ -335,8 +338,8 @@ def find_stacks(path: Path | str) -> list[str]:
     if path.is_dir() and any(map(is_dicom, list_files(path))):
         return [str(path)]
     raise UserError(
-        f"{path}: no stack found. It must be a NIfTI file, a folder with .nii or .nii.gz files, or a folder with the "
-        "DICOM files of one short-axis stack."
+        f"{path}: no stack found. It must be a NIfTI file, a folder with .nii, .nii.gz, .nrrd or .mha files, or a "
+        "folder with the DICOM files of one short-axis stack."
     )
 
 

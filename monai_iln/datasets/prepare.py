@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.quality.report import TABLE, summarize, write_report
 from monai_iln.datasets.readers.folders import read_folders
 from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
-from monai_iln.datasets.stacks import DataWarning, ReaderOutput, Stack
+from monai_iln.datasets.stacks import DataWarning, Finding, ReaderOutput, Stack
 from monai_iln.errors import UserError
 from monai_iln.extras import require_extra
 from monai_iln.files import new_folder, require_new
@@ -126,12 +126,9 @@ def _prepare(
     for line in summarize(findings, actions):
         warnings.warn(DataWarning(line), stacklevel=3)
     if not good:
-        first = " No labels were found."
-        if findings:
-            first = f" The first finding is: {findings[0].detail}."
         raise UserError(
-            f"{', '.join(map(str, paths))}: of {len(stacks)} stacks with a label none is left.{first} Correct or add "
-            "what is missing, or keep what is right with --keep REASON."
+            f"{', '.join(map(str, paths))}: of {len(stacks)} stacks with a label none is left. "
+            f"{_explain_loss(findings, actions)}"
         )
     strata = {stack.subject: stack.stratum for stack in stacks}
     fold_of = assign_folds(strata, folds, seed) if isinstance(folds, int) else listed_folds(strata, folds)
@@ -143,6 +140,18 @@ def _prepare(
         detail = f"{excluded} frames excluded, {len(findings)} findings in all: see {output / TABLE}."
         warnings.warn(DataWarning(detail), stacklevel=3)
     return output / FILE_NAME
+
+
+def _explain_loss(findings: Sequence[Finding], actions: Mapping[str, str]) -> str:
+    """Why nothing is left, and what can be done. It advises to keep only what can be kept."""
+    losses = [finding for finding in findings if actions[finding.reason] != "keep"]
+    if not losses:
+        return "No labels were found: add them."
+    told = f"The first finding is: {losses[0].detail}. Correct or add what is missing"
+    excluded = sorted({finding.reason for finding in losses if actions[finding.reason] == "exclude"})
+    if excluded:
+        told += f", or keep what is right with --keep {' '.join(excluded)}"
+    return f"{told}."
 
 
 def _count_slices(stacks: Sequence[Stack]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -14,15 +16,26 @@ from torch import Tensor
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number
-from monai_iln.overlays import contact_sheet, overlay
+from monai_iln.overlays import MOST_TILES, contact_sheet, overlay
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Tile = tuple[str, NDArray[np.float32]]
+_DOUBTED = np.array([1.0, 0.5, 0.0], np.float32)  # orange
+_DOUBTED_INK = "#b04a00"  # as dark as text
+_FRAME_PIXELS = 3
+_NOTE = "green: the mask; orange frame: look here; red: removed, for it does not touch the rest"
 
 
 class SaveOverlay:
     """Draws a contact sheet of the slices: truth red, prediction green, both yellow.
 
     Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so.
+
+    Where the output has the ``doubts`` of :class:`monai_iln.transforms.DoubtSlices`, a doubted slice has an orange
+    frame and says why, and what was removed from it is red. Of more than 480 slices it then shows those that are
+    doubted.
 
     Attach it to an evaluator whose batches hold whole stacks. While a training validates, the sheet is redrawn only
     when the key metric is the best so far, so that it shows what the saved model does.
@@ -46,11 +59,16 @@ class SaveOverlay:
             layers = [image, prediction]
             if output.get("label") is not None:
                 layers.append(_foreground(output["label"]))
+            elif output.get("doubts") is not None:
+                layers.append(_removed(output))
             name = f"{item['subject']} {item['phase']}" if "subject" in item else "slice"
             tiles = []
             for index in range(image.shape[-1]):
                 tile = overlay(*(layer[..., index] for layer in layers))
                 tiles.append((f"{name} {slice_number(item, index)}", tile))
+            for index, row in enumerate(output.get("doubts", ())):
+                if row["doubts"]:
+                    tiles[index] = _frame(*tiles[index], row["doubts"])
             # Without a file nothing tells one stack from another of that name.
             self.stacks[name, file_of(output["image"]) or f"{idist.get_rank()} {len(self.stacks)}"] = tiles
 
@@ -62,7 +80,39 @@ class SaveOverlay:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.path) as partial:
-            contact_sheet(tiles).save(partial)
+            _sheet(tiles).save(partial)
+
+
+def _sheet(tiles: list[Tile]) -> Image:
+    """A sheet of all tiles; where they are too many, of those of doubted slices, if there are any."""
+    doubted = [tile for tile in tiles if _is_doubted(tile)]
+    if not doubted:
+        return contact_sheet(tiles)
+    note, shown = _NOTE, tiles
+    if len(tiles) > MOST_TILES:
+        note, shown = f"The {len(doubted)} doubted of {len(tiles)} slices. {_NOTE}", doubted
+    colours = [_DOUBTED_INK if _is_doubted(tile) else "black" for tile in shown]
+    return contact_sheet(shown, colours=colours, note=note)
+
+
+def _is_doubted(tile: Tile) -> bool:
+    caption, _ = tile
+    return "\n" in caption
+
+
+def _removed(output: Mapping[str, Any]) -> NDArray[np.float64]:
+    """What was removed from slices that hold nothing any more: drawn as truth is, in red."""
+    removed = _foreground(output["logits"].argmax(0, keepdim=True))
+    removed[..., ["removed" not in row["doubts"] for row in output["doubts"]]] = 0
+    return removed
+
+
+def _frame(caption: str, pixels: NDArray[np.float32], doubts: str) -> Tile:
+    """Make the tile of a doubted slice stand out, and say what is doubted."""
+    framed = np.broadcast_to(_DOUBTED, pixels.shape).copy()
+    inside = np.s_[_FRAME_PIXELS:-_FRAME_PIXELS]
+    framed[inside, inside] = pixels[inside, inside]
+    return f"{caption}\n{doubts.replace(' ', ', ')}", framed
 
 
 def _foreground(classes: Tensor) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from phantom_layouts import ALL_LAYOUTS
 from PIL import Image, ImageDraw
 from scipy import ndimage
@@ -74,7 +75,7 @@ def test_the_seed_decides_everything(tmp_path, layout):
     small = {"layout": ALL_LAYOUTS[layout], "subjects": 1, "slices": 4, "phases": 2, "size": 96}
     one, again, other = (contents(write_phantom(tmp_path / str(k), seed=k // 2, **small)) for k in (0, 1, 2))
     assert one == again
-    images = {path for path in one if path.suffix in (".dcm", ".png", ".gz", ".img")}
+    images = {path for path in one if path.suffix in (".dcm", ".png", ".gz", ".img", ".nrrd")}
     assert images
     assert not any(other.get(path) == one[path] for path in images)
 
@@ -260,6 +261,17 @@ def test_chla_and_analyze(written, layout, suffix):
     assert empty[..., 1:].any(axis=(0, 1)).all()
 
 
+def test_slicer(written):
+    """The voxels and sizes of ``chla``, read with ITK."""
+    paths = sorted(written["chla"].rglob("*.nii.gz"))
+    assert len(paths) == 16
+    for path in paths:
+        ending = ".mha" if "_rv" in path.name else ".nrrd"
+        twin = SimpleITK.ReadImage(written["slicer"] / path.parent.name / path.name.replace(".nii.gz", ending))
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(twin).T, nib.load(path).dataobj)
+        np.testing.assert_allclose(twin.GetSpacing(), nib.load(path).header.get_zooms(), rtol=1e-6)
+
+
 def test_chla_index(written):
     with (written["chla"] / "index.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -287,6 +299,18 @@ def assert_placed_alike(first, *others):
     np.testing.assert_allclose(first.get_qform(), first.get_sform(), atol=1e-3)
 
 
+def assert_sform_is_not_set(cine, frame, label):
+    """As in the real files: unit steps with code 2, no qform, sizes in pixdim; the label's are rounded."""
+    for volume in (cine, frame, label):
+        assert (int(volume.header["sform_code"]), int(volume.header["qform_code"])) == (2, 0)
+        np.testing.assert_array_equal(volume.affine, np.diag([-1, -1, 1, 1]))
+        assert volume.shape[:3] == (*LANDSCAPE[::-1], 6)
+    zooms, rounded = (np.array(volume.header.get_zooms()[:3]) for volume in (frame, label))
+    np.testing.assert_array_equal(cine.header.get_zooms()[:3], zooms)
+    assert zooms.min() > 1.1
+    assert 0 < np.abs(zooms - rounded).max() < 1e-3
+
+
 def test_acdc(written):
     for subject in sorted({subject for subject, _ in truths("acdc")}):
         folder = written["acdc"] / subject
@@ -300,7 +324,7 @@ def test_acdc(written):
         for phase in ("ED", "ES"):
             number = int(info[phase])
             frame, label = (nib.load(folder / f"{subject}_frame{number:02d}{kind}.nii.gz") for kind in ("", "_gt"))
-            assert_placed_alike(cine, frame, label)
+            assert_sform_is_not_set(cine, frame, label)
             np.testing.assert_array_equal(frame.dataobj, cine.dataobj[..., number - 1])
             np.testing.assert_array_equal(label.dataobj, labels_of(truths("acdc")[subject, phase], 1, 2, 3))
     assert {path.name for path in folder.iterdir()} == {

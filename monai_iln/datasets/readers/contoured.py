@@ -152,7 +152,7 @@ def _find_lost(
 ) -> Iterator[Finding]:
     """The misplaced frames of the short-axis series, and the contours of numbers that it does not hold."""
     for frame, detail in numbering.misplaced:
-        yield Finding("misplaced", subject, "", None, str(frame.path), detail)
+        yield Finding("misplaced-frame", subject, "", None, str(frame.path), detail)
     misplaced = {frame.instance for frame, _ in numbering.misplaced}
     for number in sorted({*numbers} - numbering.places.keys() if frames else ()):
         detail = f"{frames[0].path.parent.name} has no frame {number}"

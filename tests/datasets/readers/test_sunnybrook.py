@@ -136,11 +136,11 @@ FAULTS = {
     "spacing": ("PixelSpacing", ["2", "2"], "mismatch"),
     "orientation": ("ImageOrientationPatient", ["1", "0", "0", "0", "1", "0"], "no-image"),
     "series": ("SeriesInstanceUID", "1.2.3", "no-image"),
-    "number": ("InstanceNumber", "99", "misplaced"),
-    "number of another": ("InstanceNumber", "1", "misplaced"),
+    "number": ("InstanceNumber", "99", "misplaced-frame"),
+    "number of another": ("InstanceNumber", "1", "misplaced-frame"),
     "no number": ("InstanceNumber", None, "unreadable"),
-    "place beside": (30, None, "misplaced"),
-    "place of another": (10, None, "misplaced"),
+    "place beside": (30, None, "misplaced-frame"),
+    "place of another": (10, None, "misplaced-frame"),
 }
 
 
