@@ -17,7 +17,7 @@ from scipy import ndimage
 import monai_iln.transforms
 from monai_iln.datasets import DataWarning
 from monai_iln.datasets.formats.contours import read_contour
-from monai_iln.datasets.formats.dicom import read_stack
+from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError
 from monai_iln.transforms import (
     FixedRotations,
@@ -91,6 +91,9 @@ def test_load_stack(official, prepared):
     np.testing.assert_array_equal(loaded[0].numpy(), pixels)
     np.testing.assert_allclose(loaded.affine, affine)
     torch.testing.assert_close(LoadStack(2)(folder).as_tensor(), loaded.as_tensor())
+    torch.testing.assert_close(LoadStackd("image", 2, series=1)({"image": folder})["image"], loaded)
+    with pytest.raises(UserError, match="series 2 is none of 1 stacks"):
+        LoadStack(2, series=2)(folder)
     with pytest.raises(UserError, match="a cine with 4 phases"):
         LoadStackd("image")({"image": str(folder)})
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.labels import round_labels
-from monai_iln.datasets.formats.listing import is_dicom
+from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
@@ -311,7 +311,7 @@ def find_stacks(path: Path | str) -> list[str]:
 
     Args:
         path: A file, a folder with a datalist (its images are taken), a folder with files below it, or a folder with
-            the DICOM files of one series. Files are those of NIfTI, NRRD and MetaImage.
+            the DICOM files of one stack in and below it. Files are those of NIfTI, NRRD and MetaImage.
 
     Returns:
         The paths of the files, or of the one DICOM folder.
@@ -335,11 +335,11 @@ def find_stacks(path: Path | str) -> list[str]:
         )
     if found:
         return [str(file) for file in found]
-    if any(map(is_dicom, path.glob("*"))):
+    if path.is_dir() and any(map(is_dicom, list_files(path))):
         return [str(path)]
     raise UserError(
         f"{path}: no stack found. It must be a NIfTI file, a folder with .nii, .nii.gz, .nrrd or .mha files, or a "
-        "folder with the DICOM files of one short-axis series."
+        "folder with the DICOM files of one short-axis stack."
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -64,6 +66,7 @@ class Finding(NamedTuple):
         slice: The slice's number in its series, from 1, or ``None`` if it is about the whole phase or not known.
         file: The file to look at.
         detail: The value that was measured and the rule that it breaks.
+        about_label: False if it is about a contour that the label does without. Such a finding excludes nothing.
     """
 
     reason: str
@@ -72,6 +75,16 @@ class Finding(NamedTuple):
     slice: int | None
     file: str
     detail: str
+    about_label: bool = True
+
+    def action(self, actions: Mapping[str, str]) -> str:
+        """What is done about it: ``"exclude"``, ``"keep"`` or ``"left out"``.
+
+        Args:
+            actions: The action for each reason, see :func:`~monai_iln.datasets.quality.reasons.choose_actions`.
+        """
+        action = actions[self.reason]
+        return "keep" if action == "exclude" and not self.about_label else action
 
 
 class ReaderOutput(NamedTuple):

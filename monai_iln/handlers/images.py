@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -23,6 +23,20 @@ from monai_iln.handlers.slices import file_of, slice_number
 from monai_iln.run_files import IMAGES, PREDICTIONS
 
 
+class _Scored(NamedTuple):
+    """What is known of a stack.
+
+    Attributes:
+        rows: The lines of its images and structures.
+        areas: The pixels of truth, an array ``(images, structures)``.
+        direction: The direction of its last axis in space.
+    """
+
+    rows: list[dict[str, Any]]
+    areas: NDArray[np.int_]
+    direction: NDArray[np.float64]
+
+
 class SaveImageMetrics:
     """Saves metrics of every image and structure to ``images.csv``, predictions to ``predictions/``; prints a summary.
 
@@ -31,8 +45,8 @@ class SaveImageMetrics:
     volumes. A line has:
 
     - ``part``, ``subject``, ``phase``, ``slice`` (its number in the series), ``index`` (along the stack's last axis),
-      ``position`` (see :func:`~monai_iln.handlers.metrics.positions`) and ``structure``. Volumes have no ``slice``,
-      ``index`` and ``position``.
+      ``position`` (decided over all stacks of a subject, see :func:`~monai_iln.handlers.metrics.positions`) and
+      ``structure``. Volumes have no ``slice``, ``index`` and ``position``.
     - ``dice``, ``hd95_mm``, ``asd_mm``, ``truth_pixels``, ``predicted_pixels``, ``truth_ml`` and ``predicted_ml``, see
       :func:`~monai_iln.handlers.metrics.score`. Cells of undefined distances are empty.
     - ``image`` and ``truth``, the files that were read, and ``prediction``, the file that was written, relative to
@@ -66,7 +80,7 @@ class SaveImageMetrics:
         self.structures = _in_order(structures)
         self.part = part
         self.per = per
-        self.stacks: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.stacks: dict[tuple[str, str], _Scored] = {}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, lambda: self.stacks.clear())
@@ -87,10 +101,11 @@ class SaveImageMetrics:
             files = {"image": image, "truth": file_of(truth), "prediction": path}
             known = {"part": self.part, "subject": item["subject"], "phase": item["phase"]}
             rows = []
-            for slice_, structures in zip(self._slices(item, scores), scores, strict=True):
+            for index, structures in enumerate(scores):
                 for structure, numbers in zip(self._names(len(structures)), structures, strict=True):
-                    rows.append(known | slice_ | {"structure": structure} | numbers | files)
-            self.stacks[path, image] = rows
+                    rows.append(known | self._place(item, index) | {"structure": structure} | numbers | files)
+            areas = np.array([[numbers["truth_pixels"] for numbers in row] for row in scores])
+            self.stacks[path, image] = _Scored(rows, areas, affine[:3, 2])
             _save(prediction.argmax(0).cpu().numpy(), affine, self.output_dir / path)
 
     def _check(self, truth: Tensor, prediction: Tensor, name: str) -> None:
@@ -117,15 +132,11 @@ class SaveImageMetrics:
     def _names(self, count: int) -> list[str]:
         return self.structures or [f"class {value}" for value in range(1, count + 1)]
 
-    def _slices(self, item: Mapping[str, Any], scores: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-        """Tell number, index and position of the images of a stack."""
+    def _place(self, item: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """Tell number and index of an image. Its position is decided when all stacks of the subject are there."""
         if self.per == "volume":
-            return [{"slice": None, "index": None, "position": None}]
-        areas = np.array([[numbers["truth_pixels"] for numbers in row] for row in scores])
-        return [
-            {"slice": slice_number(item, index), "index": index, "position": position}
-            for index, position in enumerate(positions(areas))
-        ]
+            return {"slice": None, "index": None, "position": None}
+        return {"slice": slice_number(item, index), "index": index, "position": None}
 
     def _write(self, engine: Engine) -> None:
         stacks = gather(self.stacks)
@@ -134,11 +145,25 @@ class SaveImageMetrics:
         paths = [path for path, _ in stacks]
         for path in paths:
             _require_unique(path, paths)
-        rows = [row for stack in stacks.values() for row in stack]
+        if self.per == "slice":
+            _tell_positions(stacks.values())
+        rows = [row for stack in stacks.values() for row in stack.rows]
         others = [row for row in IMAGES.read_rows(self.output_dir) if row["part"] != self.part]
         IMAGES.write(self.output_dir, map(itemgetter(*IMAGES.columns), [*others, *rows]))
         _print_summary(rows)
         print(f"per image: {self.output_dir / IMAGES.name}")
+
+
+def _tell_positions(stacks: Iterable[_Scored]) -> None:
+    """Write the positions into the lines, subject by subject."""
+    subjects = defaultdict(list)
+    for stack in stacks:
+        subjects[stack.rows[0]["subject"]].append(stack)
+    for members in subjects.values():
+        found = positions([stack.areas for stack in members], [stack.direction for stack in members])
+        for stack, names in zip(members, found, strict=True):
+            for row in stack.rows:
+                row["position"] = names[row["index"]]
 
 
 def _in_order(structures: Mapping[Any, str] | Sequence[str] | None) -> list[str] | None:

@@ -91,31 +91,49 @@ def surface_distances(truth: Mask, prediction: Mask, spacing: Sequence[float]) -
     return round(float(hd95), 6), round(float(asd), 6)
 
 
-def positions(areas: NDArray[np.int_]) -> list[str]:
-    """Tell where in the heart the slices of a stack lie: base, mid or apex.
+def positions(areas: Sequence[NDArray[np.int_]], directions: Sequence[NDArray[np.float64]]) -> list[list[str]]:
+    """Tell where in the heart the slices of one subject's stacks lie: base, mid or apex.
 
-    The slices that hold truth of any structure are dealt into thirds along the stack; where they do not divide evenly,
-    the ends stay equal and the middle has one more or one fewer. The end whose third has the larger mean area of the
-    first structure is the base, the end of index 0 if they are equal. A slice without truth belongs to the third that
-    it lies in or beyond. With fewer than three slices with truth all are mid.
+    The slices of a stack that hold truth of any structure are dealt into thirds along the stack; where they do not
+    divide evenly, the ends stay equal and the middle has one more or one fewer. A slice without truth belongs to the
+    third that it lies in or beyond. In a stack of fewer than three slices with truth all are mid.
+
+    The base is at one end for all stacks, because the heart does not turn between two phases. It is the end from which
+    the area of the first structure falls, in the sum over all slices of its logarithm times the place, -1 to 1, in the
+    stack. If the sum is 0, the base is at index 0 of the first stack.
 
     Args:
-        areas: An array ``(Z, structures)`` of the pixels of truth.
+        areas: The pixels of truth in each stack, ``(Z, structures)``.
+        directions: The direction of each stack's last axis in space. The stacks of one direction count from one end.
 
     Returns:
-        ``"base"``, ``"mid"`` or ``"apex"`` for every slice.
+        ``"base"``, ``"mid"`` or ``"apex"`` for every slice of every stack.
 
     Example:
-        >>> positions(np.array([[0], [30], [50], [90], [100]]))
-        ['apex', 'apex', 'mid', 'mid', 'base']
+        >>> systole, diastole = np.array([[30], [50], [60], [40]]), np.array([[100], [90], [50], [30]])
+        >>> positions([systole, diastole], [np.array([0, 0, 8.0])] * 2)
+        [['base', 'mid', 'mid', 'apex'], ['base', 'mid', 'mid', 'apex']]
     """
+    signs = [1 if direction @ directions[0] >= 0 else -1 for direction in directions]
+    falls = sum(sign * _fall(stack) for sign, stack in zip(signs, areas, strict=True))
+    base = -1 if falls >= 0 else 1
+    names = {base: "base", 0: "mid", -base: "apex"}
+    return [[names[sign * third] for third in _thirds(stack)] for sign, stack in zip(signs, areas, strict=True)]
+
+
+def _thirds(areas: NDArray[np.int_]) -> list[int]:
+    """The third of every slice of a stack: -1, 0 or 1."""
     held = areas.any(axis=1).astype(int)
     count = int(held.sum())
     if count < 3:
-        return ["mid"] * len(held)
+        return [0] * len(held)
     order = 2 * held.cumsum() - held  # 1, 3, 5, ... for the slices with truth; the others have what lies between
-    first, last = 3 * order < 2 * count, 3 * order > 4 * count
-    base, apex = first, last
-    if areas[first & (held == 1), 0].mean() < areas[last & (held == 1), 0].mean():
-        base, apex = last, first
-    return [str(name) for name in np.select([base, apex], ["base", "apex"], "mid")]
+    return [int(third) for third in np.select([3 * order < 2 * count, 3 * order > 4 * count], [-1, 1], 0)]
+
+
+def _fall(areas: NDArray[np.int_]) -> float:
+    """How much the logarithm of the first structure's area falls along a stack; more slices say it louder."""
+    logarithms = np.log1p(areas[areas.any(axis=1), 0])
+    if len(logarithms) < 3:
+        return 0.0
+    return float(-np.linspace(-1, 1, len(logarithms)) @ logarithms)

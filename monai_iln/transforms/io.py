@@ -15,10 +15,10 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import CommonKeys, ImageMetaKey, MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
-from monai_iln.datasets.formats.dicom import read_stack
 from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place, slice_axis
+from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, require
 
@@ -44,7 +44,9 @@ class LoadStack(Transform):
     complex values into other numbers than they hold. DICOM, NRRD and MetaImage need the extra ``data``.
 
     Args:
-        phase: The cardiac phase to read from DICOM files, counted from 1. A series of several phases needs it.
+        phase: The cardiac phase to read from DICOM files, counted from 1. A stack of several phases needs it.
+        series: The stack to read from DICOM files, if there are several: its number in the list that the message about
+            them gives, or a SeriesInstanceUID.
 
     Shape:
         A path to ``(1, H, W, Z)`` as a ``MetaTensor`` with the affine to RAS millimetres.
@@ -52,15 +54,18 @@ class LoadStack(Transform):
     Raises:
         UserError: If a file cannot be read, does not have three axes, or its slices do not lie along the last; see
             :func:`monai_iln.datasets.formats.volumes.read_volume` for files and
-            :func:`monai_iln.datasets.formats.dicom.read_stack` for folders.
+            :func:`monai_iln.datasets.readers.dicom_folder.read_stack` for folders.
 
     Warns:
-        DataWarning: Once for every file whose header contradicts itself. It says what is believed, see
-            :func:`~monai_iln.datasets.geometry.headers.decide_geometry`.
+        DataWarning: Once for every file whose header contradicts itself, and for every folder of DICOM files in which
+            something was decided. It says what is believed, see
+            :func:`~monai_iln.datasets.geometry.headers.decide_geometry` and
+            :func:`~monai_iln.datasets.readers.dicom_folder.read_stack`.
     """
 
-    def __init__(self, phase: int | None = None) -> None:
+    def __init__(self, phase: int | None = None, series: int | str | None = None) -> None:
         self.phase = phase
+        self.series = series
         self._told: set[Path] = set()
 
     def __call__(self, path: Path | str) -> MetaTensor:
@@ -70,7 +75,7 @@ class LoadStack(Transform):
     def read(self, path: Path) -> tuple[NDArray[Any], _Grid]:
         """Read the voxels of a stack as they are stored, and where they lie."""
         if path.is_dir():
-            pixels, affine = read_stack(path, self.phase)
+            pixels, affine = read_stack(path, self.phase, self.series)
             return pixels, _Grid(pixels.shape, affine, True)
         if not path.exists():
             raise UserError(f"{path}: no such file. Give the path of a stack or of a folder with DICOM files.")
@@ -116,9 +121,15 @@ class LoadStackd(MapTransform):
             holds other values.
     """
 
-    def __init__(self, keys: KeysCollection, phase: int | None = None, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        phase: int | None = None,
+        allow_missing_keys: bool = False,
+        series: int | str | None = None,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadStack(phase)
+        self.load = LoadStack(phase, series)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         read = {key: self.load.read(Path(data[key])) for key in self.key_iterator(data)}

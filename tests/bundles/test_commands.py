@@ -15,7 +15,7 @@ import torch
 from monai.bundle import ConfigParser
 
 import monai_iln
-from monai_iln.datasets.formats.dicom import read_stack
+from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.networks import PaperUNet
 from monai_iln.run_files import SLICES
 
@@ -103,7 +103,7 @@ def test_inference_keeps_the_geometry(python, trained, official, prepared, sourc
     if source == "dicom":
         path = next(official.glob("SCD_IMAGES_01/*/CINESAX_300"))
         pixels, affine = read_stack(path, 2)
-        arguments = ["--phase", "2"]
+        arguments = ["--phase", "2", "--series", "1"]
     else:
         path = sorted((prepared / "images").iterdir())[3]
         pixels, affine = nib.load(path).get_fdata(), nib.load(path).affine

@@ -200,6 +200,7 @@ def test_find_stacks(prepared, official, tmp_path):
     assert find_stacks(file) == [str(file)]
     folder = next(official.glob("SCD_IMAGES_01/*/CINESAX_300"))
     assert find_stacks(folder) == [str(folder)]
+    assert find_stacks(folder.parent) == [str(folder.parent)], "a folder for each slice is one stack, too"
     with pytest.raises(UserError, match="no stack found"):
         find_stacks(tmp_path / "none")
 

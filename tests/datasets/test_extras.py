@@ -35,8 +35,8 @@ assert monai_iln.datasets.describe_datalist(folder)["stacks"] == 12
 assert sum(map(len, monai_iln.datasets.split_datalist(folder, 0).values())) == 12
 
 from monai_iln.datasets.formats.contours import rasterize
-from monai_iln.datasets.formats.dicom import read_stack
 from monai_iln.datasets.formats.volumes import read_volume
+from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.extras import MissingExtraError
 from monai_iln.overlays import contact_sheet
 

@@ -13,17 +13,23 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+from dicom_layouts import LAYOUTS, random_cine
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from phantom_layouts import ALL_LAYOUTS
 
-from monai_iln.datasets import REASONS, check_datalist, inspect_stacks, read_folders, read_sunnybrook
+from monai_iln.datasets import check_datalist, inspect_stacks, read_folders, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.prepare import prepare_sunnybrook
+from monai_iln.datasets.quality.reasons import choose_actions
+from monai_iln.datasets.readers.dicom_folder import read_stack
+from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError
 
 EXAMPLES = int(os.environ.get("MONAI_ILN_FUZZ", "150"))
+ACTIONS = choose_actions()
 LEFT = ("official", "challenge", "arterys", "png")
 SMALL = {"subjects": 2, "slices": 6, "phases": 2, "size": 96}
 ALLOWED = settings(
@@ -122,7 +128,7 @@ def test_damaged_files(data, choice):
         return
     finally:
         (folder / victim).write_bytes(content)
-    suspected = {(f.subject, f.phase, f.slice) for f in findings if REASONS[f.reason].action == "exclude"}
+    suspected = {(f.subject, f.phase, f.slice) for f in findings if f.action(ACTIONS) == "exclude"}
     seen = set()
     for stack in reading.stacks:
         for index, number in enumerate(stack.slices):
@@ -140,6 +146,60 @@ def test_damaged_files(data, choice):
                     np.testing.assert_array_equal(stack.image[..., index], image)
     missing = {subject for subject, _, _ in truth.keys() - seen}
     assert missing <= {finding.subject for finding in findings}, "nothing is lost in silence"
+
+
+def change_header(draw, header):
+    """One wrong value, as an editor, an anonymizer or a scanner leaves it."""
+    kind = draw(st.sampled_from(["place", "number", "orientation", "spacing", "step", "series"]))
+    if kind == "place":
+        place = [float(value) for value in header.ImagePositionPatient]
+        place[draw(st.integers(0, 2))] += draw(st.sampled_from([-200.0, -8.0, -1.0, 1.0, 8.0, 30.0]))
+        header.ImagePositionPatient = place
+    elif kind == "number":
+        header.InstanceNumber = draw(st.integers(-1, 60) | st.sampled_from([1000, 2**31]))
+    elif kind == "orientation":
+        turned = [float(value) for value in header.ImageOrientationPatient]
+        turned[draw(st.integers(0, 5))] += draw(st.sampled_from([0.002, -0.01, 1.0]))
+        header.ImageOrientationPatient = [round(value, 6) for value in turned]
+    elif kind == "spacing":
+        header.PixelSpacing = [2 * float(value) for value in header.PixelSpacing]
+    elif kind == "step":
+        header.SpacingBetweenSlices = header.SliceThickness = draw(st.sampled_from(["1", "0", "-8", "800"]))
+    else:
+        header.SeriesInstanceUID = "1.2.3"
+
+
+@pytest.mark.slow
+@ALLOWED
+@given(choice=st.data())
+def test_one_wrong_header(data, choice):
+    """It costs its frame and, where nothing says which of the two is wrong, the other one of its slice; by name."""
+    layout, folder, files, _, truth = data
+    frames = [file for file in files if file.suffix == ".dcm"]
+    if not frames:
+        pytest.skip(f"{layout} holds no DICOM files")
+    victim = folder / frames[choice.draw(st.integers(0, len(frames) - 1))]
+    content = victim.read_bytes()
+    header = pydicom.dcmread(victim)
+    change_header(choice.draw, header)
+    try:
+        header.save_as(victim)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            stacks, findings = read(layout, folder)
+    finally:
+        victim.write_bytes(content)
+    seen = set()
+    for stack in stacks:
+        for index, number in enumerate(stack.slices):
+            key = stack.subject, stack.phase, number
+            seen.add(key)
+            assert key in truth, f"{key} does not exist"
+            for found, expected in zip((stack.image, stack.label), truth[key], strict=True):
+                np.testing.assert_array_equal(found[..., index], expected)
+    lost = truth.keys() - seen
+    assert len(lost) <= 2
+    assert not lost or victim.name in " ".join(f"{finding.file} {finding.detail}" for finding in findings)
 
 
 def unit_sform(header):
@@ -300,3 +360,99 @@ def test_paths_with_anything_in_them(tmp_path, official, stacks):
     shutil.copytree(official, folder)
     assert len(read_sunnybrook(folder).stacks) == len(stacks)
     assert len(check_datalist(prepare_sunnybrook(folder, tmp_path / "o ü [2]"))) == len(stacks)
+
+
+CINES = (
+    LAYOUTS if EXAMPLES > 1000 else ("one_series", "kaggle", "numbers_missing", "enhanced", "enhanced_for_each_slice")
+)
+
+
+@pytest.fixture(scope="module", params=CINES)
+def dicom(request, tmp_path_factory):
+    """A short-axis cine in a layout of DICOM, one phase of it, and what is read of them."""
+    folder = tmp_path_factory.mktemp("dicom")
+    for phases in (4, 1):
+        LAYOUTS[request.param](folder / str(phases), random_cine()[:, :phases])
+    return folder, {phases: read_stack(folder / str(phases), 1)[1] for phases in (4, 1)}
+
+
+# Elements, and what may stand there by mistake. The slope of one slice may be what it likes, so it is not among them.
+WRONG = {
+    "ImagePositionPatient": [[0, 0, 0], [-60, 30, 94], [-59, 30, 95], [-66.4, 34.8, 95], [1e9, 0, 0], "", None],
+    "ImageOrientationPatient": [[1, 0, 0, 0, 1, 0], [0.6, 0.8, 0, 0, 0.01, -1], [0, 0, 0, 0, 0, 0], "", None],
+    "PixelSpacing": [[1.25, 1.5], [1.5, 1.3], [0, 0], [-1.5, 1.25], "", None],
+    "InstanceNumber": [0, 1, 3, 7, 99, -4, "", None],
+    "TriggerTime": ["0", "11", "60", "91", "500", "-3", "", None],
+    "AcquisitionTime": ["120000", "x", "", None],
+    "SeriesInstanceUID": ["1.2.3", "", None],
+    "StudyInstanceUID": ["1.2.3", None],
+    "SOPInstanceUID": ["1.2.3", None],
+    "FrameOfReferenceUID": ["1.2.3", None],
+    "SOPClassUID": ["1.2.840.10008.5.1.4.1.1.66.4", "1.2.3", None],
+    "SeriesNumber": [0, 4, 99, "", None],
+    "PatientID": ["Y", "", None],
+    "ImageType": [["ORIGINAL", "PRIMARY", "P"], "", None],
+    "EchoTime": ["2.4", "", None],
+    "Modality": ["SR", "CT", None],
+    "Rows": [7, 8, 10, 0, None],
+    "Columns": [9, 6, 8, None],
+    "BitsAllocated": [8, 12, 32, None],
+    "BitsStored": [16, 8, 0, None],
+    "HighBit": [15, None],
+    "PixelRepresentation": [1, 7, None],
+    "PhotometricInterpretation": ["MONOCHROME1", "RGB", "PALETTE COLOR", "", None],
+    "SamplesPerPixel": [3, 0, None],
+    "NumberOfFrames": ["2", "0"],
+}
+
+
+def change(draw, path):
+    """One wrong value in a header."""
+    keyword = draw(st.sampled_from(sorted(WRONG)))
+    value = draw(st.sampled_from(WRONG[keyword]))
+    with pydicom.config.disable_value_validation():
+        dataset = pydicom.dcmread(path)
+        if value is None:
+            dataset.pop(keyword, None)
+        else:
+            setattr(dataset, keyword, value)
+        dataset.save_as(path)
+
+
+@pytest.mark.slow
+@ALLOWED
+@given(choice=st.data())
+def test_damaged_dicom(dicom, choice):
+    """A stack is read as it is, or a message tells the file or the folder; a damaged pixel stays within its image."""
+    phases = choice.draw(st.sampled_from([1, 4]))
+    phase = choice.draw(st.integers(1, phases))
+    folder, place = dicom[0] / str(phases), dicom[1][phases]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    victim = choice.draw(st.sampled_from(files))
+    content = victim.read_bytes()
+    expected = np.moveaxis(random_cine()[:, phase - 1], 0, -1)
+    is_header = choice.draw(st.booleans())
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            if is_header:
+                change(choice.draw, victim)
+            else:
+                victim.write_bytes(damage(choice.draw, content))
+            told.clear()
+            pixels, affine = read_stack(folder, phase)
+    except UserError as error:
+        assert str(folder) in str(error)  # noqa: PT017
+        return
+    finally:
+        victim.write_bytes(content)
+    assert {one.category for one in told} <= {DataWarning}
+    if pixels.shape != expected.shape:
+        assert any(victim.name in str(one.message) for one in told), "a slice was left out in silence"
+        return
+    np.testing.assert_allclose(affine, place, atol=1.0)
+    if any("is uneven" in str(one.message) for one in told):
+        return
+    if len(files) > 1:  # one file may be another picture as a whole
+        wrong = (pixels != expected).any(axis=(0, 1))
+        assert wrong.sum() <= (not is_header), "a wrong header leaves pixels as they are, damage stays in its image"

@@ -21,13 +21,13 @@ def one_hot(mask):
     return torch.stack([1 - mask, mask])
 
 
-def stack(truth, prediction, name="SC-N-901", affine=AFFINE, folder="/data"):
+def stack(truth, prediction, name="SC-N-901", affine=AFFINE, folder="/data", phase="ED"):
     """An item and an output of the evaluator, with the files that the images came from."""
     image = MetaTensor(torch.rand(1, *truth.shape[1:]), affine=affine)
-    image.meta["filename_or_obj"] = f"{folder}/images/{name}_ED.nii.gz"
+    image.meta["filename_or_obj"] = f"{folder}/images/{name}_{phase}.nii.gz"
     label = MetaTensor(truth, affine=affine)
-    label.meta["filename_or_obj"] = f"{folder}/labels/{name}_ED.nii.gz"
-    item = {"subject": name, "phase": "ED"}
+    label.meta["filename_or_obj"] = f"{folder}/labels/{name}_{phase}.nii.gz"
+    item = {"subject": name, "phase": phase}
     return item, {"image": image, "label": label, "pred": MetaTensor(prediction, affine=affine)}
 
 

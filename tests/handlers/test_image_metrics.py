@@ -143,7 +143,49 @@ def test_volumes_are_one_image(tmp_path):
     ],
 )
 def test_positions(areas, expected):
-    assert positions(np.array(areas)[:, None]) == expected.split()
+    for direction in ([0, 0, 8], [1, -2, -7]):
+        assert positions([np.array(areas)[:, None]], [np.array(direction)]) == [expected.split()]
+
+
+# SC-HF-NI-13 of Sunnybrook: at end systole the basal slices hold little, and by thirds the apex has the larger area.
+DIASTOLE = [985, 1039, 1337, 1968, 2051, 1993, 1843, 1479, 1065, 338]
+SYSTOLE = [815, 501, 653, 1367, 1736, 1662, 1655, 1440, 1001, 259]
+RISING = [20, 25, 30]  # alone it had the apex first
+DOWNWARDS = ["base", "base", "base", "mid", "mid", "mid", "mid", "apex", "apex", "apex"]
+
+
+@pytest.mark.parametrize(
+    ("stacks", "directions", "expected"),
+    [
+        ([DIASTOLE, SYSTOLE], [8, 8], [DOWNWARDS, DOWNWARDS]),
+        ([SYSTOLE, DIASTOLE], [8, 9], [DOWNWARDS, DOWNWARDS]),
+        ([DIASTOLE, SYSTOLE[::-1]], [8, -8], [DOWNWARDS, DOWNWARDS[::-1]]),
+        ([DIASTOLE[::-1], SYSTOLE], [8, -8], [DOWNWARDS[::-1], DOWNWARDS]),
+        ([DIASTOLE, RISING], [8, 8], [DOWNWARDS, ["base", "mid", "apex"]]),
+        ([RISING, DIASTOLE], [-8, 8], [["apex", "mid", "base"], DOWNWARDS]),
+        ([[9, 90], DIASTOLE], [8, 8], [["mid", "mid"], DOWNWARDS]),
+        ([[5, 5, 5], [5, 5, 5]], [8, -8], [["base", "mid", "apex"], ["apex", "mid", "base"]]),
+    ],
+)
+def test_positions_of_a_subject(stacks, directions, expected):
+    areas = [np.array(stack)[:, None] for stack in stacks]
+    assert positions(areas, [np.array([0.3, 0, step]) for step in directions]) == expected
+
+
+def test_positions_are_decided_once_a_subject(tmp_path):
+    """A stack that is stored in reverse has its base at the other end; another subject counts for itself."""
+    down, up = (torch.stack([disc(radius) for radius in radii], -1) for radii in ((12, 9, 4), (6, 7, 8)))
+    turned = AFFINE @ np.diag([1, 1, -1, 1])
+    masks = [(down, "A", "ED", AFFINE), (up, "B", "ED", AFFINE), (up, "A", "ES", AFFINE), (up, "A", "MD", turned)]
+    rows = scored(
+        tmp_path,
+        *(stack(one_hot(m), one_hot(m), name, affine, phase=phase) for m, name, phase, affine in masks),
+    )
+    found = {}
+    for row in rows:
+        found.setdefault((row["subject"], row["phase"]), []).append(row["position"])
+    down, up = ["base", "mid", "apex"], ["apex", "mid", "base"]
+    assert found == {("A", "ED"): down, ("B", "ED"): up, ("A", "ES"): down, ("A", "MD"): up}
 
 
 def test_positions_go_by_the_first_structure(tmp_path):

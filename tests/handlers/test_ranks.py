@@ -30,11 +30,12 @@ WORLD, SECONDS = 2, 120
 
 
 def stacks():
-    """Three, which two ranks cannot share evenly: the sampler deals the first out twice."""
+    """Three, which two ranks cannot share evenly: the sampler deals the first out twice. Either rank has one of B."""
     found = []
-    for number, name in enumerate("BCA"):
-        truth = torch.stack([disc(9 + number), disc(7), disc(5)], dim=-1)
-        found.append(stack(one_hot(truth), one_hot(truth.roll(number, 0)), name))
+    dealt = [("B", "ED", (9, 7, 3)), ("B", "ES", (5, 6, 7)), ("A", "ED", (11, 7, 5))]
+    for number, (name, phase, radii) in enumerate(dealt):
+        truth = torch.stack([disc(radius) for radius in radii], dim=-1)
+        found.append(stack(one_hot(truth), one_hot(truth.roll(number, 0)), name, phase=phase))
         found[-1][1]["image"] = found[-1][1]["image"] * 0 + number
     return found
 
@@ -103,12 +104,20 @@ def read(path):
 def test_metrics_are_those_of_one_process(ranks, alone):
     rows = read(ranks / "both" / "images.csv")
     assert rows == read(alone / "images.csv")
-    assert [row["subject"] for row in rows] == list("BBBCCCAAA"), "once each, in the order of the data"
+    assert [row["subject"] for row in rows] == list("BBBBBBAAA"), "once each, in the order of the data"
+
+
+def test_positions_are_decided_over_the_ranks(ranks):
+    """End systole alone would have them the other way round."""
+    rows = read(ranks / "both" / "images.csv")
+    assert [(row["phase"], row["position"]) for row in rows[:6]] == [
+        (phase, position) for phase in ("ED", "ES") for position in ("base", "mid", "apex")
+    ]
 
 
 def test_predictions_are_those_of_one_process(ranks, alone):
     names = sorted(path.name for path in (ranks / "both" / "predictions").iterdir())
-    assert names == [f"{name}_ED.nii.gz" for name in "ABC"]
+    assert names == ["A_ED.nii.gz", "B_ED.nii.gz", "B_ES.nii.gz"]
     for name in names:
         found, expected = (nib.load(folder / "predictions" / name) for folder in (ranks / "both", alone))
         np.testing.assert_array_equal(found.get_fdata(), expected.get_fdata())
@@ -132,7 +141,7 @@ def test_gates_and_cost_of_a_distributed_network(ranks):
 
 def test_only_the_first_rank_prints_and_writes(ranks):
     printed = (ranks / "0.txt").read_text()
-    assert "over 9 images of 3 subjects" in printed
+    assert "over 9 images of 2 subjects" in printed
     assert "epoch 2/2: loss 2.333" in printed
     assert (ranks / "1.txt").read_text() == ""
     assert not (ranks / "1").exists()

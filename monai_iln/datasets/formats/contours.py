@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,13 +23,31 @@ FILE_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{1,9})-(?P<kind>[iop]\d?)co
 MAX_COORDINATE = 1e5  # pixels; beyond it PIL's integers overflow
 MAX_SIDE = 4096  # pixels of what is rasterized
 _MAX_BYTES = 1 << 20  # real contours have 2 to 20 kB
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def read_text(path: Path, encoding: str) -> str:
+    """Read a text file. Where it has a byte-order mark, as Windows editors leave, that tells the encoding.
+
+    Args:
+        path: The file.
+        encoding: The encoding without a mark.
+
+    Raises:
+        OSError: If the file cannot be read.
+        UnicodeError: If it holds anything that is not in the encoding.
+    """
+    content = path.read_bytes()
+    marked = [name for mark, name in _MARKS.items() if content.startswith(mark)]
+    return content.decode(*marked or [encoding])
 
 
 def read_contour(path: Path | str) -> Points:
     """Read the points of a contour file: one ``x y`` pair a line, in pixels.
 
     Args:
-        path: The text file. ``x`` counts columns, ``y`` rows, from the top left. The polygon need not be closed.
+        path: The text file, in ASCII, or in UTF-8 or UTF-16 with a byte-order mark. ``x`` counts columns, ``y`` rows,
+            from the top left. The polygon need not be closed.
 
     Returns:
         The points, shape ``(P, 2)`` with ``P >= 3``, columns x and y.
@@ -40,7 +59,7 @@ def read_contour(path: Path | str) -> Points:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes")
-        lines = path.read_text(encoding="ascii").splitlines()
+        lines = read_text(path, "ascii").splitlines()
         points = np.array([line.split() for line in lines if line.strip()], dtype=np.float64)
     except (OSError, ValueError) as error:
         raise UserError(

@@ -1,57 +1,89 @@
-"""Cine DICOM series: which frames lie where, their pixels, and the affine of a stack of them."""
+"""DICOM files: which frames they hold, where these lie and when they were taken; and the affine of a stack of them."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.errors import UserError
-from monai_iln.extras import require_extra
 
 MAX_PIXELS = 4096**2  # a short-axis image has 512 x 512 at most; a damaged header may claim anything
+NO_NUMBER = -1  # the number of a frame whose file tells none
 
 _TAGS = [
-    "InstanceNumber",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SeriesInstanceUID",
-    "Rows",
-    "Columns",
-    "SpacingBetweenSlices",
-    "SliceThickness",
+    *("SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"),
+    *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ImageType", "ComplexImageComponent", "EchoTime"),
+    *("InstanceNumber", "TriggerTime", "TemporalPositionIdentifier", "AcquisitionTime"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
+# The groups of an enhanced file that are used. Private ones hold elements of the same names that are not the frame's.
+_GROUPS = (
+    *("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence"),
+    *("MRImageFrameTypeSequence", "MREchoSequence", "CardiacSynchronizationSequence", "FrameContentSequence"),
+    *("UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameConvertedAttributesSequence"),
+)
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_STUDY = ("PatientID", "StudyInstanceUID")
+_KIND = (
+    *("ComplexImageComponent", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+)
+_NO_IMAGES = {"SEG", "PR", "SR", "KO", "DOC", "REG", "RTSTRUCT"}  # modalities
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-_CYCLE = 8  # phases of a slice by which a series is known to be a whole cine
-_USUAL_PHASES, _MAX_PHASES = 20, 60
-_SAME_SLICE_MM = 0.5  # frames closer along the normal than this are one slice; real slices lie 5 mm apart and more
+
+
+class NotASliceError(UserError):
+    """A DICOM file that holds no grey image with a place in the patient, such as a report or a picture in colours.
+
+    Attributes:
+        series_uid: The SeriesInstanceUID of the file, or an empty text.
+    """
+
+    def __init__(self, message: str, series_uid: str) -> None:
+        super().__init__(message)
+        self.series_uid = series_uid
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One DICOM image of a series. Lengths are in millimetres, positions in DICOM's LPS coordinates.
+    """One image of a DICOM file. Lengths are in millimetres, positions in DICOM's LPS coordinates.
 
     Attributes:
         path: The file.
-        instance: The InstanceNumber.
-        series: What all frames of the series share, see :func:`find_series`.
+        instance: The InstanceNumber, in a file of several frames the number of the frame, from 1; or ``NO_NUMBER``.
+        series: What all frames share of a series of :func:`~monai_iln.datasets.geometry.series.find_series`.
         shape: The rows and columns.
         position: The centre of the first pixel.
         row_direction: The direction in which columns count.
         column_direction: The direction in which rows count.
         spacing: The distances between rows and between columns.
         slice_step: The distance to the next slice, as the header says.
+        index: The place of the frame in its file, from 0.
+        uid: The SOPInstanceUID of the file.
+        study: The PatientID and StudyInstanceUID.
+        reference: The FrameOfReferenceUID, within which positions can be compared.
+        series_uid: The SeriesInstanceUID.
+        series_number: The SeriesNumber, or ``NO_NUMBER``.
+        description: The SeriesDescription.
+        kind: The ImageType and what else tells one kind of image from another, and how its pixels are stored.
+        echo_time: The EchoTime in milliseconds, 0 where it is not told.
+        trigger_time: The time after the R wave in milliseconds, if it is told.
+        temporal_position: The TemporalPositionIdentifier, if it is told.
+        acquisition_time: The AcquisitionTime, as the file writes it, if it is told.
+        rescale: The slope and the intercept of this frame alone, where a file has them for each.
     """
 
     path: Path
@@ -63,6 +95,19 @@ class Frame:
     column_direction: tuple[float, float, float]
     spacing: tuple[float, float]
     slice_step: float
+    index: int = 0
+    uid: str = ""
+    study: tuple[str, ...] = ()
+    reference: str = ""
+    series_uid: str = ""
+    series_number: int = NO_NUMBER
+    description: str = ""
+    kind: tuple[str, ...] = ()
+    echo_time: float = 0.0
+    trigger_time: float | None = None
+    temporal_position: float | None = None
+    acquisition_time: float | None = None
+    rescale: tuple[float, float] | None = None
 
     @cached_property
     def normal(self) -> NDArray[np.float64]:
@@ -75,80 +120,149 @@ class Frame:
         return float(self.normal @ np.asarray(self.position))
 
 
-def read_frame(path: Path) -> Frame:
+def read_frames(path: Path) -> list[Frame]:
     """Read the header of one file.
 
     Args:
         path: The DICOM file.
 
+    Returns:
+        Its frames: one, or as many as an enhanced multi-frame file has.
+
     Raises:
-        UserError: If the file is no DICOM image, or does not say where it lies.
+        NotASliceError: If the file is whole, but holds no grey image with a place.
+        UserError: If the file cannot be read, or claims what cannot be.
     """
     try:
-        with _quiet_pydicom() as pydicom:
+        with quiet_pydicom() as pydicom:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-            orientation = [float(v) for v in header.ImageOrientationPatient]
-            x, y, z = (float(v) for v in header.ImagePositionPatient)
-            rows, columns = (float(v) for v in header.PixelSpacing)
-            # Some series share one UID with others: folder, start of the name and geometry tell them apart.
-            prefix = re.sub(r"-?\d+$|.*\..*", "", path.stem)  # a name with dots is a UID, not that of a series
-            frame = Frame(
-                path=path,
-                instance=int(header.InstanceNumber),
-                series=(str(path.parent), prefix, str(header.SeriesInstanceUID), *(f"{v:.3f}" for v in orientation)),
-                shape=(int(header.Rows), int(header.Columns)),
-                position=(x, y, z),
-                row_direction=(orientation[0], orientation[1], orientation[2]),
-                column_direction=(orientation[3], orientation[4], orientation[5]),
-                spacing=(rows, columns),
-                slice_step=float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0),
-            )
-        # Written so that a value that is no number fails, too.
-        if (
-            not 0.99 < np.linalg.norm(frame.normal) < 1.01
-            or not abs(frame.depth) < 1e5
-            or not (0 < rows < 100 and 0 < columns < 100 and 0 < frame.slice_step < 1000)
-        ):
-            raise ValueError(f"orientation {orientation}, position {(x, y, z)}, spacing {(rows, columns)}")
-        if not 0 < frame.shape[0] * frame.shape[1] <= MAX_PIXELS:
-            raise ValueError(f"claims {frame.shape[0]} x {frame.shape[1]} pixels")
+            series_uid = str(header.get("SeriesInstanceUID") or "")
+            fault = _why_no_slice(header)
+            frames = [] if fault else [_parse(path, one, number) for one, number in _split(header)]
     except Exception as error:  # pydicom raises many kinds on damaged headers
         raise UserError(
-            f"{path}: cannot be read as a DICOM image ({type(error).__name__}: {error}). A frame needs InstanceNumber, "
-            "ImagePositionPatient, ImageOrientationPatient, PixelSpacing and its size. Download the file again, or "
-            "remove it."
+            f"{path}: cannot be read as a DICOM image ({type(error).__name__}: {error}). A frame needs "
+            "ImagePositionPatient, ImageOrientationPatient, PixelSpacing and its size. Download or export the file "
+            "again, or remove it."
         ) from error
+    if fault:
+        raise NotASliceError(f"{path}: {fault}", series_uid)
+    return frames
+
+
+def _why_no_slice(header: Any) -> str:
+    """Why a file is no slice, and what to do; an empty text if it is one."""
+    sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", "")
+    is_known = getattr(sop_class, "type", "") == "SOP Class"
+    if header.get("Modality") in _NO_IMAGES or (is_known and "Image Storage" not in sop_class.name):
+        return f"{sop_class.name if is_known else header.Modality}, which is no image. Give the images alone."
+    if "Rows" not in header or "Columns" not in header:
+        return "" if is_known else "no image, it has no rows and columns. Give the images alone."  # truncated, or none
+    colours = header.get("PhotometricInterpretation") or "colours that it does not tell"
+    if header.get("SamplesPerPixel", 1) != 1 or not str(colours).startswith("MONOCHROME"):
+        return (
+            f"a picture in {colours}. A stack has one grey value a pixel, as the scanner made it: export the grey "
+            "images, not a picture of them."
+        )
+    if "PerFrameFunctionalGroupsSequence" in header:
+        return ""
+    if _whole(header, "NumberOfFrames") > 1:
+        return f"{header.NumberOfFrames} frames, of which the file does not tell the places. Export single images."
+    missing = [name for name in _PLACE if name not in header]
+    if missing:
+        return f"an image that does not tell where it lies, it has no {', '.join(missing)}. Give the scanner's images."
+    return ""
+
+
+def _split(header: Any) -> Iterator[tuple[Any, int | None]]:
+    """The header of each frame, in an enhanced file with what it shares with all or has alone, and its number there."""
+    groups = header.get("PerFrameFunctionalGroupsSequence")
+    count = max(1, _whole(header, "NumberOfFrames"))
+    if not groups or (count == 1 and "ImagePositionPatient" in header):  # Sunnybrook's images have an empty group
+        yield header, None
+        return
+    if len(groups) != count:
+        raise ValueError(f"{count} frames, but headers of {len(groups)}")
+    shared = header.get("SharedFunctionalGroupsSequence") or [{}]
+    plain = {element.tag: element for element in header if element.VR != "SQ"}
+    for number, group in enumerate(groups, start=1):
+        merged = type(group)(plain)
+        for item, name in product((shared[0], group), _GROUPS):
+            for element in (item.get(name) or [()])[0]:
+                merged.add(element)
+        yield merged, number if count > 1 else None
+
+
+def _parse(path: Path, header: Any, number: int | None) -> Frame:
+    """A frame from its header and, in an enhanced file, its number."""
+    orientation = [float(v) for v in header.ImageOrientationPatient]
+    x, y, z = (float(v) for v in header.ImagePositionPatient)
+    rows, columns = (float(v) for v in header.PixelSpacing)
+    prefix = re.sub(r"-?\d+$|.*\..*", "", path.stem)  # a name with dots is a UID, not that of a series
+    series_uid = _text(header, "SeriesInstanceUID")
+    kind = [*(header.get("FrameType") or header.get("ImageType") or ())]
+    kind += [_text(header, name) for name in _KIND]
+    slope, intercept = _number(header, "RescaleSlope"), _number(header, "RescaleIntercept")
+    frame = Frame(
+        path=path,
+        instance=number or _whole(header, "InstanceNumber"),
+        series=(str(path.parent), prefix, series_uid, *(f"{v:.3f}" for v in orientation)),
+        shape=(int(header.Rows), int(header.Columns)),
+        position=(x, y, z),
+        row_direction=(orientation[0], orientation[1], orientation[2]),
+        column_direction=(orientation[3], orientation[4], orientation[5]),
+        spacing=(rows, columns),
+        slice_step=float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0),
+        index=number - 1 if number else 0,
+        uid=_text(header, "SOPInstanceUID"),
+        study=tuple(_text(header, name) for name in _STUDY),
+        reference=_text(header, "FrameOfReferenceUID"),
+        series_uid=series_uid,
+        series_number=_whole(header, "SeriesNumber"),
+        description=_text(header, "SeriesDescription"),
+        kind=tuple(map(str, kind)),
+        echo_time=_number(header, "EffectiveEchoTime", "EchoTime") or 0.0,
+        trigger_time=_number(header, "NominalCardiacTriggerDelayTime", "TriggerTime"),
+        temporal_position=_number(header, "TemporalPositionIndex", "TemporalPositionIdentifier"),
+        acquisition_time=_number(header, "FrameAcquisitionDateTime", "AcquisitionTime"),
+        rescale=None if slope is None or intercept is None else (slope, intercept),
+    )
+    # Written so that a value that is no number fails, too.
+    if (
+        not 0.99 < np.linalg.norm(frame.normal) < 1.01
+        or not abs(frame.depth) < 1e5
+        or not (0 < rows < 100 and 0 < columns < 100 and 0 < frame.slice_step < 1000)
+    ):
+        raise ValueError(f"orientation {orientation}, position {(x, y, z)}, spacing {(rows, columns)}")
+    if not 0 < frame.shape[0] * frame.shape[1] <= MAX_PIXELS:
+        raise ValueError(f"claims {frame.shape[0]} x {frame.shape[1]} pixels")
     return frame
 
 
-def read_pixels(frame: Frame) -> NDArray[np.generic]:
-    """The frame's stored values, ``(rows, columns)``, rescaled where the header asks for it.
+def _number(header: Any, *names: str) -> float | None:
+    """The first of some elements that holds a number."""
+    for name in names:
+        try:
+            value = float(header.get(name))
+        except (TypeError, ValueError, OverflowError):  # missing, empty, several or damaged: as if it were not there
+            continue
+        if np.isfinite(value):
+            return value
+    return None
 
-    Args:
-        frame: The frame, as :func:`read_frame` returns it.
 
-    Raises:
-        UserError: If the pixel data are missing, truncated, or not one grey image of the size that the header says.
-    """
-    try:
-        with _quiet_pydicom() as pydicom:
-            dataset = pydicom.dcmread(frame.path)
-            claimed = (dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1), dataset.SamplesPerPixel)
-            if claimed != (*frame.shape, 1, 1):  # before anything of that size is unpacked
-                raise ValueError(f"rows, columns, frames and samples of {claimed}, where one grey image is expected")
-            pixels = _rescale(dataset.pixel_array, dataset)
-        if pixels.shape != frame.shape or not np.isfinite(pixels).all():
-            raise ValueError(f"pixels of shape {pixels.shape}, where {frame.shape} finite numbers are expected")
-    except Exception as error:  # pydicom raises many kinds on damaged pixel data
-        raise UserError(
-            f"{frame.path}: the header can be read, the pixel data cannot ({error}). The file is truncated or "
-            "damaged. Download it again, or remove it together with its contours."
-        ) from error
-    return pixels
+def _whole(header: Any, name: str) -> int:
+    value = _number(header, name)
+    return NO_NUMBER if value is None else int(value)
+
+
+def _text(header: Any, name: str) -> str:
+    value = header.get(name)
+    return "" if value is None else str(value)
 
 
 @contextmanager
-def _quiet_pydicom() -> Iterator[Any]:
+def quiet_pydicom() -> Iterator[Any]:
     """Without the warnings of pydicom: real Sunnybrook headers hold invalid UIDs, of which nothing is used here."""
     import pydicom
     from pydicom.config import disable_value_validation
@@ -156,83 +270,6 @@ def _quiet_pydicom() -> Iterator[Any]:
     with disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield pydicom
-
-
-def _rescale(pixels: NDArray[np.generic], dataset: Any) -> NDArray[np.generic]:
-    """The values that the header's slope and intercept make of the stored ones."""
-    try:
-        from pydicom.pixels import apply_modality_lut
-    except ImportError:  # pydicom 2, to which MONAI Label is bound
-        from pydicom.pixel_data_handlers import apply_modality_lut
-    return np.asarray(apply_modality_lut(pixels, dataset))
-
-
-def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[Path, UserError]]]:
-    """All series of DICOM files in and below folders, and the files that cannot be read.
-
-    The frames of a series share folder, start of the file name, UID and orientation.
-
-    Args:
-        folders: The folders.
-
-    Returns:
-        The series, each sorted by InstanceNumber, and each damaged file with what is wrong with it.
-    """
-    require_extra("reading DICOM", "data", "pydicom")
-    series: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
-    damaged = []
-    for path in sorted({path for folder in folders for path in list_files(folder) if is_dicom(path)}):
-        try:
-            frame = read_frame(path)
-        except UserError as error:
-            damaged.append((path, error))
-        else:
-            series[frame.series].append(frame)
-    return [sorted(frames, key=lambda f: f.instance) for frames in series.values()], damaged
-
-
-def split_slices(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """The frames of each slice in order of phase; slices in order of their first InstanceNumber.
-
-    A cine series holds every slice once for each cardiac phase. Frames at one place along the normal are one slice.
-
-    Args:
-        frames: The frames of one series.
-    """
-    slices: list[list[Frame]] = []
-    for frame in sorted(frames, key=lambda f: f.depth):
-        if slices and frame.depth - slices[-1][-1].depth < _SAME_SLICE_MM:
-            slices[-1].append(frame)
-        else:
-            slices.append([frame])
-    for slice_ in slices:
-        slice_.sort(key=lambda f: f.instance)
-    return sorted(slices, key=lambda s: s[0].instance)
-
-
-def number_frames(frames: Sequence[Frame]) -> tuple[dict[int, tuple[int, int, Frame]], int]:
-    """Slice and phase, from 0, of every frame, by InstanceNumber; and the number of phases in a cycle.
-
-    InstanceNumbers decide where they run through the phases of one slice after the other, even if files are missing:
-    all numbers of a slice then lie in one cycle, and those of the next slice in the next cycle. Otherwise the order of
-    the frames in their slices decides.
-
-    Args:
-        frames: The frames of one series.
-    """
-    slices = split_slices(frames)
-    most = max(map(len, slices), default=1)
-    lengths = [most]
-    if most < _CYCLE:  # a copy may hold the labelled frames alone: 20 is usual, else the shortest cycle that fits
-        lengths = [_USUAL_PHASES, *range(most, _MAX_PHASES + 1)]
-    for phases in lengths:
-        for first in (1, 0):  # InstanceNumbers count from 1, some file names from 0
-            pairs = {(place, (f.instance - first) // phases) for place, slice_ in enumerate(slices) for f in slice_}
-            cycles = {cycle for _, cycle in pairs}
-            gapless = most >= _CYCLE or len(cycles) == max(cycles, default=0) - min(cycles, default=0) + 1
-            if gapless and len(pairs) == len(cycles) == len(slices):  # each slice has one cycle, and each cycle one
-                return {frame.instance: (*divmod(frame.instance - first, phases), frame) for frame in frames}, phases
-    return {frame.instance: (s, p, frame) for s, slice_ in enumerate(slices) for p, frame in enumerate(slice_)}, most
 
 
 def stack_affine(frames: Sequence[Frame]) -> NDArray[np.float64]:
@@ -265,58 +302,3 @@ def uneven_steps(frames: Sequence[Frame]) -> bool:
         return False
     mean = steps.mean(axis=0)
     return bool(np.linalg.norm(steps - mean, axis=1).max() > 0.1 * np.linalg.norm(mean))
-
-
-def read_stack(folder: Path | str, phase: int | None = None) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
-    """Read one short-axis stack of one cardiac phase from a folder of DICOM files.
-
-    Args:
-        folder: The folder of one series, either one image a slice or a cine with every phase of every slice.
-        phase: The phase to read, from 1. A cine needs it, because the series does not say which one is meant.
-
-    Returns:
-        The stack ``(rows, columns, slices)`` and its NIfTI affine, see :func:`stack_affine`.
-
-    Raises:
-        UserError: If there is no or more than one series, slices, phases or files are missing, the phase is not given
-            or out of range, or a file is damaged.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder. Give the folder that holds the DICOM files of one stack.")
-    series, damaged = find_series([folder])
-    if damaged:
-        raise damaged[0][1]
-    if len(series) != 1:
-        found = ", ".join(f"{len(frames)} files in {frames[0].path.parent}" for frames in series) or "no .dcm file"
-        raise UserError(
-            f"{folder}: {found}. A stack is one series: give the folder that holds the short-axis files alone."
-        )
-    slices = split_slices(series[0])
-    counts = sorted({len(slice_) for slice_ in slices})
-    if len(counts) > 1 or len({frame.instance for frame in series[0]}) < len(series[0]):
-        raise UserError(
-            f"{folder}: {counts[0]} to {counts[-1]} files for each of {len(slices)} slices, or numbers twice. Every "
-            "slice must be there in every phase, once, or phases would mix: add what is missing, remove copies."
-        )
-    if len({(frame.shape, frame.spacing) for frame in series[0]}) > 1 or min(series[0][0].spacing) <= 0:
-        raise UserError(
-            f"{folder}: frames of different size or pixel spacing, or a spacing of 0. A stack has one of each: remove "
-            "what belongs to another series."
-        )
-    phases = counts[0]
-    if phase is None and phases > 1:
-        raise UserError(
-            f"{folder}: a cine with {phases} phases of {len(slices)} slices. One phase is segmented at a time: choose "
-            f"it with phase (1 to {phases})."
-        )
-    phase = phase if phase is not None else 1
-    if not 1 <= phase <= phases:
-        raise UserError(f"{folder}: phase {phase} of {phases}. Phases count from 1 to {phases}: choose one of them.")
-    frames = [slice_[phase - 1] for slice_ in slices]
-    if uneven_steps(frames):
-        raise UserError(
-            f"{folder}: the slices are not evenly spaced, as if one were missing. A stack needs one step between "
-            "slices: add what is missing, or segment the parts one by one."
-        )
-    return np.stack([read_pixels(frame) for frame in frames], axis=-1), stack_affine(frames)

@@ -51,10 +51,9 @@ def list_files(source: Path) -> list[Path]:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its suffix ``.dcm``, or by its mark where it has no suffix that says otherwise."""
-    suffix = path.suffix.lower()
-    if suffix not in ("", ".ima", ".dicom"):
-        return suffix == ".dcm"
+    """Whether a file is DICOM: by its suffix ``.dcm``, or by its mark; scanners name files by UIDs, which have dots."""
+    if path.suffix.lower() == ".dcm":
+        return True
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,14 +15,26 @@ from monai_iln.datasets.formats.contours import MAX_SIDE, ContourFiles, Points, 
 from monai_iln.datasets.stacks import Finding
 from monai_iln.errors import UserError
 
-NumberedFinding = tuple[int, Finding]  # with the number of its frame
-
 _TRACED = 2.0  # pixels between points; an outline of larger steps was clicked corner by corner
 _FEWEST_POINTS = 10  # in a traced outline; one around 10 pixels has 14
 _MAX_STEP = (3, 3.0)  # times the median step, and so many pixels more; none of Sunnybrook has 2.3 times the median
 _COVERED = (0.2, 1.0)
 # The part of the endocardium's pixels. The worst of the real pairs has 1.8 %, the best of nine wrong ones 19.5 %.
 _MAX_OUTSIDE_EPICARDIUM = 0.05
+
+
+class ContourFinding(NamedTuple):
+    """A finding about contours of one frame.
+
+    Attributes:
+        number: The number of the frame.
+        kinds: The kinds of contour that it is about.
+        finding: The finding.
+    """
+
+    number: int
+    kinds: tuple[str, ...]
+    finding: Finding
 
 
 def outline_fault(points: Points) -> str:
@@ -57,7 +70,7 @@ def outline_fault(points: Points) -> str:
     return ""
 
 
-def copied_contours(contours: Mapping[str, ContourFiles]) -> Iterator[NumberedFinding]:
+def copied_contours(contours: Mapping[str, ContourFiles]) -> Iterator[ContourFinding]:
     """Find contours that are byte copies of another subject's or frame's.
 
     Where one of the subjects holds the whole pair, an epicardium around its endocardium, and another does not, the copy
@@ -82,7 +95,8 @@ def copied_contours(contours: Mapping[str, ContourFiles]) -> Iterator[NumberedFi
                 continue
             others = ", ".join(sorted(subjects - {subject})) or "another frame"
             detail = f"byte for byte a contour of {others}"
-            yield number, _finding("copied-contour", subject, contours[subject][number][kind], detail)
+            finding = _finding("copied-contour", subject, contours[subject][number][kind], detail)
+            yield ContourFinding(number, (kind,), finding)
 
 
 def check_contours(
@@ -90,29 +104,41 @@ def check_contours(
     contours: ContourFiles,
     points: Mapping[int, Mapping[str, Points]],
     shape: tuple[int, int] | None = None,
-) -> Iterator[NumberedFinding]:
+    copies: Iterable[ContourFinding] = (),
+) -> Iterator[ContourFinding]:
     """Find broken outlines, contours outside the image, and an epicardium that does not contain its endocardium.
+
+    Of such a pair one is wrong. It is the one that is a copy, broken or outside the image. If neither or both are,
+    both are doubted.
 
     Args:
         subject: The subject's name.
         contours: The contour files.
         points: The points in them.
         shape: The rows and columns of the images, or ``None`` where there are none.
+        copies: The copies among the contours, see :func:`copied_contours`.
     """
+    doubted = {(number, kind) for number, kinds, _ in copies for kind in kinds}
     for number, kinds in sorted(points.items()):
         for kind, outline in sorted(kinds.items()):
             path = contours[number][kind]
             if fault := outline_fault(outline):
-                yield number, _finding("broken-outline", subject, path, fault)
+                doubted.add((number, kind))
+                yield ContourFinding(number, (kind,), _finding("broken-outline", subject, path, fault))
             if shape is not None and ((outline < -0.5).any() or (outline > np.array(shape[::-1])).any()):
                 (left, top), (right, bottom) = outline.min(axis=0), outline.max(axis=0)
                 detail = f"x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f} in {shape[1]} x {shape[0]} pixels"
-                yield number, _finding("outside-image", subject, path, detail)
+                doubted.add((number, kind))
+                yield ContourFinding(number, (kind,), _finding("outside-image", subject, path, detail))
         if {"i", "o"} <= kinds.keys():
             outside = _outside_epicardium(kinds["i"], kinds["o"])
             if outside > _MAX_OUTSIDE_EPICARDIUM:
                 detail = f"{outside:.0%} of the endocardium lies outside, {_MAX_OUTSIDE_EPICARDIUM:.0%} may"
-                yield number, _finding("epicardium", subject, contours[number]["o"], detail)
+                wrong = tuple(kind for kind in ("i", "o") if (number, kind) in doubted)
+                if len(wrong) == 1:
+                    detail += f"; the {wrong[0]} contour is doubted anyway"
+                finding = _finding("epicardium", subject, contours[number]["o"], detail)
+                yield ContourFinding(number, wrong or ("i", "o"), finding)
 
 
 def _finding(reason: str, subject: str, path: Path, detail: str) -> Finding:

@@ -23,7 +23,7 @@ def exclude_slices(
     Returns:
         The stacks that are left, and a finding for each in which a gap between slices is left.
     """
-    out = {(f.subject, f.phase, f.slice) for f in findings if actions[f.reason] == "exclude"}
+    out = {(f.subject, f.phase, f.slice) for f in findings if f.action(actions) == "exclude"}
     kept, gaps = [], []
     for stack in stacks:
         if {(stack.subject, stack.phase, None), (stack.subject, "", None)} & out:

@@ -28,6 +28,7 @@ REASONS = {
     "no-label": Reason("left out", "there is an image, but no label"),
     "not-drawn": Reason("left out", "the chosen structure was not outlined there"),
     "mismatch": Reason("left out", "image and label differ in size, or from the rest of the subject"),
+    "misplaced-frame": Reason("left out", "number or place in a frame's header contradicts the rest of its series"),
     "label-values": Reason("left out", "the label holds values that the data set does not define"),
     "empty-label": Reason("left out", "the label of a whole phase is empty"),
     "third-phase": Reason("left out", "labelled in a phase that is neither ED nor ES"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ def write_report(
         actions: The action for each reason, see :func:`~monai_iln.datasets.quality.reasons.choose_actions`.
     """
     ordered = sorted(findings, key=lambda f: (f.subject, f.phase, f.slice or 0, f.reason, f.file))
-    rows = [(f.subject, f.phase, f.slice or "", actions[f.reason], f.reason, f.detail, f.file) for f in ordered]
+    rows = [(f.subject, f.phase, f.slice or "", f.action(actions), f.reason, f.detail, f.file) for f in ordered]
     write_csv(folder / TABLE, _COLUMNS, rows)
     flagged = _flagged_frames(stacks, ordered, actions)
     if flagged:
@@ -57,21 +57,23 @@ def write_report(
 
 
 def summarize(findings: Sequence[Finding], actions: Mapping[str, str]) -> list[str]:
-    """A line for each reason that occurs: how often, what is done, in whom, and what it means.
+    """A line for each reason that occurs and what is done: how often, in whom, and what it means.
 
     Args:
         findings: All findings.
         actions: The action for each reason.
     """
-    counts = Counter(f.reason for f in findings)
-    lines = []
-    for reason in (name for name in REASONS if counts[name]):
-        subjects = sorted({f.subject or "unknown" for f in findings if f.reason == reason})
+    alike = defaultdict(list)
+    for finding in findings:
+        alike[finding.reason, finding.action(actions)].append(finding)
+    order, lines = list(REASONS), []
+    for reason, action in sorted(alike, key=lambda pair: (order.index(pair[0]), pair[1])):
+        subjects = sorted({f.subject or "unknown" for f in alike[reason, action]})
         shown = ", ".join(subjects[:4])
         if len(subjects) > 4:
             shown += f" and {len(subjects) - 4} more"
-        meaning = REASONS[reason].meaning
-        lines.append(f"{reason}: {counts[reason]} ({actions[reason]}) in {shown}. {meaning[0].upper()}{meaning[1:]}.")
+        count, meaning = len(alike[reason, action]), REASONS[reason].meaning
+        lines.append(f"{reason}: {count} ({action}) in {shown}. {meaning[0].upper()}{meaning[1:]}.")
     return lines
 
 
@@ -98,18 +100,18 @@ def _flagged_frames(
     stacks: Sequence[Stack], findings: Sequence[Finding], actions: Mapping[str, str]
 ) -> list[_FlaggedFrame]:
     """The frames with findings that have an image, those to be excluded first."""
-    reasons: dict[tuple[str, str, int | None], list[str]] = defaultdict(list)
+    by_frame: dict[tuple[str, str, int | None], list[Finding]] = defaultdict(list)
     for finding in findings:
-        if actions[finding.reason] in _COLOURS:
-            reasons[finding.subject, finding.phase, finding.slice].append(finding.reason)
+        if finding.action(actions) in _COLOURS:
+            by_frame[finding.subject, finding.phase, finding.slice].append(finding)
     frames = []
     for stack in stacks:
         for index, number in enumerate(stack.slices):
-            found = dict.fromkeys(reasons.get((stack.subject, stack.phase, number), []))
+            found = by_frame.get((stack.subject, stack.phase, number), [])
             if found:
                 title = f"{stack.subject} {stack.phase} slice {number}"
-                action = min(actions[reason] for reason in found)  # "exclude" comes before "keep"
-                shown = ", ".join(found)[:_MOST_LETTERS]
+                action = min(finding.action(actions) for finding in found)  # "exclude" comes before "keep"
+                shown = ", ".join(dict.fromkeys(finding.reason for finding in found))[:_MOST_LETTERS]
                 image, mask = stack.image[..., index], stack.cavity[..., index]
                 frames.append(_FlaggedFrame(title, action, shown, image, mask))
     return sorted(frames, key=lambda frame: frame.action)

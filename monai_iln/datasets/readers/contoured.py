@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.contours import ContourFiles, Mask, Points, rasterize, read_contour
-from monai_iln.datasets.formats.dicom import Frame, find_series, number_frames, read_pixels, stack_affine, uneven_steps
+from monai_iln.datasets.formats.dicom import Frame, stack_affine
+from monai_iln.datasets.formats.dicom_pixels import read_pixels
+from monai_iln.datasets.geometry.numbering import Numbering, number_frames
+from monai_iln.datasets.geometry.series import find_series
 from monai_iln.datasets.progress import track
-from monai_iln.datasets.quality.contours import NumberedFinding, check_contours, copied_contours
+from monai_iln.datasets.quality.contours import ContourFinding, check_contours, copied_contours
+from monai_iln.datasets.readers.labelled import LabelledFrame, make_stacks, name_phases
 from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES
 from monai_iln.datasets.readers.short_axis import choose_series
-from monai_iln.datasets.stacks import Finding, ReaderOutput, Stack
+from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError
 
-_NEAR_ENDS = 0.25  # of the cycle; real end diastoles lie within 0.2 of its ends, end systoles nearly all beyond 0.25
-
-
-@dataclass(frozen=True)
-class LabelledFrame:
-    """An image with its masks.
-
-    Attributes:
-        slice: The number of the slice, from 0.
-        phase: The number of the phase, from 0.
-        image: The image.
-        label: The mask of the structure.
-        pool: The mask of the blood pool.
-        file: The file of the image.
-        frame: The DICOM frame, where there is one.
-    """
-
-    slice: int
-    phase: int
-    image: NDArray[np.generic]
-    label: Mask
-    pool: Mask
-    file: Path
-    frame: Frame | None = None
-
-    @property
-    def depth(self) -> float:
-        """Where the frame lies along its normal, 0 where that is not known."""
-        return 0.0 if self.frame is None else self.frame.depth
-
-    @property
-    def form(self) -> tuple[object, ...]:
-        """The sizes and the spacing, which all frames of a stack have in common."""
-        shapes = (*self.image.shape, *self.label.shape)
-        return shapes if self.frame is None else (*shapes, self.frame.spacing)
+_MOST_NAMED = 3  # files that may be the missing one; the nearest come first
 
 
 def read_cines(
@@ -79,15 +48,13 @@ def read_cines(
         progress: Shows a bar.
     """
     output = ReaderOutput([], [])
-    known_faults = defaultdict(list)
-    for number, finding in copied_contours(contours):
-        known_faults[finding.subject].append((number, finding))
+    copies = defaultdict(list)
+    for found in copied_contours(contours):
+        copies[found.finding.subject].append(found)
     for subject in track(sorted(contours), name, "subject", progress):
         series, damaged = find_series(folders.get(subject, ()))
         taken = [frames for frames in map(take, series) if frames]
-        stacks, findings = read_cine(
-            subject, stratum(subject), taken, contours[subject], structure, known_faults[subject]
-        )
+        stacks, findings = read_cine(subject, stratum(subject), taken, contours[subject], structure, copies[subject])
         output.stacks.extend(stacks)
         for path, error in damaged:
             output.findings.append(Finding("unreadable", subject, "", None, str(path), str(error)))
@@ -104,7 +71,7 @@ def read_cine(
     series: Sequence[Sequence[Frame]],
     contours: ContourFiles,
     structure: str,
-    known_faults: Iterable[NumberedFinding] = (),
+    copies: Sequence[ContourFinding] = (),
 ) -> ReaderOutput:
     """Read the ED and the ES stack of a subject from its DICOM series and contours.
 
@@ -115,7 +82,7 @@ def read_cine(
         contours: The contour files of the labelled frames. Their numbers are those of the frames.
         structure: The structure that is labelled, a key of
             :data:`~monai_iln.datasets.readers.layouts.CONTOURED_STRUCTURES`.
-        known_faults: The findings about the contours that are known already.
+        copies: The copies among the contours, see :func:`~monai_iln.datasets.quality.contours.copied_contours`.
     """
     points, findings = _read_contours(subject, contours)
     frames: list[Frame] = []
@@ -124,10 +91,37 @@ def read_cine(
             frames = choose_series(series, points)
         except UserError as error:
             findings.append(Finding("no-image", subject, "", None, str(_first_contour(contours)), str(error)))
-    by_number, phases = number_frames(frames)
-    labelled, undrawn = [], 0
-    for number in sorted(points.keys() & by_number.keys()):
-        slice_, phase, frame = by_number[number]
+    numbering = number_frames(frames)
+    findings += _find_lost(subject, contours, points, numbering, frames, series)
+    shape = frames[0].shape if frames else None
+    faults = [*copies, *check_contours(subject, contours, points, shape, copies)]
+    doubted = {(fault.number, kind) for fault in faults for kind in fault.kinds}
+    labelled, more = _label_frames(subject, points, numbering, structure, doubted)
+    findings += more
+    names = name_phases(labelled, numbering.phases)
+    stacks, more = make_stacks(subject, stratum, labelled, names, _cine_affine)
+    findings += more
+    for number, kinds, finding in faults:
+        if not {*kinds} & {*CONTOURED_STRUCTURES[structure]}:
+            finding = finding._replace(detail=f"{finding.detail}; the {structure} does without it", about_label=False)
+        if number in numbering.places:
+            slice_, phase, _ = numbering.places[number]
+            finding = finding._replace(phase=names.get(phase, ""), slice=slice_ + 1)
+        findings.append(finding)
+    return ReaderOutput(stacks, findings)
+
+
+def _label_frames(
+    subject: str,
+    points: Mapping[int, Mapping[str, Points]],
+    numbering: Numbering,
+    structure: str,
+    doubted: Collection[tuple[int, str]],
+) -> tuple[list[LabelledFrame], list[Finding]]:
+    """The frames that have the contours of the structure, with their masks."""
+    labelled, findings, undrawn = [], [], 0
+    for number in sorted(points.keys() & numbering.places.keys()):
+        slice_, phase, frame = numbering.places[number]
         masks = {kind: rasterize(outline, frame.shape) for kind, outline in points[number].items()}
         label = structure_mask(structure, masks)
         if label is None:
@@ -139,25 +133,42 @@ def read_cine(
             findings.append(Finding("unreadable", subject, "", slice_ + 1, str(frame.path), str(error)))
             continue
         pool = masks.get("i", np.zeros_like(label))
+        if (number, "i") in doubted and "i" not in CONTOURED_STRUCTURES[structure]:
+            pool = np.zeros_like(label)  # a wrong contour must not judge the label of another
         labelled.append(LabelledFrame(slice_, phase, image, label, pool, frame.path, frame))
-    if frames:
-        for number in sorted(points.keys() - by_number.keys()):
-            file = str(contours[number][min(contours[number])])
-            detail = f"{frames[0].path.parent.name} has no frame {number}"
-            findings.append(Finding("no-image", subject, "", None, file, detail))
     if undrawn:
         detail = f"{undrawn} of {len(points)} contoured frames have no contour of the {structure}"
         findings.append(Finding("not-drawn", subject, "", None, "", detail))
+    return labelled, findings
 
-    names = name_phases(labelled, phases)
-    stacks, more = make_stacks(subject, stratum, labelled, names, _cine_affine)
-    shape = frames[0].shape if frames else None
-    for number, finding in [*known_faults, *check_contours(subject, contours, points, shape)]:
-        if number in by_number:
-            slice_, phase, _ = by_number[number]
-            finding = finding._replace(phase=names.get(phase, ""), slice=slice_ + 1)
-        findings.append(finding)
-    return ReaderOutput(stacks, [*findings, *more])
+
+def _find_lost(
+    subject: str,
+    contours: ContourFiles,
+    numbers: Collection[int],
+    numbering: Numbering,
+    frames: Sequence[Frame],
+    series: Sequence[Sequence[Frame]],
+) -> Iterator[Finding]:
+    """The misplaced frames of the short-axis series, and the contours of numbers that it does not hold."""
+    for frame, detail in numbering.misplaced:
+        yield Finding("misplaced-frame", subject, "", None, str(frame.path), detail)
+    misplaced = {frame.instance for frame, _ in numbering.misplaced}
+    for number in sorted({*numbers} - numbering.places.keys() if frames else ()):
+        detail = f"{frames[0].path.parent.name} has no frame {number}"
+        others = [frame for other in series for frame in other if frame.instance == number]
+        if number in misplaced:
+            detail = f"frame {number} is misplaced"
+        elif others:
+            nearest = sorted(others, key=lambda frame: _distance(frame, frames))[:_MOST_NAMED]
+            detail += f"; in another series it is {' or '.join(str(frame.path) for frame in nearest)}"
+        yield Finding("no-image", subject, "", None, str(contours[number][min(contours[number])]), detail)
+
+
+def _distance(frame: Frame, frames: Sequence[Frame]) -> float:
+    """The distance between a frame and the nearest of others, in mm."""
+    positions = np.array([other.position for other in frames])
+    return float(np.linalg.norm(positions - np.array(frame.position), axis=1).min())
 
 
 def _read_contours(subject: str, contours: ContourFiles) -> tuple[dict[int, dict[str, Points]], list[Finding]]:
@@ -198,98 +209,6 @@ def structure_mask(structure: str, masks: Mapping[str, Mask]) -> Mask | None:
         return drawn[0]
     inner, outer = drawn
     return np.where(inner > 0, 0, outer).astype(np.uint8)
-
-
-def name_phases(frames: Sequence[LabelledFrame], phases: int) -> dict[int, str]:
-    """Name the phases: of the two with most labelled frames ED has the larger cavity in most slices, ES the smaller.
-
-    A lone phase is ED if it lies near the start or the end of the cycle.
-
-    Args:
-        frames: The labelled frames of a subject.
-        phases: The number of phases in a cycle.
-    """
-    counts = Counter(frame.phase for frame in frames).most_common(2)
-    if not counts:
-        return {}
-    if len(counts) == 1:
-        phase = counts[0][0]
-        is_diastole = min(phase + 1, phases - phase) <= _NEAR_ENDS * phases
-        return {phase: "ED" if is_diastole else "ES"}
-    first, second = (phase for phase, _ in counts)
-    areas: dict[int, dict[int, int]] = {first: {}, second: {}}
-    for frame in frames:
-        if frame.phase in areas:
-            areas[frame.phase][frame.slice] = int((frame.pool | frame.label).sum())
-    one, other = areas[first], areas[second]
-    # Slice by slice, so that one wrong contour does not decide; base and apex may be labelled in one phase only.
-    votes = sum(int(np.sign(one[slice_] - other[slice_])) for slice_ in one.keys() & other.keys())
-    if (votes or sum(one.values()) - sum(other.values())) >= 0:
-        return {first: "ED", second: "ES"}
-    return {first: "ES", second: "ED"}
-
-
-def make_stacks(
-    subject: str,
-    stratum: str,
-    frames: Iterable[LabelledFrame],
-    names: Mapping[int, str],
-    affine: Callable[[Sequence[LabelledFrame]], NDArray[np.float64]],
-) -> ReaderOutput:
-    """Stack labelled frames by phase. Frames that fit in no stack become findings.
-
-    Args:
-        subject: The subject's name.
-        stratum: The subject's stratum.
-        frames: The labelled frames of the subject.
-        names: The names of the phases that become stacks.
-        affine: A function that returns the affine of a stack.
-    """
-    findings, usable = [], []
-    frames = sorted(frames, key=lambda f: (f.slice, f.phase))
-    usual_form = Counter(frame.form for frame in frames).most_common(1)
-    for frame in frames:
-        if fault := _fault(frame, usual_form[0][0], names):
-            findings.append(Finding(fault[0], subject, "", frame.slice + 1, str(frame.file), fault[1]))
-        else:
-            usable.append(frame)
-    stacks = []
-    for phase, name in sorted(names.items(), key=lambda item: item[1]):
-        members = [frame for frame in usable if frame.phase == phase]
-        if not members:
-            continue
-        steps = np.diff([member.depth for member in members])
-        if (steps > 0).any() and (steps < 0).any():  # acquired in another order than they lie
-            members.sort(key=lambda f: f.depth, reverse=members[-1].depth < members[0].depth)
-        if uneven_steps([frame.frame for frame in members if frame.frame is not None]):
-            detail = "labelled slices are not evenly spaced: the affine holds their mean step"
-            findings.append(Finding("uneven-slices", subject, name, None, str(members[0].file), detail))
-        stack = Stack(
-            subject=subject,
-            phase=name,
-            stratum=stratum,
-            image=np.stack([frame.image for frame in members], axis=-1),
-            label=np.stack([frame.label for frame in members], axis=-1),
-            affine=affine(members),
-            slices=tuple(frame.slice + 1 for frame in members),
-            files=tuple(str(frame.file) for frame in members),
-            pool=np.stack([frame.pool for frame in members], axis=-1),
-        )
-        stacks.append(stack)
-    return ReaderOutput(stacks, findings)
-
-
-def _fault(frame: LabelledFrame, usual_form: tuple[object, ...], names: Mapping[int, str]) -> tuple[str, str] | None:
-    """Why a frame fits in no stack, as reason and detail."""
-    image, mask = frame.image.shape, frame.label.shape
-    if image != mask or frame.form != usual_form:
-        detail = f"image {image} and mask {mask}, size or pixel spacing unlike the subject's other frames"
-        return "mismatch", detail
-    if not frame.label.any():
-        return "outside-image", "the contour or mask covers no pixel of the image"
-    if frame.phase not in names:
-        return "third-phase", f"phase {frame.phase + 1}, while ED and ES are {sorted(p + 1 for p in names)}"
-    return None
 
 
 def _cine_affine(members: Sequence[LabelledFrame]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
-from monai_iln.datasets.formats.contours import FILE_NAME, ContourFiles
+from monai_iln.datasets.formats.contours import FILE_NAME, ContourFiles, read_text
 from monai_iln.datasets.formats.dicom import Frame
 from monai_iln.datasets.readers.contoured import read_cines
 from monai_iln.datasets.stacks import Finding, ReaderOutput
@@ -71,8 +71,8 @@ def _number_by_name(frames: Sequence[Frame]) -> list[Frame]:
 def _find_missing(subject: str, listing: Path, contours: ContourFiles) -> list[Finding]:
     """Contours that the list names and that are not there."""
     try:
-        lines = listing.read_text(encoding="latin-1").splitlines()
-    except OSError as error:
+        lines = read_text(listing, "latin-1").splitlines()
+    except (OSError, UnicodeError) as error:
         return [Finding("unreadable", subject, "", None, str(listing), str(error))]
     named = {PureWindowsPath(line.strip()).name for line in lines}
     there = {path.name for kinds in contours.values() for path in kinds.values()}

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from monai_iln.datasets.formats.contours import Points, rasterize
-from monai_iln.datasets.formats.dicom import Frame, read_pixels, split_slices
+from monai_iln.datasets.formats.dicom import Frame
+from monai_iln.datasets.formats.dicom_pixels import read_pixels
+from monai_iln.datasets.geometry.numbering import number_frames, split_slices
 from monai_iln.datasets.quality.inspection import contrast
 from monai_iln.errors import UserError
 
@@ -15,14 +17,15 @@ ContourPoints = Mapping[int, Mapping[str, Points]]  # by the number of the frame
 
 _BLOOD = 0.5  # median contrast of what a subject's contours enclose; real ones have 0.86 and more on their own images
 _AS_MANY = 0.8  # of the other series' contoured frames; a file or two may be lost
+_MOST_IN_DOUBT = 0.2  # of the frames; two series that mix share all of their numbers
 _CLEARLY_BETTER = 1.2  # ratio of contrasts by which one series beats another that holds the same numbers
 
 
 def choose_series(series: Sequence[Sequence[Frame]], points: ContourPoints) -> list[Frame]:
     """Find the short-axis series that contours belong to. Only the frames decide, never a name.
 
-    It holds the contoured numbers, or at least half of them; it is a stack of parallel slices, in which no number
-    occurs twice; the contours lie inside its images. Of several such series it is one whose blood they enclose, then
+    It holds the contoured numbers, or at least half of them; it is a stack of parallel slices, in which few numbers
+    occur twice; the contours lie inside its images. Of several such series it is one whose blood they enclose, then
     the one that holds most of the numbers, then the one that fits best.
 
     Args:
@@ -71,9 +74,11 @@ def _possible_series(series: Sequence[Sequence[Frame]], points: ContourPoints) -
     extent = np.median([outline.max() for kinds in points.values() for outline in kinds.values()])
     possible = []
     for frames in series:
-        instances = {frame.instance for frame in frames}
-        is_stack = len(instances) == len(frames) and (len(split_slices(frames)) > 1 or len(frames) == 1)
-        if is_stack and extent <= max(frames[0].shape) and 2 * len(numbers & instances) >= len(numbers):
+        numbering = number_frames(frames)
+        is_stack = len(split_slices(frames)) > 1 or len(frames) == 1
+        is_numbered = len(numbering.misplaced) <= _MOST_IN_DOUBT * len(frames)
+        held = len(numbers & numbering.places.keys())
+        if is_stack and is_numbered and extent <= max(frames[0].shape) and 2 * held >= len(numbers):
             possible.append(list(frames))
     return possible
 

@@ -30,7 +30,8 @@ from monai_iln.datasets.formats.contours import FILE_NAME
 from monai_iln.datasets.formats.listing import Sources, is_dicom, list_files, list_sources
 from monai_iln.datasets.formats.png import read_grey
 from monai_iln.datasets.progress import track
-from monai_iln.datasets.readers.contoured import LabelledFrame, make_stacks, name_phases, read_cines
+from monai_iln.datasets.readers.contoured import read_cines
+from monai_iln.datasets.readers.labelled import LabelledFrame, make_stacks, name_phases
 from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES, SUNNYBROOK_LAYOUTS
 from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError

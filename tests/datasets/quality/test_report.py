@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from monai_iln.datasets.quality.exclusion import exclude_slices
 from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.quality.report import summarize, write_report
 from monai_iln.datasets.stacks import Finding, Stack
@@ -22,8 +23,8 @@ def stack(subject, place, slices=2, shape=(60, 90)):
     return Stack(subject, "ED", "", image, label, np.eye(4), tuple(range(1, slices + 1)))
 
 
-def finding(reason, subject, slice_, detail="measured"):
-    return Finding(reason, subject, "ED", slice_, f"{subject}.dcm", detail)
+def finding(reason, subject, slice_, detail="measured", about_label=True):
+    return Finding(reason, subject, "ED", slice_, f"{subject}.dcm", detail, about_label)
 
 
 @pytest.fixture
@@ -77,6 +78,26 @@ def test_the_table_holds_everything(sheet):
         ("B", "ED", "2", "exclude", "displaced", "measured", "B.dcm"),
         ("C", "ED", "", "left out", "unreadable", "broken, with a comma", "C.dcm"),
     ]
+
+
+def test_what_is_not_about_the_label_excludes_nothing(tmp_path):
+    stacks = [stack("A", (5, 10)), stack("B", (40, 60))]
+    findings = [finding("copied-contour", "A", 1), finding("copied-contour", "B", 1, about_label=False)]
+    findings += [finding("copied-contour", "B", 2, about_label=False), finding("displaced", "B", 2)]
+    actions = choose_actions(exclude=["area-jump"])
+    kept, _ = exclude_slices(stacks, findings, actions)
+    assert [(s.subject, s.slices) for s in kept] == [("A", (2,)), ("B", (1,))]
+    write_report(tmp_path, stacks, findings, actions)
+    with (tmp_path / "exclusions.csv").open(newline="", encoding="utf-8") as file:
+        told = [(row["subject"], row["slice"], row["action"]) for row in csv.DictReader(file)]
+    assert told == [("A", "1", "exclude"), ("B", "1", "keep"), ("B", "2", "keep"), ("B", "2", "exclude")]
+    lines = summarize(findings, actions)
+    assert [line.split(". ")[0] for line in lines] == [
+        "copied-contour: 1 (exclude) in A",
+        "copied-contour: 2 (keep) in B",
+        "displaced: 1 (exclude) in B",
+    ]
+    assert finding("unreadable", "A", 1, about_label=False).action(actions) == "left out"
 
 
 def test_no_image_no_sheet(tmp_path):

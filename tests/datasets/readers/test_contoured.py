@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from monai_iln.datasets.formats.dicom import Frame
-from monai_iln.datasets.readers.contoured import LabelledFrame, name_phases
+from monai_iln.datasets.readers.labelled import LabelledFrame, name_phases
 from monai_iln.datasets.readers.short_axis import choose_series
 from monai_iln.errors import UserError
 
@@ -44,12 +44,18 @@ def test_a_series_needs_half_of_the_contoured_frames():
         choose_series([], points)
 
 
+def test_a_series_may_hold_a_number_twice():
+    """A wrong header must not cost the subject."""
+    right = [*stack(range(1, 17)), *stack([4], "CINESAX/again")]
+    assert choose_series([right], contoured(4, 8, 12, 16)) == right
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         stack(range(1, 17), "small", size=48),
         stack(range(1, 17), "flat", step=0.0),
-        [*stack(range(1, 17), "twice"), *stack([4], "twice")],
+        [*stack(range(1, 17), "twice"), *stack(range(1, 17), "twice/again")],
     ],
     ids=lambda frames: frames[0].path.parent.name,
 )

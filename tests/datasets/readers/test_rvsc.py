@@ -48,6 +48,15 @@ def test_a_contour_of_the_list_that_is_missing(data):
     assert finding.detail == f"names {lost.name}, which is not there"
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8-sig", "utf-16"])
+def test_a_list_may_have_a_byte_order_mark(data, encoding):
+    listing = data / "patient02" / "P02list.txt"
+    name = "P02-0999-icontour-manual.txt"
+    listing.write_text(f"{name}\r\n", encoding=encoding)
+    (finding,) = read_folders([data]).findings
+    assert finding.detail == f"names {name}, which is not there"
+
+
 def test_images_without_contours_and_the_reverse(data):
     shutil.rmtree(data / "patient01" / "P01contours-manual")
     shutil.rmtree(data / "patient02" / "P02dicom")

@@ -13,10 +13,13 @@ from PIL import Image
 
 from monai_iln.datasets import read_sunnybrook
 from monai_iln.datasets.formats.contours import FILE_NAME, rasterize, read_contour
-from monai_iln.datasets.formats.dicom import Frame, number_frames, read_stack, split_slices, stack_affine, uneven_steps
+from monai_iln.datasets.formats.dicom import Frame, stack_affine, uneven_steps
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
-from monai_iln.datasets.quality.inspection import contrast
+from monai_iln.datasets.quality.exclusion import exclude_slices
+from monai_iln.datasets.quality.inspection import contrast, inspect_stacks
+from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.readers.contoured import structure_mask
+from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError
 
 SMALL = {"slices": 6, "phases": 4, "size": 96}
@@ -129,77 +132,42 @@ def test_affine_of_pixels_that_are_not_square():
     assert uneven_steps([frames[0], frames[1], replace(frames[2], position=(-24.0, 20.0, 30.0))])
 
 
-def test_slices_and_phases_come_from_geometry():
-    axes = {"row_direction": (1.0, 0.0, 0.0), "column_direction": (0.0, 1.0, 0.0), "spacing": (1.0, 1.0)}
-    # Two phases of three slices 2 mm apart, from feet to head, each position with the jitter of a written header.
-    frames = [
-        Frame(Path("x"), 2 * k + p, ("s",), (4, 4), (0.0, 0.0, -2.0 * k + 0.01 * p), **axes, slice_step=2.0)
-        for k in range(3)
-        for p in (2, 1)
-    ]
-    slices = split_slices(frames)
-    assert [[frame.instance for frame in slice_] for slice_ in slices] == [[1, 2], [3, 4], [5, 6]]
+FAULTS = {
+    "spacing": ("PixelSpacing", ["2", "2"], "mismatch"),
+    "orientation": ("ImageOrientationPatient", ["1", "0", "0", "0", "1", "0"], "no-image"),
+    "series": ("SeriesInstanceUID", "1.2.3", "no-image"),
+    "number": ("InstanceNumber", "99", "misplaced-frame"),
+    "number of another": ("InstanceNumber", "1", "misplaced-frame"),
+    "no number": ("InstanceNumber", None, "unreadable"),
+    "place beside": (30, None, "misplaced-frame"),
+    "place of another": (10, None, "misplaced-frame"),
+}
 
 
-def test_numbers_tell_slice_and_phase_also_with_files_missing():
-    axes = {"row_direction": (1.0, 0.0, 0.0), "column_direction": (0.0, 1.0, 0.0), "spacing": (1.0, 1.0)}
-
-    def series(number, step=8.0, first=1):
-        return [
-            Frame(Path("x"), number(s, p) + first, ("s",), (4, 4), (0.0, 0.0, step * s), **axes, slice_step=8.0)
-            for s in range(3)
-            for p in range(4)
-        ]
-
-    slice_by_slice = series(lambda s, p: 4 * s + p)
-    places = {number: place[:2] for number, place in number_frames(slice_by_slice)[0].items()}
-    assert places == {4 * s + p + 1: (s, p) for s in range(3) for p in range(4)}
-    del slice_by_slice[4]
-    del slice_by_slice[0]
-    assert {n: place[:2] for n, place in number_frames(slice_by_slice)[0].items()} == {
-        number: place for number, place in places.items() if number not in (1, 5)
-    }
-    from_zero, _ = number_frames(series(lambda s, p: 4 * s + p, first=0))
-    assert {n: place[:2] for n, place in from_zero.items()} == {4 * s + p: (s, p) for s in range(3) for p in range(4)}
-    lacking = series(lambda s, p: 4 * s + p, first=0)
-    del lacking[5]
-    assert number_frames(lacking)[0][6][:2] == (1, 2)
-    phase_by_phase, _ = number_frames(series(lambda s, p: 3 * p + s))
-    assert {n: place[:2] for n, place in phase_by_phase.items()} == {
-        3 * p + s + 1: (s, p) for s in range(3) for p in range(4)
-    }
-
-
-def test_a_copy_with_the_labelled_frames_alone():
-    """ED is phase 20, ES phase 8; the basal slice is labelled at ED only."""
-    axes = {"row_direction": (1.0, 0.0, 0.0), "column_direction": (0.0, 1.0, 0.0), "spacing": (1.0, 1.0)}
-
-    def frames(numbers):
-        place = [(0.0, 0.0, 8.0 * ((number - 1) // 20)) for number in numbers]
-        return [
-            Frame(Path("x"), number, ("s",), (4, 4), position, **axes, slice_step=8.0)
-            for number, position in zip(numbers, place, strict=True)
-        ]
-
-    for numbers in ([40, 60, 80, 48, 68], [40, 60, 80], [28, 48]):
-        places, phases = number_frames(frames(numbers))
-        assert phases == 20
-        assert {n: place[:2] for n, place in places.items()} == {n: divmod(n - 1, 20) for n in numbers}
-
-
-@pytest.mark.parametrize("fault", ["spacing", "place"])
-def test_a_frame_whose_geometry_is_not_its_stack_s(copied, stacks, fault):
-    path = frame_of(copied, first(copied, "SCD_ManualContours/*/contours-manual/*/*icontour*"))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_header_costs_its_frame_alone_and_is_named(copied, stacks, fault):
+    path = frame_of(copied, sorted(copied.glob("SCD_ManualContours/*/contours-manual/*/*icontour*"))[1])
     header = pydicom.dcmread(path)
-    if fault == "spacing":
-        header.PixelSpacing = [2 * float(value) for value in header.PixelSpacing]
-    else:  # 30 mm to the side
-        axis = np.array(header.ImageOrientationPatient[:3], float)
-        header.ImagePositionPatient = [f"{v:.4f}" for v in np.array(header.ImagePositionPatient, float) + 30 * axis]
+    tag, value, reason = FAULTS[fault]
+    if value is not None or isinstance(tag, str):
+        setattr(header, tag, value)
+    else:  # so many millimetres to the side, or along the normal
+        axes = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+        axis = {30: axes[0], 10: np.cross(*axes)}[tag]
+        header.ImagePositionPatient = [f"{v:.4f}" for v in np.array(header.ImagePositionPatient, float) + tag * axis]
     header.save_as(path)
     reading = read_sunnybrook(copied)
-    assert set(reasons(reading)) == {"mismatch" if fault == "spacing" else "uneven-slices"}
-    assert sum(len(s.slices) for s in reading.stacks) == sum(len(s.slices) for s in stacks) - (fault == "spacing")
+    named = [finding for finding in reading.findings if path.name in f"{finding.file} {finding.detail}"]
+    assert [finding.reason for finding in named] == [reason]
+    assert set(reasons(reading)) <= {reason, "no-image", "uneven-slices"}
+    lost = 0
+    for stack, whole in zip(reading.stacks, stacks, strict=True):
+        kept = [whole.slices.index(number) for number in stack.slices]
+        lost += len(whole.slices) - len(kept)
+        np.testing.assert_array_equal(stack.image, whole.image[..., kept])
+        np.testing.assert_array_equal(stack.label, whole.label[..., kept])
+        np.testing.assert_allclose(stack.affine[:3, :2], whole.affine[:3, :2])
+    assert lost == 1
 
 
 def test_slices_lie_in_the_stack_as_they_lie_in_the_body(copied, stacks):
@@ -477,6 +445,33 @@ def test_copied_contours_are_the_thief_s(copied):
     assert reasons(reading, "SC-HF-I-901") == {}
 
 
+@pytest.mark.parametrize(("kind", "wrong"), [("o", ("epicardium", "myocardium")), ("i", ("endocardium", "myocardium"))])
+@pytest.mark.parametrize("label", KINDS)
+def test_a_finding_excludes_what_it_is_about(copied, label, kind, wrong):
+    """One subject has contours of another: the label that does without them loses no frame."""
+    names = [("SC-N-904", "SC-HF-I-901"), ("SC-HF-I-901", "SC-N-904")][kind == "i"]
+    owner, thief = (copied / "SCD_ManualContours" / name / "contours-manual" / "IRCCI-expert" for name in names)
+    before = read_sunnybrook(copied, label=label)
+    for outer in thief.glob("*ocontour*"):  # at ED, where there are pairs
+        path = outer.with_name(outer.name.replace("ocontour", f"{kind}contour"))
+        if (owner / path.name).exists():
+            shutil.copy(owner / path.name, path)
+    reading = read_sunnybrook(copied, label=label)
+    told = [finding for finding in reading.findings if finding.reason in ("copied-contour", "epicardium")]
+    assert {finding.subject for finding in told} == {names[1]}
+    assert {finding.reason for finding in told} == {"copied-contour", "epicardium"}
+    assert {finding.about_label for finding in told} == {label in wrong}
+    findings = [*reading.findings, *inspect_stacks(reading.stacks)]
+    kept, _ = exclude_slices(reading.stacks, findings, choose_actions())
+    whole, left = ({(s.subject, s.phase, n) for s in stacks for n in s.slices} for stacks in (before.stacks, kept))
+    doubted = whole & {(finding.subject, finding.phase, finding.slice) for finding in told}
+    if label in wrong:
+        assert doubted
+        assert not doubted & left
+    else:
+        assert left == whole
+
+
 def test_a_whole_copied_subject_is_both_subjects_fault(copied):
     owner, thief = (copied / "SCD_ManualContours" / name for name in ("SC-HF-I-901", "SC-HF-I-905"))
     shutil.rmtree(thief)
@@ -607,14 +602,14 @@ def test_read_stack(official, stacks, tmp_path):
         read_stack(folder, 5)
     with pytest.raises(UserError, match="no such folder"):
         read_stack(tmp_path / "none")
-    with pytest.raises(UserError, match=r"no \.dcm file"):
+    with pytest.raises(UserError, match="no DICOM file"):
         read_stack(tmp_path)
-    with pytest.raises(UserError, match="A stack is one series"):
+    with pytest.raises(UserError, match=r"\d stacks:\n  1: without description"):
         read_stack(folder.parent, 1)
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     lost = sorted(damaged.iterdir())[5]
     lost.unlink()
-    with pytest.raises(UserError, match="3 to 4 files for each of 6 slices"):
+    with pytest.raises(UserError, match="4, 3, 4, 4, 4, 4 files for the 6 slices"):
         read_stack(damaged, 1)
     for path in sorted(damaged.iterdir())[4:7]:
         path.unlink()
@@ -666,6 +661,27 @@ def test_real_copied_contours_are_found(real_dicom):
         **{(name, "no-image"): 1 for name in ("SC-HF-I-04", "SC-HF-I-06", "SC-HF-I-09")},
         **{(name, "no-image"): 1 for name in ("SC-HF-NI-11", "SC-HYP-08", "SC-N-03")},
     }
+
+
+def test_real_contours_of_another_subject_cost_their_own_label_alone(real, tmp_path):
+    """SC-HF-I-05 with the epicardial contours of SC-HF-I-01, as the arterys copy has it for SC-HF-I-06."""
+    contours = tmp_path / "contourfiles"
+    shutil.copytree(real / "arterys_contours" / "final_data" / "contourfiles" / "SC-HF-I-1", contours / "SC-HF-I-1")
+    shutil.copytree(real / "arterys_contours" / "final_data" / "contourfiles" / "SC-HF-I-5", contours / "SC-HF-I-5")
+    owner, thief = (sorted(contours.glob(f"{name}/o-contours/*")) for name in ("SC-HF-I-1", "SC-HF-I-5"))
+    for path, target in zip(owner, thief, strict=False):
+        shutil.copy(path, target)
+    sources = [contours, real / "SCD_IMAGES_01", real / "scd_patientdata.csv"]
+    lost, copies = {}, set()
+    for label in ("endocardium", "epicardium"):
+        stacks, findings = read_sunnybrook(sources, label=label)
+        kept, _ = exclude_slices(stacks, findings, choose_actions())
+        whole, left = (sum(len(s.slices) for s in found if s.subject == "SC-HF-I-05") for found in (stacks, kept))
+        lost[label] = whole - left
+        copies |= {(f.subject, f.phase, f.slice) for f in findings if f.reason == "copied-contour"}
+    assert lost["endocardium"] == 0
+    assert {(subject, phase) for subject, phase, _ in copies} == {("SC-HF-I-05", "ED")}
+    assert lost["epicardium"] >= len(copies) == 9
 
 
 def test_real_contours_give_the_mirror_s_masks(real, real_mirror):

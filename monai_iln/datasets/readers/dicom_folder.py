@@ -1,0 +1,165 @@
+"""One stack from a folder of DICOM files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_iln.datasets.formats.dicom import Frame, NotASliceError, read_frames, stack_affine, uneven_steps
+from monai_iln.datasets.formats.dicom_pixels import read_pixels
+from monai_iln.datasets.formats.listing import is_dicom, list_files
+from monai_iln.datasets.geometry.cine import Cine, drop_copies, group_cines
+from monai_iln.datasets.geometry.series import find_misfits
+from monai_iln.datasets.stacks import DataWarning
+from monai_iln.errors import UserError
+from monai_iln.extras import require_extra
+
+_MOST_NAMED = 3  # files in a message
+
+
+def read_stack(
+    folder: Path | str, phase: int | None = None, series: int | str | None = None
+) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """Read one short-axis stack of one cardiac phase from a folder of DICOM files.
+
+    Names decide nothing: :mod:`monai_iln.datasets.geometry.cine` says how headers do. What was decided on the way, such
+    as copies that were passed over, is one :class:`~monai_iln.datasets.stacks.DataWarning`.
+
+    Args:
+        folder: The folder of one stack: one image a slice or a cine, in one series or in one for each slice. It may
+            hold other series if ``series`` chooses one.
+        phase: The phase to read, from 1. A cine needs it, because the series does not say which one is meant.
+        series: The number of the stack, from 1, in the list that the message about several stacks gives; or the
+            SeriesInstanceUID of one of its series.
+
+    Returns:
+        The stack ``(rows, columns, slices)``, slices in order along their normal, and its NIfTI affine, see
+        :func:`~monai_iln.datasets.formats.dicom.stack_affine`.
+
+    Raises:
+        UserError: If there is no stack, or more than one and none is chosen; if slices, phases or files are missing,
+            damaged or unlike their series; or if the phase is not given or out of range.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder. Give the folder that holds the DICOM files of one stack.")
+    frames, unfit, others = _find_frames(folder)
+    frames, notes = drop_copies(frames)
+    cine = _choose(folder, group_cines(frames), series, unfit)
+    _check(folder, cine, unfit)
+    members = _take_phase(folder, cine, phase)
+    if uneven_steps(members):
+        raise UserError(f"{folder}: {_unevenness(members)}")
+    stack = np.stack([read_pixels(frame) for frame in members], axis=-1)
+    others += [str(error).rstrip(".") for error in unfit]
+    notes += [*cine.notes, *(f"{frame.path} is passed over, {detail}" for frame, detail in cine.strays)]
+    if others:
+        notes.append(f"{len(others)} files are passed over: {_first(others)}")
+    if notes:
+        warnings.warn(f"{folder}: {'. '.join(notes)}.", DataWarning, stacklevel=2)
+    return stack, stack_affine(members)
+
+
+def _find_frames(folder: Path) -> tuple[list[Frame], list[NotASliceError], list[str]]:
+    """All frames in and below a folder, what its other DICOM files are, and which files are not DICOM."""
+    require_extra("reading DICOM", "data", "pydicom")
+    frames: list[Frame] = []
+    unfit, others = [], []
+    for path in list_files(folder):
+        if not is_dicom(path):
+            others.append(f"{path}: not a DICOM file")
+            continue
+        try:
+            frames += read_frames(path)
+        except NotASliceError as error:
+            unfit.append(error)
+    return frames, unfit, others
+
+
+def _choose(folder: Path, cines: Sequence[Cine], series: int | str | None, unfit: Sequence[NotASliceError]) -> Cine:
+    """The one stack of a folder, or the one that is asked for."""
+    if not cines:
+        found = (
+            f"no image of a stack: {_first([str(error).rstrip('.') for error in unfit])}" if unfit else "no DICOM file"
+        )
+        raise UserError(f"{folder}: {found}. Give the folder that holds the DICOM files of one stack.")
+    chosen = list(cines)
+    if series is not None and str(series).isdigit():
+        chosen = list(cines)[int(series) - 1 : int(series)] if int(series) > 0 else []
+    elif series is not None:
+        chosen = [cine for cine in cines if str(series) in cine.series_uids]
+    if len(chosen) == 1:
+        return chosen[0]
+    asked = "" if series is None else f"series {series} is {'more than one' if chosen else 'none'} of "
+    listed = "\n".join(f"  {number}: {cine.describe()}" for number, cine in enumerate(cines, start=1))
+    raise UserError(
+        f"{folder}: {asked}{len(cines)} stacks:\n{listed}\nOne is segmented at a time: choose it with series (1 to "
+        f"{len(cines)}, or its UID), or give the folder that holds its files alone."
+    )
+
+
+def _check(folder: Path, cine: Cine, unfit: Sequence[NotASliceError]) -> None:
+    """Refuse a stack in which a file is damaged or missing."""
+    for error in unfit:
+        if error.series_uid in cine.series_uids:
+            raise error
+    if cine.misfits:
+        told = _first([f"{frame.path} {detail}" for frame, detail in cine.misfits])
+        raise UserError(f"{folder}: a header was changed or damaged. {told}. Restore the file, or remove its slice.")
+    counts = cine.counts
+    if min(counts) < max(counts):
+        short = [slice_[0] for slice_ in cine.slices if len(slice_) < max(counts)]
+        strays = [f"{frame.path}, {detail}" for frame, detail in cine.strays]
+        hint = f" It may be {_first(strays)}." if strays else ""
+        raise UserError(
+            f"{folder}: {', '.join(map(str, counts))} files for the {len(counts)} slices, in order of their places: "
+            f"too few for that of {short[0].path.name}.{hint} Every slice must be there in every phase, once, or "
+            "phases would mix: add what is missing, remove what is there twice."
+        )
+    if counts[0] > 1 and not cine.key:
+        raise UserError(
+            f"{folder}: {counts[0]} files for each of {len(counts)} slices, and nothing tells their order: "
+            "TriggerTime, TemporalPositionIdentifier, AcquisitionTime and InstanceNumber are missing, or the same in "
+            "two files of a slice. Export the files again, with one of them."
+        )
+
+
+def _take_phase(folder: Path, cine: Cine, phase: int | None) -> list[Frame]:
+    """The frames of one phase."""
+    phases = cine.counts[0]
+    if phase is None and phases > 1:
+        raise UserError(
+            f"{folder}: a cine with {phases} phases of {len(cine.slices)} slices. One phase is segmented at a time: "
+            f"choose it with phase (1 to {phases})."
+        )
+    phase = 1 if phase is None else phase
+    if not 1 <= phase <= phases:
+        raise UserError(f"{folder}: phase {phase} of {phases}. Phases count from 1 to {phases}: choose one of them.")
+    return [slice_[phase - 1] for slice_ in cine.slices]
+
+
+def _unevenness(members: Sequence[Frame]) -> str:
+    """What is wrong with slices that are not evenly spaced."""
+    misfits = [f"{frame.path} {detail}" for frame, detail in find_misfits(members)]
+    if misfits:
+        return (
+            f"a header was changed or damaged, or a slice moved. {misfits[0]}. Restore the file, or remove its slice."
+        )
+    steps = np.linalg.norm(np.diff([frame.position for frame in members], axis=0), axis=1)
+    place = int(np.abs(steps - np.median(steps)).argmax())
+    one, two = members[place].path.name, members[place + 1].path.name
+    return (
+        f"the slices are not evenly spaced, as if one were missing or too many: {steps[place]:.1f} mm between those of "
+        f"{one} and {two}, {np.median(steps):.1f} mm between most. A stack needs one step between slices: add what is "
+        "missing, remove what is not of it, or segment the parts one by one."
+    )
+
+
+def _first(details: Sequence[str]) -> str:
+    """The first of many details, and how many more there are."""
+    more = f"; and {len(details) - _MOST_NAMED} more" if len(details) > _MOST_NAMED else ""
+    return "; ".join(details[:_MOST_NAMED]) + more
