@@ -70,11 +70,13 @@ def number_frames(frames: Sequence[Frame]) -> Numbering:
     """
     slices = split_slices(frames)
     rule, contradicting = _find_rule(slices)
+    misplaced: _Misplaced = []
     if rule is None:
         places = {frame: (s, p) for s, slice_ in enumerate(slices) for p, frame in enumerate(slice_)}
     else:
         places = {frame: rule.place(frame) for frame in frames if frame not in contradicting}
-    misplaced = [(frame, _contradiction(frame, rule, places)) for frame in contradicting if rule]
+        places |= _on_the_row(contradicting, rule, places)
+        misplaced += [(frame, _contradiction(frame, rule, places)) for frame in contradicting if frame not in places]
     for find in (_repeated, _beside):
         found = find(places)
         misplaced += found
@@ -133,7 +135,7 @@ def _find_rule(slices: Sequence[Sequence[Frame]]) -> tuple[_Rule | None, list[Fr
     allowed = max(int(_MOST_MISPLACED * len(frames)), min(_MOST_IN_SHORT, len(frames) // 5))
     if len(slices) == 1:  # there is nothing that a number could contradict
         allowed = 0
-    usual = _usual_lengths(slices)
+    usual, is_short = _usual_lengths(slices), _most(slices) < _CYCLE
     found: list[tuple[_Rule, list[Frame]]] = []
     for rule in _rules(slices):
         wrong = _contradicting(rule, frames, allowed)
@@ -145,7 +147,8 @@ def _find_rule(slices: Sequence[Sequence[Frame]]) -> tuple[_Rule | None, list[Fr
     def doubt(candidate: tuple[_Rule, list[Frame]]) -> int:
         rule, wrong = candidate
         # An odd rule may fit all frames of a short series, the wrong one among them.
-        return len(wrong) + (_MOST_IN_SHORT + 1) * (rule.length not in usual)
+        is_odd = rule.length not in usual or (is_short and rule.first not in (1, 0))
+        return len(wrong) + (_MOST_IN_SHORT + 1) * is_odd
 
     return min(found, key=doubt, default=(None, []))
 
@@ -178,6 +181,25 @@ def _homes(claims: Mapping[tuple[int, int], int]) -> dict[int, int]:
         if rivals == [(slice_, index)]:
             homes[slice_] = index
     return homes
+
+
+def _on_the_row(doubted: Sequence[Frame], rule: _Rule, places: _Places) -> _Places:
+    """The doubted frames that lie where the even row of the other slices has the slice of their number.
+
+    In a copy with the labelled frames alone, two frames of a slice may lie apart: this one is right.
+    """
+    slices = sorted({slice_ for slice_, _ in places.values()})
+    if len(slices) < 3:
+        return {}
+    centres = [np.median([f.position for f, place in places.items() if place[0] == s], axis=0) for s in slices]
+    slope, start = np.polyfit(slices, centres, 1)
+    found = {}
+    for frame in doubted:
+        slice_, phase = rule.place(frame)
+        distance = np.linalg.norm(start + slope * slice_ - np.asarray(frame.position))
+        if slice_ not in slices and slice_ >= 0 and 0 <= phase < rule.phases and distance < _SAME_SLICE_MM:
+            found[frame] = slice_, phase
+    return found
 
 
 def _contradiction(frame: Frame, rule: _Rule, places: _Places) -> str:

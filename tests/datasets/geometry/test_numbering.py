@@ -140,16 +140,43 @@ def test_what_was_measured_is_told():
         assert {detail for _, detail in found.misplaced} == {message}
 
 
-def test_of_two_frames_of_a_slice_either_may_lie_wrong():
-    """In a copy with the labelled frames alone nothing says which."""
-    numbers = [20 * s + p for s in range(6) for p in (8, 20)]
-    frames = [frame(number, 8.0 * ((number - 1) // 20)) for number in numbers]
-    frames[4] = replace(frames[4], position=(0.0, 0.0, 17.0))
+def labelled_alone(first=0):
+    """Two frames of each slice, as a copy with the labelled frames alone has them."""
+    return [frame(20 * s + p, 8.0 * s) for s in range(first, first + 6) for p in (8, 20)]
+
+
+@pytest.mark.parametrize("shift", ["along", "a slice on", "three slices back"])
+@pytest.mark.parametrize("first", [0, 2])
+def test_of_two_frames_of_a_slice_the_one_in_the_row_of_the_others_is_right(shift, first):
+    frames = labelled_alone(first)
+    for index, victim in enumerate(frames):
+        wrong = replace(victim, position=(0.0, 0.0, victim.depth + SHIFTS[shift][2]))
+        found = number_frames([*frames[:index], wrong, *frames[index + 1 :]])
+        assert [frame for frame, _ in found.misplaced] == [wrong]
+        assert {n: place[:2] for n, place in found.places.items()} == {
+            f.instance: divmod(f.instance - 1, 20) for f in frames if f is not victim
+        }
+
+
+def test_of_two_frames_of_an_uneven_row_either_may_be_wrong():
+    frames = [replace(f, position=(0.0, 0.0, f.depth**1.2)) for f in labelled_alone()]
+    frames[4] = replace(frames[4], position=(0.0, 0.0, frames[4].depth + 1.0))
     found = number_frames(frames)
     assert {frame.instance for frame, _ in found.misplaced} == {48, 60}
     assert {n: place[:2] for n, place in found.places.items()} == {
-        n: divmod(n - 1, 20) for n in numbers if n not in (48, 60)
+        f.instance: divmod(f.instance - 1, 20) for f in frames if f.instance not in (48, 60)
     }
+
+
+def test_a_wrong_number_among_labelled_frames_alone():
+    frames = labelled_alone(2)
+    for index, victim in enumerate(frames):
+        for number in {7, 140, 224, 500, 68} - {victim.instance}:
+            wrong = replace(victim, instance=number)
+            found = number_frames([*frames[:index], wrong, *frames[index + 1 :]])
+            assert wrong in {frame for frame, _ in found.misplaced}
+            for other, place in found.places.items():
+                assert place[:2] == divmod(other - 1, 20)
 
 
 def test_two_series_in_one_have_no_numbers():
