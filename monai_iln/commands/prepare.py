@@ -19,6 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "Turn raw data into NIfTI stacks and datalist.json, with a report on bad data.",
         "monai-iln prepare sunnybrook --source downloads --output prepared",
         "monai-iln prepare folders --source ACDC/training --output prepared",
+        "monai-iln prepare decathlon --source Task04_Hippocampus --output prepared",
     )
     datasets = parser.add_subparsers(required=True, metavar="DATASET")
     _add_sunnybrook(datasets.add_parser("sunnybrook", help="Sunnybrook Cardiac Data, left ventricle"))
@@ -29,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             help="ACDC, M&Ms, RVSC, CHLA, or a folder of NIfTI or Analyze files for each subject",
         )
     )
+    _add_decathlon(datasets.add_parser("decathlon", help="a list of volumes, dataset.json, without subjects or folds"))
 
 
 def _add_sunnybrook(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +78,25 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_prepare_folders)
 
 
+def _add_decathlon(parser: argparse.ArgumentParser) -> None:
+    describe(
+        parser,
+        "Turn a decathlon list (dataset.json) into a datalist with subjects and folds. The volumes stay as they are.",
+        "monai-iln prepare decathlon --source Task04_Hippocampus --output prepared",
+        "monai-iln prepare decathlon --source mine/dataset.json --output prepared --subject '{subject}_{phase}'",
+    )
+    parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="the list, or the folder with it")
+    parser.add_argument(
+        "--subject",
+        default="{subject}",
+        metavar="PATTERN",
+        help="the part of an image's name without type that is the subject; {phase} and * stand for other parts "
+        "(default: the whole name)",
+    )
+    _add_output_and_folds(parser)
+    parser.set_defaults(run=_prepare_decathlon)
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
@@ -85,6 +106,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the folders or archives with the data as downloaded; several where they are apart",
     )
+    _add_output_and_folds(parser)
+    free = {name: reason.action for name, reason in REASONS.items() if reason.action != "left out"}
+    for action, effect in (("keep", "exclude nothing"), ("exclude", "exclude their frames")):
+        usual = ", ".join(name for name, default in free.items() if default != action)
+        meaning = f"findings that shall {effect}: {usual}"
+        parser.add_argument(f"--{action}", nargs="+", default=[], metavar="REASON", help=meaning)
+
+
+def _add_output_and_folds(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "the folder to make")
     parser.add_argument(
         "--folds",
@@ -95,11 +125,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "(default: 3)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the folds (default: 0)")
-    free = {name: reason.action for name, reason in REASONS.items() if reason.action != "left out"}
-    for action, effect in (("keep", "exclude nothing"), ("exclude", "exclude their frames")):
-        usual = ", ".join(name for name, default in free.items() if default != action)
-        meaning = f"findings that shall {effect}: {usual}"
-        parser.add_argument(f"--{action}", nargs="+", default=[], metavar="REASON", help=meaning)
 
 
 def _folds(text: str) -> int | Path:
@@ -113,7 +138,7 @@ def _label(text: str) -> int | str:
 def _prepare_sunnybrook(options: argparse.Namespace) -> None:
     from monai_iln.datasets import prepare_sunnybrook
 
-    _prepare(prepare_sunnybrook, options, label=options.label, layout=options.layout)
+    _prepare(prepare_sunnybrook, options, **_findings(options), label=options.label, layout=options.layout)
 
 
 def _prepare_folders(options: argparse.Namespace) -> None:
@@ -122,11 +147,23 @@ def _prepare_folders(options: argparse.Namespace) -> None:
     _prepare(
         prepare_folders,
         options,
+        **_findings(options),
         label=options.label,
         layout=options.layout,
         image=options.image,
         mask=options.mask,
     )
+
+
+def _prepare_decathlon(options: argparse.Namespace) -> None:
+    from monai_iln.datasets import prepare_decathlon
+
+    _prepare(prepare_decathlon, options, subject=options.subject)
+
+
+def _findings(options: argparse.Namespace) -> dict[str, list[str]]:
+    """What is done about findings."""
+    return {"keep": options.keep, "exclude": options.exclude}
 
 
 def _prepare(prepare: Any, options: argparse.Namespace, **own: Any) -> None:
@@ -140,8 +177,6 @@ def _prepare(prepare: Any, options: argparse.Namespace, **own: Any) -> None:
         **own,
         folds=options.folds,
         seed=options.seed,
-        keep=options.keep,
-        exclude=options.exclude,
         progress=True,
     )
     print(summarize(datalist, read_datalist(datalist)))

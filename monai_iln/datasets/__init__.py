@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     )
     from monai_iln.datasets.prepare import (
         phantom_datalist,
+        prepare_decathlon,
         prepare_folders,
         prepare_right_ventricle,
         prepare_sunnybrook,
@@ -37,6 +38,7 @@ __all__ = [
     "find_stacks",
     "inspect_stacks",
     "phantom_datalist",
+    "prepare_decathlon",
     "prepare_folders",
     "prepare_right_ventricle",
     "prepare_sunnybrook",
@@ -63,6 +65,7 @@ __getattr__ = lazy_getattr(
         "find_stacks": "datalist",
         "inspect_stacks": "quality.inspection",
         "phantom_datalist": "prepare",
+        "prepare_decathlon": "prepare",
         "prepare_folders": "prepare",
         "prepare_right_ventricle": "prepare",
         "prepare_sunnybrook": "prepare",

@@ -71,10 +71,30 @@ def write_datalist(
         item["sha256"] = {key: _sha256(folder / item[key]) for key in ("image", "label")}
         item |= {"subject": stack.subject, "phase": stack.phase, "fold": folds[stack.subject]}
         items.append(item | {"slices": list(stack.slices)})
+    write_items(folder, items, name=name, labels=dict(enumerate(labels)), modality={"0": "MRI"})
+
+
+def write_items(
+    folder: Path,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    labels: Mapping[int, str],
+    modality: Any,
+) -> None:
+    """Write the datalist over files that are there.
+
+    Args:
+        folder: The folder to write into.
+        items: The items, with the keys that :func:`read_datalist` returns.
+        name: The name of the data set.
+        labels: The names of the label values.
+        modality: The modality of each channel.
+    """
     document = {
         "name": name,
-        "labels": {str(value): label for value, label in enumerate(labels)},
-        "modality": {"0": "MRI"},
+        "labels": {str(value): label for value, label in sorted(labels.items())},
+        "modality": modality,
         "numTraining": len(items),
         "training": items,
     }
@@ -125,7 +145,7 @@ def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, A
     items, values = _read_items(Path(path))
     owners: dict[str, str] = {}
     for item in track(items, "Checking", "stack", progress):
-        if owners.setdefault(_check_files(item, values), item["subject"]) != item["subject"]:
+        if owners.setdefault(check_item(item, values)["image"], item["subject"]) != item["subject"]:
             raise UserError(
                 f"{item['image']}: the same image as one of another subject. A person under two names may end up in "
                 "two folds: give it one name."
@@ -181,8 +201,19 @@ def _read_items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     return items, values
 
 
-def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> str:
-    """Refuse files that are not those that were written, or do not belong together. Returns the image's SHA-256."""
+def check_item(item: Mapping[str, Any], values: Sequence[int]) -> dict[str, str]:
+    """Look into the files of an item.
+
+    Args:
+        item: An item of a datalist.
+        values: The values that labels may have, or none if they are not known.
+
+    Returns:
+        The SHA-256 of ``image`` and ``label``.
+
+    Raises:
+        UserError: If the files are not those that were written, or do not belong together.
+    """
     found_hashes = _hash_files(item)
     for key, expected in _recorded_hashes(item).items():
         if found_hashes.get(key, expected) != expected:
@@ -205,7 +236,7 @@ def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> str:
             f"{item['label']}: holds the values {found[:8]}. The datalist names {values} under 'labels': correct the "
             "file, or add what its values mean."
         )
-    return found_hashes["image"]
+    return found_hashes
 
 
 def _recorded_hashes(item: Mapping[str, Any]) -> Mapping[str, str]:
