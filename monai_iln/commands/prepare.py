@@ -59,6 +59,8 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
         parser,
         "Turn data with a folder for each subject into NIfTI stacks and datalist.json.",
         "monai-iln prepare folders --source ACDC/training --output prepared --label left-ventricle",
+        "monai-iln prepare folders --source ACDC/training --output prepared "
+        "--label left-ventricle myocardium right-ventricle",
         "monai-iln prepare folders --source mine --output prepared --image '{subject}/{phase}.nii.gz' "
         "--mask '{subject}/{phase}_rv.nii.gz'",
     )
@@ -66,9 +68,11 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label",
         type=_label,
-        default="right-ventricle",
+        default=["right-ventricle"],
+        nargs="+",
         metavar="NAME|VALUE",
-        help="the structure to label, by its name or its value in the label files (default: right-ventricle)",
+        help="the structure to label, by its name or its value in the label files (default: right-ventricle); several "
+        "make one map with the values 1, 2, ... in this order",
     )
     parser.add_argument(
         "--layout", choices=FOLDER_LAYOUTS, help="the data set; only needed where the files do not tell"

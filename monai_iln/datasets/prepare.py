@@ -23,6 +23,7 @@ from monai_iln.datasets.quality.report import TABLE, summarize, write_report
 from monai_iln.datasets.readers.decathlon import DecathlonList, read_decathlon
 from monai_iln.datasets.readers.folders import read_folders
 from monai_iln.datasets.readers.matching import FilePair
+from monai_iln.datasets.readers.structures import Label, list_labels
 from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
 from monai_iln.datasets.stacks import DataWarning, Finding, ReaderOutput, Stack
 from monai_iln.errors import UserError
@@ -74,14 +75,14 @@ def prepare_sunnybrook(
     def read(paths: Sequence[Path]) -> ReaderOutput:
         return read_sunnybrook(paths, label=label, layout=layout, progress=progress)
 
-    return _prepare(read, sources, output, "Sunnybrook Cardiac Data", label, folds, seed, keep, exclude, progress)
+    return _prepare(read, sources, output, "Sunnybrook Cardiac Data", [label], folds, seed, keep, exclude, progress)
 
 
 def prepare_folders(
     sources: Sources,
     output: Path | str,
     *,
-    label: str | int = "right-ventricle",
+    label: Label = "right-ventricle",
     layout: str | None = None,
     image: str | None = None,
     mask: str | None = None,
@@ -100,8 +101,8 @@ def prepare_folders(
     def read(paths: Sequence[Path]) -> ReaderOutput:
         return read_folders(paths, label=label, layout=layout, image=image, mask=mask, progress=progress)
 
-    name = f"value {label}" if isinstance(label, int) else label
-    return _prepare(read, sources, output, "Cardiac MRI", name, folds, seed, keep, exclude, progress)
+    names = [f"value {one}" if isinstance(one, int) else one for one in list_labels(label)]
+    return _prepare(read, sources, output, "Cardiac MRI", names, folds, seed, keep, exclude, progress)
 
 
 prepare_right_ventricle = prepare_folders  # the former name
@@ -187,7 +188,7 @@ def _prepare(
     sources: Sources,
     output: Path | str,
     name: str,
-    label: str,
+    structures: Sequence[str],
     folds: Folds,
     seed: int,
     keep: Collection[str],
@@ -214,7 +215,7 @@ def _prepare(
     fold_of = _deal({stack.subject: stack.stratum for stack in stacks}, folds, seed)
     with new_folder(output) as folder:
         write_report(folder, stacks, findings, actions)
-        write_datalist(good, folder, name=name, labels=("background", label), folds=fold_of, progress=progress)
+        write_datalist(good, folder, name=name, labels=("background", *structures), folds=fold_of, progress=progress)
     if findings:
         excluded = _count_slices(stacks) - _count_slices(good)
         detail = f"{excluded} frames excluded, {len(findings)} findings in all: see {output / TABLE}."

@@ -14,7 +14,7 @@ from unicodedata import normalize
 
 from monai_iln.datasets.formats.nifti import VOLUME_NAME, read_volume
 from monai_iln.datasets.readers.matching import PHASE_WORDS, FilePair, Files, PairedFiles, below_source, list_volumes
-from monai_iln.datasets.readers.structures import find_structure, label_values
+from monai_iln.datasets.readers.structures import Label, find_structures, label_values
 from monai_iln.datasets.readers.tables import read_tables
 from monai_iln.datasets.readers.volumes import read_pairs
 from monai_iln.datasets.stacks import Finding, ReaderOutput
@@ -61,10 +61,10 @@ def holds(files: Files) -> bool:
     return bool(list_volumes(files))
 
 
-def read(files: Files, label: str | int, progress: bool = False) -> ReaderOutput:
+def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
     """Read the labelled frames, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
-    structure = find_structure(label, {})
-    return read_pairs(find_pairs(files), structure, progress)
+    wanted = find_structures(label, {})
+    return read_pairs(find_pairs(files), wanted, progress)
 
 
 def find_pairs(files: Files) -> PairedFiles:

@@ -11,7 +11,7 @@ from monai_iln.datasets.formats.listing import list_files
 from monai_iln.datasets.readers.layouts import FOLDER_LAYOUTS
 from monai_iln.datasets.readers.matching import Files
 from monai_iln.datasets.readers.patterns import find_by_pattern
-from monai_iln.datasets.readers.structures import find_structure
+from monai_iln.datasets.readers.structures import Label, find_structures, list_labels
 from monai_iln.datasets.readers.volumes import read_pairs
 from monai_iln.datasets.stacks import ReaderOutput
 from monai_iln.errors import UserError
@@ -22,13 +22,13 @@ class _Reader(Protocol):
 
     def holds(self, files: Files) -> bool: ...
 
-    def read(self, files: Files, label: str | int, progress: bool) -> ReaderOutput: ...
+    def read(self, files: Files, label: Label, progress: bool) -> ReaderOutput: ...
 
 
 def read_folders(
     sources: Sequence[Path],
     *,
-    label: str | int = "right-ventricle",
+    label: Label = "right-ventricle",
     layout: str | None = None,
     image: str | None = None,
     mask: str | None = None,
@@ -52,7 +52,9 @@ def read_folders(
     Args:
         sources: Folders, or single files.
         label: One of :data:`~monai_iln.datasets.readers.layouts.STRUCTURES`, or a value of the label files. In
-            *folders* a name stands for all values but 0, so labels with several values need the number.
+            *folders* a name stands for all values but 0, so labels with several values need the number. Several make
+            one map, with the values 1, 2, ... in their order; where two overlap, the later one counts, and a phase
+            without one of the ventricles or the myocardium is left out.
         layout: One of :data:`~monai_iln.datasets.readers.layouts.FOLDER_LAYOUTS`, or ``None`` to find out.
         image: A pattern for the paths of images below a source, where the rule of *folders* does not find them, such as
             ``"{subject}/{phase}.nii.gz"``. Without ``{phase}`` there is one phase; ``*`` is any part of a name.
@@ -73,6 +75,8 @@ def read_folders(
         >>> len(output.stacks)  # doctest: +SKIP
         200
     """
+    labels = list_labels(label)
+    label = labels[0] if len(labels) == 1 else tuple(labels)
     files: dict[Path, Path] = {}
     for source in map(Path, sources):
         folder = source if source.is_dir() else source.parent
@@ -85,8 +89,8 @@ def read_folders(
             "come as a pair, and for the layout folders alone. Give both, and no other layout."
         )
     else:
-        structure = find_structure(label, {})
-        stacks, findings = read_pairs(find_by_pattern(files, image, mask), structure, progress)
+        wanted = find_structures(label, {})
+        stacks, findings = read_pairs(find_by_pattern(files, image, mask), wanted, progress)
     return ReaderOutput(sorted(stacks, key=lambda stack: (stack.subject, stack.phase)), findings)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from monai_iln.datasets.formats.nifti import read_header, read_volume, same_place, slice_axis
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.readers.matching import FilePair, PairedFiles
-from monai_iln.datasets.readers.structures import Structure, label_values, refuse_several_values
+from monai_iln.datasets.readers.structures import Wanted, label_values, refuse_several_values
 from monai_iln.datasets.readers.tables import SubjectInfo, find_stratum, find_times
 from monai_iln.datasets.stacks import Finding, ReaderOutput, Stack
 from monai_iln.errors import UserError
@@ -30,12 +30,12 @@ class _LabelledVolume(NamedTuple):
         return Finding(reason, self.pair.subject, phase, None, str(self.pair.label), detail)
 
 
-def read_pairs(paired: PairedFiles, structure: Structure, progress: bool = False) -> ReaderOutput:
+def read_pairs(paired: PairedFiles, wanted: Wanted, progress: bool = False) -> ReaderOutput:
     """Read pairs of volumes, one stack for each subject and phase.
 
     Args:
         paired: The pairs, and what is known about their subjects.
-        structure: The structure of the label files that is labelled 1 in the stacks.
+        wanted: The structures of the label files that are labelled 1, 2, ... in the stacks.
         progress: Shows a bar.
 
     Raises:
@@ -49,13 +49,13 @@ def read_pairs(paired: PairedFiles, structure: Structure, progress: bool = False
             findings.append(volumes)
         else:
             read.append(volumes)
-    if structure.value is None:
+    if wanted.first.values is None:
         refuse_several_values([volume.label for volumes in read for volume in volumes])
     stacks: dict[tuple[str, str], Stack] = {}
     for volumes in read:
         info = paired.subjects.get(volumes[0].pair.subject, {})
-        for volume, phase in _name_phases(volumes, info, structure):
-            stack = _make_stack(volume, phase, find_stratum(info), structure)
+        for volume, phase in _name_phases(volumes, info, wanted):
+            stack = _make_stack(volume, phase, find_stratum(info), wanted)
             if isinstance(stack, Finding):
                 findings.append(stack)
             else:
@@ -97,7 +97,7 @@ def _read_pair(pair: FilePair) -> list[_LabelledVolume] | Finding:
 
 
 def _name_phases(
-    volumes: Sequence[_LabelledVolume], info: SubjectInfo, structure: Structure
+    volumes: Sequence[_LabelledVolume], info: SubjectInfo, wanted: Wanted
 ) -> Iterator[tuple[_LabelledVolume, str]]:
     """The volumes of a pair with their phases. A time that the table does not name has none."""
     times = [volume.time for volume in volumes if volume.time is not None]
@@ -106,7 +106,7 @@ def _name_phases(
         return
     names = find_times(info, times)
     if not names and len(times) == 2:
-        first, second = (int(structure.cavity(volume.label).sum()) for volume in volumes)
+        first, second = (int(wanted.first.cavity(volume.label).sum()) for volume in volumes)
         diastole_first = times if first >= second else times[::-1]
         names = dict(zip(diastole_first, ("ED", "ES"), strict=True))
     if not names:
@@ -115,17 +115,18 @@ def _name_phases(
         yield volume, names.get(time, "")
 
 
-def _make_stack(volume: _LabelledVolume, phase: str, stratum: str, structure: Structure) -> Stack | Finding:
-    if doubt := structure.doubt(volume.label):
+def _make_stack(volume: _LabelledVolume, phase: str, stratum: str, wanted: Wanted) -> Stack | Finding:
+    if doubt := wanted.first.doubt(volume.label):
         return volume.finding("label-values", phase, doubt)
     if not phase:
         detail = f"labelled at time {volume.time} (from 0), which the table names neither ED nor ES"
         return volume.finding("third-phase", phase, detail)
-    label = structure.mask(volume.label)
-    if not label.any():
-        wanted, found = structure.value or "of a structure", label_values(volume.label)
-        detail = f"no voxel has the value {wanted}; it holds {found}: choose one of those"
+    if missing := wanted.missing(volume.label):
+        values, found = missing[0].values, label_values(volume.label)
+        sought = " or ".join(map(str, values)) if values else "of a structure"
+        detail = f"no voxel has the value {sought}; it holds {found}: choose one of those"
         return volume.finding("empty-label", phase, detail)
+    label = wanted.label_map(volume.label)
     depth = label.shape[-1]
     return Stack(
         subject=volume.pair.subject,
@@ -136,8 +137,8 @@ def _make_stack(volume: _LabelledVolume, phase: str, stratum: str, structure: St
         affine=volume.affine,
         slices=tuple(range(1, depth + 1)),
         files=(str(volume.pair.image),) * depth,
-        pool=structure.pool(volume.label),
-        thick_wall=structure.name in ("left-ventricle", "myocardium"),
+        pool=wanted.pool(volume.label),
+        thick_wall=wanted.thick_wall,
     )
 
 
