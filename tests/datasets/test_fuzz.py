@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import phantom_folders
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,9 @@ from monai_iln.datasets.prepare import prepare_sunnybrook
 from monai_iln.errors import UserError
 
 EXAMPLES = int(os.environ.get("MONAI_ILN_FUZZ", "150"))
+LAYOUTS = {**ALL_LAYOUTS, **phantom_folders.LAYOUTS}
 LEFT = ("official", "challenge", "arterys", "png")
+LABELS = {"emidec": "left-ventricle"}  # of the others it is the right ventricle
 SMALL = {"subjects": 2, "slices": 6, "phases": 2, "size": 96}
 ALLOWED = settings(
     max_examples=EXAMPLES,
@@ -35,7 +38,9 @@ ALLOWED = settings(
 
 
 def read(layout, folder):
-    return read_sunnybrook(folder) if layout in LEFT else read_folders([folder])
+    if layout in LEFT:
+        return read_sunnybrook(folder)
+    return read_folders([folder], label=LABELS.get(layout, "right-ventricle"))
 
 
 class Data(NamedTuple):
@@ -51,9 +56,9 @@ class Data(NamedTuple):
         return self.layout
 
 
-@pytest.fixture(scope="module", params=ALL_LAYOUTS)
+@pytest.fixture(scope="module", params=LAYOUTS)
 def data(request, tmp_path_factory):
-    folder = write_phantom(tmp_path_factory.mktemp("fuzz") / "data", layout=ALL_LAYOUTS[request.param], **SMALL)
+    folder = write_phantom(tmp_path_factory.mktemp("fuzz") / "data", layout=LAYOUTS[request.param], **SMALL)
     reading = read(request.param, folder)
     truth = {
         (stack.subject, stack.phase, number): (stack.image[..., index], stack.label[..., index])
@@ -63,7 +68,8 @@ def data(request, tmp_path_factory):
     assert truth
     # Files of labels first: the frames of a cine that nobody labelled would have nearly all the damage otherwise.
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    labels = [file for file in files if any(word in str(file) for word in ("contour", "Labels", "_gt", "_rv", ".txt"))]
+    words = ("contour", "Contours", "Labels", "labelsTr", "masks", "_gt", "_rv", ".txt")
+    labels = [file for file in files if any(word in str(file) for word in words)]
     labelled = {Path(file).relative_to(folder) for stack in reading.stacks for file in stack.files}
     return Data(request.param, folder, [*labels, *sorted(labelled), *files], {*labels}, truth)
 

@@ -44,10 +44,11 @@ def read_dataset_json(path: Path) -> DatasetJson:
             f"{path}: cannot be read as a {FILE_NAME} ({type(error).__name__}: {error}). It must be JSON that names "
             'the values of the label files, such as "labels": {"0": "background", "1": "RV"}: correct it.'
         ) from error
-    if len(labels) < max(2, len(document["labels"])):
+    named, different = len(document["labels"]), min(len(labels), len(set(labels.values())))
+    if different < max(2, named):
         raise UserError(
-            f"{path}: names {len(document['labels'])} labels, {len(labels)} of them different. Every value, and at "
-            "least one beside the background, needs a name of its own: correct it."
+            f"{path}: names {named} labels, {different} of them different. Every value, and at least one beside the "
+            "background, has a name of its own: correct it."
         )
     return DatasetJson(path, document, labels)
 

@@ -1,4 +1,4 @@
-"""Data with a folder for each subject: ACDC, M&Ms, M&Ms-2, RVSC, CHLA, and folders of one's own."""
+"""Short-axis stacks in public layouts, such as ACDC, M&Ms, EMIDEC, nnU-Net's and RVSC, and in folders of one's own."""
 
 from __future__ import annotations
 
@@ -38,20 +38,24 @@ def read_folders(
 
     Layouts: *acdc* (``patient001/Info.cfg``, ``patient001_frame01.nii.gz``, ``patient001_frame01_gt.nii.gz``), *mnms*
     (``A0S9V9_sa.nii.gz``, ``A0S9V9_sa_gt.nii.gz`` of all times; M&Ms-2: ``001_SA_ED.nii.gz``, ``001_SA_ED_gt.nii.gz``),
+    *emidec* (``Case_P001/Images/Case_P001.nii.gz``, ``Case_P001/Contours/Case_P001.nii.gz``), *nnunet*
+    (``imagesTr/patient001_ED_0000.nii.gz``, ``labelsTr/patient001_ED.nii.gz``, ``dataset.json``),
     *rvsc* (DICOM and contours, see :mod:`monai_iln.datasets.readers.rvsc`), and *folders*, any other: a folder for each
     subject, named after it. There a file of few whole numbers is a label. It belongs to the image with the same numbers
     and phase in its name, or whose name it extends, and most words in common. A name in several formats is read once,
     hidden files are not read.
 
     Phases are *ED* and *ES* where a name, ``Info.cfg`` or a table says so. Of a cine with two labelled times and no
-    table, the one with the larger cavity is *ED*. Else the phase is what tells the names apart, or *1*.
+    table, the one with the larger cavity is *ED*, and so it is of two frames in nnU-Net's data. Else the phase is what
+    tells the names apart, or *1*.
 
     Tables are CSV files in the sources with a column for the subject (``subject``, ``External code``...). Strata come
     from them (``disease``, ``Pathology``, ``Vendor``...), and the times ``ED`` and ``ES`` of a cine.
 
     Args:
         sources: Folders, or single files.
-        label: One of :data:`~monai_iln.datasets.readers.layouts.STRUCTURES`, or a value of the label files. In
+        label: One of :data:`~monai_iln.datasets.readers.layouts.STRUCTURES`, another structure that the data set names
+            (*emidec*: ``infarction``, ``no-reflow``; *nnunet*: as in ``dataset.json``), or a value of the files. In
             *folders* a name stands for all values but 0, so labels with several values need the number. Several make
             one map, with the values 1, 2, ... in their order; where two overlap, the later one counts, and a phase
             without one of the ventricles or the myocardium is left out.

@@ -7,7 +7,14 @@ returns a :class:`~monai_iln.datasets.stacks.ReaderOutput`. ``files`` maps every
 """
 
 #: The layouts of ``monai-iln prepare folders``, and the module that reads each. Any other layout is *folders*.
-FOLDER_LAYOUTS = {"acdc": "acdc", "mnms": "mnms", "rvsc": "rvsc", "folders": "any_folder"}
+FOLDER_LAYOUTS = {
+    "acdc": "acdc",
+    "mnms": "mnms",
+    "emidec": "emidec",
+    "nnunet": "nnunet",
+    "rvsc": "rvsc",
+    "folders": "any_folder",
+}
 
 #: The layouts of ``monai-iln prepare sunnybrook``.
 SUNNYBROOK_LAYOUTS = ("dicom", "png")

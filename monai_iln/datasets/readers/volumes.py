@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -42,17 +43,17 @@ def read_pairs(paired: PairedFiles, wanted: Wanted, progress: bool = False) -> R
         UserError: If two frames are of one subject and phase, or labels have several values and none was chosen.
     """
     findings = list(paired.findings)
-    read: list[list[_LabelledVolume]] = []
+    read: dict[FilePair | str, list[_LabelledVolume]] = defaultdict(list)
     for pair in track(sorted(paired.pairs), "Reading", "pair", progress):
         volumes = _read_pair(pair)
         if isinstance(volumes, Finding):
             findings.append(volumes)
-        else:
-            read.append(volumes)
+        else:  # frames in files of their own are named together, as those of a cine are
+            read[pair if pair.time is None else pair.subject] += volumes
     if wanted.first.values is None:
-        refuse_several_values([volume.label for volumes in read for volume in volumes])
+        refuse_several_values([volume.label for volumes in read.values() for volume in volumes])
     stacks: dict[tuple[str, str], Stack] = {}
-    for volumes in read:
+    for volumes in read.values():
         info = paired.subjects.get(volumes[0].pair.subject, {})
         for volume, phase in _name_phases(volumes, info, wanted):
             stack = _make_stack(volume, phase, find_stratum(info), wanted)
@@ -89,7 +90,7 @@ def _read_pair(pair: FilePair) -> list[_LabelledVolume] | Finding:
     image, label = (array.transpose(*order, *range(3, array.ndim)) for array in (image, label))
     affine[:, :3] = affine[:, order]
     if image.ndim == 3:
-        return [_LabelledVolume(pair, None, image, label, affine)]
+        return [_LabelledVolume(pair, pair.time, image, label, affine)]
     times = np.flatnonzero(label.any(axis=(0, 1, 2)))
     if not len(times):
         return refuse("empty-label", "no voxel is labelled at any time")
@@ -99,7 +100,7 @@ def _read_pair(pair: FilePair) -> list[_LabelledVolume] | Finding:
 def _name_phases(
     volumes: Sequence[_LabelledVolume], info: SubjectInfo, wanted: Wanted
 ) -> Iterator[tuple[_LabelledVolume, str]]:
-    """The volumes of a pair with their phases. A time that the table does not name has none."""
+    """The volumes of a pair or a cine with their phases. A time that the table does not name has none."""
     times = [volume.time for volume in volumes if volume.time is not None]
     if not times:
         yield volumes[0], volumes[0].pair.phase or "1"
