@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from monai_iln.datasets.formats.listing import is_dicom
 from monai_iln.datasets.formats.nifti import read_header, read_volume, same_place
 from monai_iln.datasets.progress import track
+from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
 from monai_iln.datasets.stacks import Stack
 from monai_iln.errors import UserError
 from monai_iln.files import write_json
@@ -345,7 +347,8 @@ def find_stacks(path: Path | str) -> list[str]:
         The paths of the NIfTI files, or of the one DICOM folder.
 
     Raises:
-        UserError: If there is nothing of the kind, or two files have one name: their masks would overwrite each other.
+        UserError: If there is nothing of the kind, images and labels are mixed, or two files of a folder have one name:
+            their masks would overwrite each other.
     """
     path = Path(path)
     if path.is_file():
@@ -354,12 +357,13 @@ def find_stacks(path: Path | str) -> list[str]:
         found = [Path(item["image"]) for item in read_datalist(path)]
     else:
         found = sorted(file for pattern in ("*.nii", "*.nii.gz") for file in path.rglob(pattern))
-    names = [file.name.split(".nii")[0] for file in found]
-    twins = sorted({name for name in names if names.count(name) > 1})
+        _refuse_labels(path, found)
+    names = Counter(file.parent / file.name.split(".nii")[0] for file in found)
+    twins = [name for name, count in names.items() if count > 1]
     if twins:
         raise UserError(
-            f"{path}: {len(twins)} names occur more than once below it, the first is {twins[0]}. Masks are named "
-            "after the images and would overwrite each other: give a folder with the images alone."
+            f"{path}: {len(twins)} names occur more than once in a folder, the first is {twins[0]}. Masks are named "
+            "after the images and would overwrite each other: keep one file of each."
         )
     if found:
         return [str(file) for file in found]
@@ -369,6 +373,34 @@ def find_stacks(path: Path | str) -> list[str]:
         f"{path}: no stack found. It must be a NIfTI file, a folder with .nii or .nii.gz files, or a folder with the "
         "DICOM files of one short-axis series."
     )
+
+
+def _refuse_labels(path: Path, files: Sequence[Path]) -> None:
+    """Refuse labels among images: they would be segmented as if they were images."""
+    labels = [
+        file for file in files if any(part.casefold() in LABEL_FOLDERS for part in file.relative_to(path).parts[:-1])
+    ]
+    if 0 < len(labels) < len(files):
+        raise UserError(
+            f"{path}: {len(labels)} of {len(files)} files lie in folders of labels, such as {labels[0]}. Images are "
+            "segmented, and labels are none: give a folder with the images alone."
+        )
+
+
+def find_stacks_folder(path: Path | str) -> str:
+    """Find the folder that the stacks of :func:`find_stacks` have in common. Their masks keep what lies below it.
+
+    Args:
+        path: The path, as for :func:`find_stacks`.
+
+    Returns:
+        The absolute path of the folder, or ``path`` where no stack is found: whoever loads them is told why.
+    """
+    try:
+        folders = [str(Path(file).absolute().parent) for file in find_stacks(path)]
+    except UserError:
+        return str(path)
+    return os.path.commonpath(folders)
 
 
 def summarize(path: Path | str, items: Sequence[Mapping[str, Any]]) -> str:

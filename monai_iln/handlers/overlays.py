@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -18,11 +20,15 @@ from monai_iln.overlays import contact_sheet, overlay
 
 Tile = tuple[str, NDArray[np.float32]]
 
+_MOST_LETTERS = 20  # of a line under a tile, besides the number of the slice
+
 
 class SaveOverlay:
     """Draws a contact sheet of the slices: truth red, prediction green, both yellow.
 
-    Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so.
+    Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so. A
+    slice is called by subject and phase where the item has them, else by its file, with the folders in which files
+    differ.
 
     Attach it to an evaluator whose batches hold whole stacks. While a training validates, the sheet is redrawn only
     when the key metric is the best so far, so that it shows what the saved model does.
@@ -46,23 +52,37 @@ class SaveOverlay:
             layers = [image, prediction]
             if output.get("label") is not None:
                 layers.append(_foreground(output["label"]))
-            name = f"{item['subject']} {item['phase']}" if "subject" in item else "slice"
+            file = file_of(output["image"])
+            name = f"{item['subject']} {item['phase']}" if "subject" in item else file or "slice"
             tiles = []
             for index in range(image.shape[-1]):
                 tile = overlay(*(layer[..., index] for layer in layers))
-                tiles.append((f"{name} {slice_number(item, index)}", tile))
+                tiles.append((str(slice_number(item, index)), tile))
             # Without a file nothing tells one stack from another of that name.
-            self.stacks[name, file_of(output["image"]) or f"{idist.get_rank()} {len(self.stacks)}"] = tiles
+            self.stacks[name, file or f"{idist.get_rank()} {len(self.stacks)}"] = tiles
 
     def _write(self, engine: Engine) -> None:
         if engine.state.metrics and engine.state.best_metric_epoch != engine.state.epoch:
             return
-        tiles = [tile for stack in gather(self.stacks).values() for tile in stack]
+        stacks = gather(self.stacks)
         if not is_first():
             return
+        titles = _titles([name for name, _ in stacks])
+        tiles = [(f"{titles[key[0]]} {number}", tile) for key, stack in stacks.items() for number, tile in stack]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.path) as partial:
             contact_sheet(tiles).save(partial)
+
+
+def _titles(names: Sequence[str]) -> dict[str, str]:
+    """The titles of stacks: of a file its folder below the one that all have in common, and its name without type."""
+    titles = dict(zip(names, names, strict=True))
+    files = [Path(name) for name in names if Path(name).is_absolute()]
+    for file in files:
+        path = file.relative_to(os.path.commonpath([other.parent for other in files]))
+        lines = [*map(str, path.parents[:-1][:1]), path.name.split(".nii")[0]]
+        titles[str(file)] = "\n".join(line[-_MOST_LETTERS:] for line in lines)
+    return titles
 
 
 def _foreground(classes: Tensor) -> NDArray[np.float64]:

@@ -130,6 +130,24 @@ def test_inference_keeps_the_geometry(python, trained, official, prepared, sourc
     assert (tmp_path / "overlay.png").stat().st_size > 3000
 
 
+def test_inference_keeps_the_folders_of_subjects(python, trained, prepared, tmp_path):
+    bundle, _ = trained
+    for subject, source in zip(("P1", "P2"), sorted((prepared / "images").iterdir())[::2], strict=False):
+        (tmp_path / "data" / subject).mkdir(parents=True)
+        shutil.copy(source, tmp_path / "data" / subject / "ED.nii.gz")
+    features = ("--network_def#features", "[8,16]", "--roi_size", "[48,48]")
+    paths = ("--dataset_dir", tmp_path / "data", "--output_dir", tmp_path / "out")
+    succeed(python, bundle, *paths, *features, config="configs/inference.yaml")
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert written == ["P1/ED_pred.nii.gz", "P2/ED_pred.nii.gz", "overlay.png"]
+    for subject in ("P1", "P2"):
+        image, mask = (
+            nib.load(tmp_path / kind) for kind in (f"data/{subject}/ED.nii.gz", f"out/{subject}/ED_pred.nii.gz")
+        )
+        assert mask.shape == image.shape
+        np.testing.assert_allclose(mask.affine, image.affine, atol=1e-4)
+
+
 def test_inference_does_not_depend_on_how_a_stack_is_stored(python, trained, prepared, tmp_path):
     bundle, _ = trained
     images = tmp_path / "images"

@@ -29,3 +29,9 @@ CONTOURED_STRUCTURES = {
     "myocardium": ("i", "o"),
     "papillary-muscles": ("p1", "p2"),
 }
+
+#: What folders of images and of labels are called, in lower case.
+IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "imagestr"})
+LABEL_FOLDERS = frozenset(
+    {"label", "labels", "labelstr", "mask", "masks", "seg", "segmentation", "segmentations", "gt", "contours"}
+)
