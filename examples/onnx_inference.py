@@ -1,10 +1,13 @@
-"""Segment a NIfTI stack with an exported bundle and nothing but numpy, scipy, nibabel and onnxruntime.
+"""Segment a NIfTI stack with an exported bundle and without torch: with numpy, scipy, nibabel and onnxruntime.
 
     python onnx_inference.py model.onnx stack.nii.gz mask.nii.gz
 
-It does what configs/inference.yaml of the bundle does: scale every slice, bring it to standard orientation and 1.4 mm a
-pixel, take the 144 x 144 pixels in the middle, run the network, bring the logits back to the stack's grid, take the
-largest. docs/how-to/deploy.md says how to export model.onnx.
+It does what configs/inference.yaml of the bundle does: decide the geometry, scale every slice, bring it to standard
+orientation and 1.4 mm a pixel, take the 144 x 144 pixels in the middle, run the network, bring the logits back to the
+stack's grid, take the largest. docs/how-to/deploy.md says how to export model.onnx.
+
+Headers contradict themselves in more ways than an example should copy (those of ACDC do). So it asks the function that
+everything else asks. That part of monai_iln needs numpy alone: pip install --no-deps monai-iln.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, label
+
+from monai_iln.datasets.geometry.grids import is_unit
+from monai_iln.datasets.geometry.headers import decide_geometry
 
 PIXEL_MM = 1.4
 SIZE = 144  # pixels that the network sees, in both directions
@@ -36,7 +42,7 @@ def scale_slices(stack: Array) -> Array:
 def standard_grid(affine: NDArray[np.float64]) -> tuple[Turn, NDArray[np.float64]]:
     """Find the turn to the orientation of a screen, and then the step from one new pixel to the next, in old ones."""
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if np.allclose(sizes, 1, atol=1e-4):  # a stack that does not know its geometry stays as it is
+    if is_unit(sizes).all():  # a stack that does not know its geometry stays as it is
         return (False, slice(None), slice(None)), np.ones(2)
     down, right = DOWN @ affine[:3, :2] / sizes[:2], RIGHT @ affine[:3, :2] / sizes[:2]
     exchange = bool(abs(down[1]) + abs(right[0]) > abs(down[0]) + abs(right[1]))
@@ -100,8 +106,11 @@ def main() -> None:
         raise SystemExit(
             f"{arguments.stack}: shape {stack.shape}. A stack has three axes: split a cine into its phases."
         )
-    mask = segment(session, stack.get_fdata(dtype=np.float32), stack.affine)
-    nib.save(nib.Nifti1Image(mask, stack.affine), arguments.mask)
+    geometry = decide_geometry(stack.header)
+    if geometry.doubt:
+        print(f"{arguments.stack}: {geometry.doubt}.")
+    mask = segment(session, stack.get_fdata(dtype=np.float32), geometry.affine)
+    nib.save(nib.Nifti1Image(mask, geometry.affine), arguments.mask)
     print(f"{arguments.mask}: {np.count_nonzero(mask)} of {mask.size} voxels are marked")
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 import monai_iln.transforms
+from monai_iln.datasets import DataWarning
 from monai_iln.datasets.formats.contours import read_contour
 from monai_iln.datasets.formats.dicom import read_stack
 from monai_iln.errors import UserError
@@ -130,6 +131,74 @@ def test_an_image_and_its_label_lie_on_one_grid(tmp_path, prepared):
         nib.save(wrong, tmp_path / "wrong.nii.gz")
         with pytest.raises(UserError, match="wrong.nii.gz: the label of .*They lie on one grid"):
             LoadStackd(["image", "label"])({"image": image, "label": tmp_path / "wrong.nii.gz"})
+
+
+def test_a_label_that_lies_on_its_image_but_for_rounding_gets_its_affine(tmp_path):
+    """Otherwise the two might be resampled to sizes that differ by a pixel. Analyze has no orientation of its own."""
+    affine = np.array([[0, -1.367187, 0, 30], [1.367187, 0, 0, -20], [0, 0, 10, 5], [0, 0, 0, 1.0]])
+    image, mask = np.random.default_rng(0).integers(0, 900, (64, 60, 4)).astype(np.int16), np.zeros((64, 60, 4))
+    mask[20:40, 20:30, 1:3] = 1
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "image.nii.gz")
+    rounded = affine * [1.3672 / 1.367187, 1.3672 / 1.367187, 1, 1] + np.eye(4)[:, 3] * [[0.03], [0.03], [0], [0]]
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), rounded), tmp_path / "rounded.nii.gz")
+    nib.save(nib.AnalyzeImage(mask.astype(np.uint8), np.eye(4)), tmp_path / "analyze.img")
+    for name in ("rounded.nii.gz", "analyze.img"):
+        for keys in (["image", "label"], ["label", "image"]):
+            loaded = LoadStackd(keys)({"image": tmp_path / "image.nii.gz", "label": tmp_path / name})
+            expected = affine if (name, keys[0]) != ("rounded.nii.gz", "label") else rounded
+            for key in keys:
+                np.testing.assert_allclose(loaded[key].affine, expected, atol=1e-5)
+            np.testing.assert_array_equal(loaded["label"][0], mask)
+
+
+def test_labels_are_rounded_and_images_are_not(tmp_path):
+    values = np.zeros((8, 9, 3))
+    values[2:5, 2:5] = 0.9999999
+    for name, array in (("image", values), ("label", values), ("soft", values / 2)):
+        nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 8, 1])), tmp_path / f"{name}.nii.gz", dtype=np.float64)
+    item = {key: tmp_path / f"{key}.nii.gz" for key in ("image", "label")}
+    loaded = LoadStackd(["image", "label"])(item)
+    assert loaded["label"].unique().tolist() == [0, 1]
+    assert loaded["label"].long().sum() == 27, "what is rounded down in float32 would be lost"
+    assert loaded["image"].max() < 1
+    with pytest.raises(UserError, match=r"soft\.nii\.gz: 27 voxels are no labels"):
+        LoadStackd(["image", "label"])(item | {"label": tmp_path / "soft.nii.gz"})
+
+
+def without_sform(path, array, sizes=(1.46, 1.46, 10)):
+    """A file as those of ACDC: the sform has unit steps, pixdim the sizes."""
+    image = nib.Nifti1Image(array, None)
+    image.header["pixdim"][1:4] = sizes
+    image.header.set_sform(np.diag([-1, -1, 1, 1]), code=2)
+    nib.save(image, path)
+    return path
+
+
+def test_a_header_that_contradicts_itself_is_told_once_a_file(tmp_path):
+    array = np.random.default_rng(0).integers(0, 900, (64, 60, 4)).astype(np.int16)
+    path = without_sform(tmp_path / "patient001_frame01.nii.gz", array)
+    load = LoadStack()
+    with pytest.warns(
+        DataWarning, match=r"patient001_frame01\.nii\.gz: .*1 x 1 x 1, pixdim 1.46 x.*pixdim are believed"
+    ):
+        loaded = load(path)
+    np.testing.assert_allclose(loaded.affine, np.diag([-1.46, -1.46, 10, 1]), rtol=1e-6)
+    np.testing.assert_array_equal(loaded[0], array)
+    torch.testing.assert_close(load(path).affine, loaded.affine)  # warnings are errors
+    turned = StandardizeInPlane([1.46, 1.46])(loaded)
+    np.testing.assert_allclose(turned[0], array.swapaxes(0, 1), atol=0.01)
+
+
+def test_the_mask_of_such_a_file_lies_where_the_stack_lies(tmp_path):
+    path = without_sform(tmp_path / "stack.nii.gz", np.ones((6, 5, 3), np.int16))
+    save = SaveImage(tmp_path, "mask", writer=StackWriter, separate_folder=False, print_log=False, resample=False)
+    with pytest.warns(DataWarning):
+        save(LoadStack()(path))
+    written = nib.load(tmp_path / "stack_mask.nii.gz")
+    np.testing.assert_allclose(written.affine, np.diag([-1.46, -1.46, 10, 1]), rtol=1e-6)
+    np.testing.assert_allclose(written.header.get_zooms(), (1.46, 1.46, 10), rtol=1e-6)
+    with pytest.warns(DataWarning, match="stack.nii.gz"):  # and so it is taken for a label
+        LoadStackd(["image", "label"])({"image": path, "label": tmp_path / "stack_mask.nii.gz"})
 
 
 @pytest.mark.parametrize("slices", [1, 3])

@@ -14,8 +14,10 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.formats.listing import is_dicom
-from monai_iln.datasets.formats.nifti import read_header, read_volume, same_place
+from monai_iln.datasets.formats.nifti import read_header, read_voxels
+from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
 from monai_iln.datasets.stacks import Stack
@@ -142,7 +144,7 @@ def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, A
 
     Raises:
         UserError: If :func:`read_datalist` raises it, a file cannot be read or is not the one whose SHA-256 the item
-            has, image and label differ in shape or affine, or a label holds values that are not under ``"labels"``.
+            has, image and label differ in shape or place, or a label holds values that are not under ``"labels"``.
     """
     items, values = _read_items(Path(path))
     owners: dict[str, str] = {}
@@ -223,16 +225,15 @@ def check_item(item: Mapping[str, Any], values: Sequence[int]) -> dict[str, str]
                 f"{item[key]}: not the file that was prepared, its SHA-256 differs. Restore it; if you changed it on "
                 f"purpose, remove its sha256 from {FILE_NAME}."
             )
-    image = read_header(item["image"])
-    label, affine = read_volume(item["label"])
-    aligned = same_place(image.affine, affine)
+    image, label = read_header(item["image"]), read_header(item["label"])
+    aligned = not (image.oriented and label.oriented) or same_place(image.affine, label.affine, image.shape)
     if len(image.shape) != 3 or image.shape != label.shape or not aligned:
         affines = "alike" if aligned else "different"
         raise UserError(
             f"{item['image']}: shape {image.shape}, its label {label.shape}, affines {affines}. Both must be stacks "
             "(H, W, Z) of one shape and affine: resample or export the label again."
         )
-    found = np.unique(label)
+    found = np.unique(round_labels(read_voxels(label), item["label"]))
     if values and not np.isin(found, values).all():
         raise UserError(
             f"{item['label']}: holds the values {found[:8]}. The datalist names {values} under 'labels': correct the "

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from monai_iln.datasets.datalist import FILE_NAME, check_item, write_datalist, write_items
 from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
 from monai_iln.datasets.formats.archives import unpacked
 from monai_iln.datasets.formats.listing import Sources, list_sources
-from monai_iln.datasets.formats.nifti import read_header, read_volume
+from monai_iln.datasets.formats.nifti import read_header, read_voxels
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.quality.exclusion import exclude_slices
@@ -148,9 +150,8 @@ def prepare_decathlon(
     for line in summarize(findings, actions):
         warnings.warn(DataWarning(line), stacklevel=2)
     if not items:
-        raise UserError(
-            f"{source}: of {len(listed.pairs)} volumes none is left. The first finding is: {findings[0].detail}"
-        )
+        first = next(finding for finding in findings if actions[finding.reason] != "keep")
+        raise UserError(f"{source}: of {len(listed.pairs)} volumes none is left. The first finding is: {first.detail}")
     fold_of = _deal({pair.subject: "" for pair in listed.pairs}, folds, seed)
     with new_folder(output) as folder:
         write_report(folder, (), findings, actions)
@@ -160,26 +161,36 @@ def prepare_decathlon(
 
 
 def _look_into(listed: DecathlonList, progress: bool) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """The items that training can read, and a finding for each of the others."""
+    """The items that training can read, and everything that is wrong with the volumes."""
     items: dict[FilePair, dict[str, Any]] = {}
     owners: dict[str, list[FilePair]] = defaultdict(list)
     findings = []
+
+    def tell(reason: str, pair: FilePair, path: Path, detail: str) -> None:
+        findings.append(Finding(reason, pair.subject, pair.phase, None, str(path), detail))
+
     for pair in track(listed.pairs, "Checking", "volume", progress):
         item: dict[str, Any] = {"image": str(pair.image), "label": str(pair.label)}
         try:
-            read_volume(pair.image)
-            read_header(pair.label)
+            headers = read_header(pair.image), read_header(pair.label)
+            _, label = map(read_voxels, headers)
             hashes = check_item(item, list(listed.labels))
         except UserError as error:
-            findings.append(Finding("unreadable", pair.subject, pair.phase, None, str(pair.label), str(error)))
+            tell("unreadable", pair, pair.label, str(error))
             continue
+        if (label != np.rint(label)).any():  # the reader that a training has may not round, as those here do
+            tell("label-values", pair, pair.label, "holds values that are not whole numbers, if only by rounding")
+            continue
+        for header in headers:
+            if header.doubt:
+                tell("contradictory-header", pair, header.path, f"{header.doubt}. The file stays as it is")
         items[pair] = item | {"sha256": hashes, "subject": pair.subject, "phase": pair.phase}
         owners[hashes["image"]].append(pair)
     for twins in owners.values():
         if len(twins) > 1:
-            detail = f"identical: {', '.join(str(pair.image) for pair in twins)}"
-            findings += [Finding("same-image", p.subject, p.phase, None, str(p.image), detail) for p in twins]
-            items = {pair: item for pair, item in items.items() if pair not in twins}
+            for pair in twins:
+                tell("same-image", pair, pair.image, f"identical: {', '.join(str(twin.image) for twin in twins)}")
+                del items[pair]
     return list(items.values()), findings
 
 
@@ -205,12 +216,9 @@ def _prepare(
     for line in summarize(findings, actions):
         warnings.warn(DataWarning(line), stacklevel=3)
     if not good:
-        first = " No labels were found."
-        if findings:
-            first = f" The first finding is: {findings[0].detail}."
         raise UserError(
-            f"{', '.join(map(str, paths))}: of {len(stacks)} stacks with a label none is left.{first} Correct or add "
-            "what is missing, or keep what is right with --keep REASON."
+            f"{', '.join(map(str, paths))}: of {len(stacks)} stacks with a label none is left. "
+            f"{_explain_loss(findings, actions)}"
         )
     fold_of = _deal({stack.subject: stack.stratum for stack in stacks}, folds, seed)
     with new_folder(output) as folder:
@@ -243,6 +251,18 @@ def _check_folds(folds: Folds, seed: int) -> int | Sequence[Sequence[str]]:
 def _deal(strata: Mapping[str, str], folds: int | Sequence[Sequence[str]], seed: int) -> dict[str, int]:
     """The fold of every subject."""
     return assign_folds(strata, folds, seed) if isinstance(folds, int) else listed_folds(strata, folds)
+
+
+def _explain_loss(findings: Sequence[Finding], actions: Mapping[str, str]) -> str:
+    """Why nothing is left, and what can be done. It advises to keep only what can be kept."""
+    losses = [finding for finding in findings if actions[finding.reason] != "keep"]
+    if not losses:
+        return "No labels were found: add them."
+    told = f"The first finding is: {losses[0].detail}. Correct or add what is missing"
+    excluded = sorted({finding.reason for finding in losses if actions[finding.reason] == "exclude"})
+    if excluded:
+        told += f", or keep what is right with --keep {' '.join(excluded)}"
+    return f"{told}."
 
 
 def _count_slices(stacks: Sequence[Stack]) -> int:

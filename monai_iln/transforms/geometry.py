@@ -13,6 +13,7 @@ from monai.utils import ensure_tuple_rep
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monai_iln.datasets.geometry.grids import is_unit
 from monai_iln.errors import UserError
 
 #: Where rows and columns lead on a screen, in RAS: down to the back and the feet, right to the patient's left.
@@ -79,7 +80,7 @@ class StandardizeInPlane(InvertibleTransform):
                 f"a stack with the affine {affine[:3].tolist()}, which does not map voxels to millimetres. It needs "
                 "three independent axes: correct the header."
             )
-        if np.allclose(sizes, 1, atol=1e-4):
+        if is_unit(sizes).all():
             return affine, shape
         (rows, columns), signs = _reading_direction(affine[:3, :2] / sizes[:2])
         order = [rows, columns, 2]

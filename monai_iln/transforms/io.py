@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import MapTransform, Transform
-from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
+from monai.utils import CommonKeys, ImageMetaKey, MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.dicom import read_stack
-from monai_iln.datasets.formats.nifti import read_volume, same_place, slice_axis
+from monai_iln.datasets.formats.labels import round_labels
+from monai_iln.datasets.formats.nifti import read_header, read_voxels
+from monai_iln.datasets.geometry.grids import same_place, slice_axis
+from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, require
+
+
+class _Grid(NamedTuple):
+    """Where the voxels of a stack lie. Without orientation, directions and origin of the affine mean nothing."""
+
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    oriented: bool
+
+    def holds(self, other: _Grid) -> bool:
+        """Whether another grid is this one, up to rounding."""
+        if self.shape != other.shape:
+            return False
+        return not (self.oriented and other.oriented) or same_place(self.affine, other.affine, self.shape)
 
 
 class LoadStack(Transform):
@@ -35,49 +53,67 @@ class LoadStack(Transform):
         UserError: If a file cannot be read, does not have three axes, or its slices do not lie along the last; see
             :func:`monai_iln.datasets.formats.nifti.read_volume` for files and
             :func:`monai_iln.datasets.formats.dicom.read_stack` for folders.
+
+    Warns:
+        DataWarning: Once for every file whose header contradicts itself. It says what is believed, see
+            :func:`~monai_iln.datasets.geometry.headers.decide_geometry`.
     """
 
     def __init__(self, phase: int | None = None) -> None:
         self.phase = phase
+        self._told: set[Path] = set()
 
     def __call__(self, path: Path | str) -> MetaTensor:
-        path = Path(path)
-        pixels, affine = self._read(path)
-        meta = {
-            MetaKeys.AFFINE: torch.as_tensor(affine),
-            MetaKeys.ORIGINAL_AFFINE: affine,
-            MetaKeys.SPACE: SpaceKeys.RAS,
-            MetaKeys.SPATIAL_SHAPE: np.array(pixels.shape),
-            ImageMetaKey.FILENAME_OR_OBJ: str(path),
-        }
-        return MetaTensor(torch.as_tensor(pixels.astype(np.float32))[None], meta=meta)
+        pixels, grid = self.read(Path(path))
+        return _as_tensor(pixels, grid.affine, path)
 
-    def _read(self, path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    def read(self, path: Path) -> tuple[NDArray[Any], _Grid]:
+        """Read the voxels of a stack as they are stored, and where they lie."""
         if path.is_dir():
-            return read_stack(path, self.phase)
+            pixels, affine = read_stack(path, self.phase)
+            return pixels, _Grid(pixels.shape, affine, True)
         if not path.exists():
             raise UserError(f"{path}: no such file. Give the path of a NIfTI stack or of a folder with DICOM files.")
-        pixels, affine = read_volume(path)
-        if pixels.ndim != 3:
+        header = read_header(path)
+        if len(header.shape) != 3:
             raise UserError(
-                f"{path}: an image of shape {pixels.shape}. A stack has three axes (rows, columns, slices): split a "
+                f"{path}: an image of shape {header.shape}. A stack has three axes (rows, columns, slices): split a "
                 "cine into its phases (nibabel.four_to_three does, and --phase chooses one of DICOM files), or stack "
                 "single slices."
             )
-        if (axis := slice_axis(pixels.shape, affine)) != 2:
-            sizes = " x ".join(f"{size:.2f}" for size in np.linalg.norm(affine[:3, :3], axis=0))
+        if (axis := slice_axis(header.shape, header.affine)) != 2:
+            sizes = " x ".join(f"{size:.2f}" for size in np.linalg.norm(header.affine[:3, :3], axis=0))
             raise UserError(
-                f"{path}: shape {pixels.shape}, voxels of {sizes} mm: by these, axis {axis} counts the slices. It must "
+                f"{path}: shape {header.shape}, voxels of {sizes} mm: by these, axis {axis} counts the slices. It must "
                 "be the last (rows, columns, slices): reorder the axes."
             )
-        return pixels, affine
+        if header.doubt and path not in self._told:
+            self._told.add(path)
+            warnings.warn(DataWarning(f"{path}: {header.doubt}."), stacklevel=3)
+        return read_voxels(header), _Grid(header.shape, header.affine, header.oriented)
+
+
+def _as_tensor(pixels: NDArray[Any], affine: NDArray[np.float64], path: Path | str) -> MetaTensor:
+    meta = {
+        MetaKeys.AFFINE: torch.as_tensor(affine),
+        MetaKeys.ORIGINAL_AFFINE: affine,
+        MetaKeys.SPACE: SpaceKeys.RAS,
+        MetaKeys.SPATIAL_SHAPE: np.array(pixels.shape),
+        ImageMetaKey.FILENAME_OR_OBJ: str(path),
+    }
+    return MetaTensor(torch.as_tensor(pixels.astype(np.float32))[None], meta=meta)
 
 
 class LoadStackd(MapTransform):
     """Dictionary version of :class:`LoadStack`; replaces the paths by the stacks.
 
+    The stacks of an item, such as an image and its label, lie on one grid. They all get the affine of the first of them
+    that knows its orientation: headers differ by rounding, and Analyze keeps none. The stack under ``"label"`` holds
+    whole numbers, see :func:`~monai_iln.datasets.formats.labels.round_labels`.
+
     Raises:
-        UserError: If the stacks of an item, such as an image and its label, differ in shape or place.
+        UserError: If the stacks of an item differ in shape or, by more than a quarter of a voxel, in place; or a label
+            holds other values.
     """
 
     def __init__(self, keys: KeysCollection, phase: int | None = None, allow_missing_keys: bool = False) -> None:
@@ -85,16 +121,18 @@ class LoadStackd(MapTransform):
         self.load = LoadStack(phase)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        stacks = {key: self.load(data[key]) for key in self.key_iterator(data)}
-        first = next(iter(stacks), None)
-        for key, stack in stacks.items():
-            reference = stacks[first]
-            expected, shape = tuple(reference.shape[1:]), tuple(stack.shape[1:])
-            if shape != expected or not same_place(reference.affine.numpy(), stack.affine.numpy()):
+        read = {key: self.load.read(Path(data[key])) for key in self.key_iterator(data)}
+        first = next((key for key, (_, grid) in read.items() if grid.oriented), next(iter(read), None))
+        stacks = {}
+        for key, (pixels, grid) in read.items():
+            _, expected = read[first]
+            if not expected.holds(grid):
                 raise UserError(
-                    f"{data[key]}: the {key} of {data[first]}, but shape {shape} and not {expected}, or in another "
-                    f"place by its affine. They lie on one grid: draw or export the {key} on the {first}."
+                    f"{data[key]}: the {key} of {data[first]}, but shape {grid.shape} and not {expected.shape}, or in "
+                    f"another place by its affine. They lie on one grid: draw or export the {key} on the {first}."
                 )
+            values = round_labels(pixels, data[key]) if key == CommonKeys.LABEL else pixels
+            stacks[key] = _as_tensor(values, expected.affine, data[key])
         return dict(data) | stacks
 
 

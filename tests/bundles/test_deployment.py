@@ -1,4 +1,4 @@
-"""The bundles' networks exported by the commands of docs/how-to/deploy.md, and run where monai_iln is missing."""
+"""The bundles' networks exported by the commands of docs/how-to/deploy.md, and run where torch or MONAI is missing."""
 
 import itertools
 import re
@@ -18,6 +18,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.inferers import SliceInferer
 
+from monai_iln.datasets import DataWarning
 from monai_iln.networks import PaperUNet, load_weights
 
 pytestmark = [
@@ -36,7 +37,7 @@ SMALL = {"network_def#features": list(FEATURES), "device": "cpu"}
 SHAPES = [(1, 144, 144), (5, 144, 144), (3, 96, 96), (2, 97, 131), (1, 256, 256)]  # slices, rows, columns
 TOLERANCE = 2e-4  # of logits around 10: exporters reorder sums in float32
 
-# Run by a Python that has neither this package nor its folder.
+# Run by a Python that lacks these packages.
 WITHOUT = """
 import sys
 
@@ -175,6 +176,10 @@ def stacks(prepared, tmp_path_factory):
     for (name, (affine, (rows, columns))), path in zip(GEOMETRIES.items(), paths, strict=False):
         pixels = nib.load(path).get_fdata(dtype=np.float32)[:rows, :columns]
         nib.save(nib.Nifti1Image(pixels, affine), folder / f"{name.replace(' ', '_')}.nii.gz")
+    contradictory = nib.Nifti1Image(pixels, None)  # as ACDC has it
+    contradictory.header["pixdim"][1:4] = 1.9, 1.9, 8
+    contradictory.header.set_sform(np.diag([-1, -1, 1, 1]), code=2)
+    nib.save(contradictory, folder / "contradictory.nii.gz")
     return folder
 
 
@@ -182,11 +187,13 @@ def test_the_example_agrees_with_the_bundle(bundle, stacks, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)  # the bundle sets it
     inference = workflow(bundle, "inference", "infer", dataset_dir=str(stacks), output_dir=str(tmp_path / "bundle"))
     inference.initialize()
-    inference.run()
+    with pytest.warns(DataWarning, match=r"contradictory\.nii\.gz: .* the sizes of pixdim are believed"):
+        inference.run()
     masks = {path: tmp_path / path.name for path in sorted(stacks.iterdir())}
     example = ROOT / "examples" / "onnx_inference.py", bundle / "models" / "model.onnx"
     pairs = itertools.chain.from_iterable(masks.items())
-    run_without({"monai_iln", "monai", "torch"}, RUN_EXAMPLE, *example, *pairs, cwd=tmp_path)
+    told = run_without({"monai", "torch", "ignite", "sklearn"}, RUN_EXAMPLE, *example, *pairs, cwd=tmp_path)
+    assert told.count("the sizes of pixdim are believed") == 1
     for path, mask in masks.items():
         expected = nib.load(tmp_path / "bundle" / path.name.replace(".nii", "_pred.nii"))
         found = nib.load(mask)

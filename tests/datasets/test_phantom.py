@@ -287,6 +287,18 @@ def assert_placed_alike(first, *others):
     np.testing.assert_allclose(first.get_qform(), first.get_sform(), atol=1e-3)
 
 
+def assert_sform_is_not_set(cine, frame, label):
+    """As in the real files: unit steps with code 2, no qform, sizes in pixdim; the label's are rounded."""
+    for volume in (cine, frame, label):
+        assert (int(volume.header["sform_code"]), int(volume.header["qform_code"])) == (2, 0)
+        np.testing.assert_array_equal(volume.affine, np.diag([-1, -1, 1, 1]))
+        assert volume.shape[:3] == (*LANDSCAPE[::-1], 6)
+    zooms, rounded = (np.array(volume.header.get_zooms()[:3]) for volume in (frame, label))
+    np.testing.assert_array_equal(cine.header.get_zooms()[:3], zooms)
+    assert zooms.min() > 1.1
+    assert 0 < np.abs(zooms - rounded).max() < 1e-3
+
+
 def test_acdc(written):
     for subject in sorted({subject for subject, _ in truths("acdc")}):
         folder = written["acdc"] / subject
@@ -300,7 +312,7 @@ def test_acdc(written):
         for phase in ("ED", "ES"):
             number = int(info[phase])
             frame, label = (nib.load(folder / f"{subject}_frame{number:02d}{kind}.nii.gz") for kind in ("", "_gt"))
-            assert_placed_alike(cine, frame, label)
+            assert_sform_is_not_set(cine, frame, label)
             np.testing.assert_array_equal(frame.dataobj, cine.dataobj[..., number - 1])
             np.testing.assert_array_equal(label.dataobj, labels_of(truths("acdc")[subject, phase], 1, 2, 3))
     assert {path.name for path in folder.iterdir()} == {

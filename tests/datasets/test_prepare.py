@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_iln.datasets import DataWarning, prepare_sunnybrook, read_datalist
+from monai_iln.datasets import DataWarning, prepare_folders, prepare_sunnybrook, read_datalist
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.errors import UserError
 
@@ -90,7 +90,7 @@ def test_nothing_left(tmp_path, faulty):
             path.unlink()
     with (
         pytest.warns(DataWarning),
-        pytest.raises(UserError, match="of 2 stacks with a label none is left.*--keep REASON"),
+        pytest.raises(UserError, match="of 2 stacks with a label none is left.*what is right with --keep displaced"),
     ):
         prepare_sunnybrook(folder, tmp_path / "out", folds=1)
     assert not (tmp_path / "out").exists()
@@ -172,3 +172,39 @@ def test_an_interrupted_run_is_never_taken_for_whole(mirror, tmp_path, kind):
         assert len(read_datalist(output)) == 12, "it was faster than the signal"
         shutil.rmtree(output)
     assert len(read_datalist(prepare_sunnybrook(mirror, output))) == 12
+
+
+def test_acdc_is_prepared_in_its_true_size(tmp_path):
+    """Its sform has unit steps; the labels of one phase were moved, and are kept by those who know better."""
+    source = write_phantom(tmp_path / "acdc", layout="acdc", subjects=2, slices=5, phases=4, size=96)
+    truth = nib.load(source / "patient001" / "patient001_frame01.nii.gz")
+    moved = source / "patient002" / "patient002_frame03_gt.nii.gz"
+    label = nib.load(moved)
+    label.header["srow_x"][3] = label.header.get_zooms()[0] / 2
+    nib.save(nib.Nifti1Image(label.dataobj, None, label.header), moved)
+    with pytest.warns(DataWarning) as caught:
+        prepared = prepare_folders(source, tmp_path / "default", folds=2).parent
+    assert "contradictory-header: 8 (keep) in patient001, patient002." in str(caught[1].message)
+    assert sorted(path.name for path in prepared.rglob("patient002*")) == ["patient002_ED.nii.gz"] * 2
+    for path in prepared.rglob("*.nii.gz"):
+        np.testing.assert_allclose(nib.load(path).header.get_zooms(), truth.header.get_zooms(), rtol=1e-6)
+    assert nib.load(prepared / "images" / "patient001_ED.nii.gz").header.get_zooms()[0] > 1.1
+    told = [row for row in rows(prepared) if row["reason"] == "misplaced"]
+    assert [(row["subject"], row["phase"], row["action"]) for row in told] == [("patient002", "ES", "exclude")]
+    assert "a corner lies 0.514 voxels from the image's; 0.25 are rounding" in told[0]["detail"]
+    with pytest.warns(DataWarning) as caught:
+        kept = prepare_folders(source, tmp_path / "kept", folds=2, keep=["misplaced"]).parent
+    assert str(caught[0].message).startswith("misplaced: 1 (keep) in patient002.")
+    assert len(list(kept.rglob("patient002*"))) == 4
+
+
+def test_what_cannot_be_kept_is_not_advised(tmp_path):
+    image = nib.Nifti1Image(
+        np.random.default_rng(0).integers(0, 99, (20, 18, 3)).astype(np.int16), np.diag([2, 2, 9, 1])
+    )
+    (tmp_path / "P1").mkdir()
+    nib.save(image, tmp_path / "P1" / "ED.nii")
+    nib.save(nib.Nifti1Image(np.eye(20, 19, dtype=np.uint8)[..., None], image.affine), tmp_path / "P1" / "ED_rv.nii")
+    with pytest.warns(DataWarning), pytest.raises(UserError, match="none is left.*they must be equal") as error:
+        prepare_folders(tmp_path, tmp_path / "out", folds=1)
+    assert "--keep" not in str(error.value)

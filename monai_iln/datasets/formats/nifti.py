@@ -18,6 +18,7 @@ from nibabel.spm2analyze import Spm2AnalyzeHeader
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
+from monai_iln.datasets.geometry.headers import decide_geometry
 from monai_iln.errors import UserError
 
 #: A file's name without its type, and its type.
@@ -28,7 +29,6 @@ _LARGEST = float(np.finfo(np.float32).max)
 _SPACING_MM = (0.01, 100.0)
 _HEADER_BYTES = 544  # the longest header, that of NIfTI-2, and the flag of its extensions
 _MAGICS = {b"n+1\0": Nifti1Header, b"ni1\0": Nifti1PairHeader, b"n+2\0": Nifti2Header, b"ni2\0": Nifti2PairHeader}
-_MILLIMETRES = {1: 1e3, 3: 1e-3}  # NIfTI's codes of metre and micrometre; 2 is millimetre, 0 does not say
 
 _silent = logging.Logger("nibabel headers")  # nibabel prints what it mends in a header
 _silent.addHandler(logging.NullHandler())
@@ -47,6 +47,7 @@ class VolumeHeader:
         dtype: The data type of the voxels in the file.
         offset: The number of bytes before the voxels.
         scaling: The slope and intercept of the stored values, ``None`` for 1 and 0.
+        doubt: The parts of the header that contradict each other, and what is believed; empty if there are none.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class VolumeHeader:
     dtype: np.dtype[Any]
     offset: int
     scaling: tuple[float | None, float | None]
+    doubt: str
 
     @property
     def size(self) -> int:
@@ -74,7 +76,8 @@ def read_volume(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
     Returns:
         The array, in native byte order, ``(x, y, z)`` or ``(x, y, z, t)`` as the file has them (trailing axes of
         length 1 are dropped), with the file's data type, ``float64`` where it asks for scaling: what
-        ``nibabel.load(path).get_fdata()`` gives. And the affine from its first three indices to RAS millimetres.
+        ``nibabel.load(path).get_fdata()`` gives. And the affine from its first three indices to RAS millimetres, as
+        :func:`~monai_iln.datasets.geometry.headers.decide_geometry` has it.
         *Analyze 7.5 keeps no orientation:* of its affine only the voxel sizes are data, directions and origin are
         nibabel's convention (LAS), and must not be compared with another file's; SPM's ``.mat`` files are not read.
 
@@ -88,6 +91,19 @@ def read_volume(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
         ((128, 128, 12), dtype('uint8'))
     """
     header = read_header(path)
+    return read_voxels(header), header.affine
+
+
+def read_voxels(header: VolumeHeader) -> NDArray[Any]:
+    """Read the voxels of a volume whose header is read, see :func:`read_volume`.
+
+    Args:
+        header: The header.
+
+    Raises:
+        UserError: If the file holds less or more than its header says, its checksum is wrong, or a value is not finite
+            in single precision.
+    """
     content = _read_exactly(header.data, header.size)
     stored = np.frombuffer(content, header.dtype, offset=header.offset).reshape(header.shape, order="F")
     native = stored.astype(header.dtype.newbyteorder("="))
@@ -100,7 +116,7 @@ def read_volume(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
             f"{header.data}: {bad} voxels are NaN, infinite or beyond {_LARGEST:.1g}. Every voxel needs a value that "
             "networks can compute with: export the file again, or remove it."
         )
-    return array, header.affine
+    return array
 
 
 def read_header(path: Path | str) -> VolumeHeader:
@@ -135,57 +151,6 @@ def read_header(path: Path | str) -> VolumeHeader:
     if not packed and bytes_there != result.size:
         raise _wrong_size(data, f"{bytes_there} bytes", result.size)
     return result
-
-
-def slice_axis(shape: tuple[int, ...], affine: NDArray[np.float64]) -> int:
-    """Find the axis that counts slices, from sizes alone.
-
-    It is an axis that is clearly coarser than two of equal spacing, or has less than a third of the length of the
-    others. If there is none, the last axis counts slices, as is usual.
-
-    Args:
-        shape: The shape of the array.
-        affine: The affine to millimetres.
-
-    Returns:
-        The axis: 0, 1 or 2.
-
-    Raises:
-        UserError: If spacing and length point at different axes.
-
-    Example:
-        >>> slice_axis((12, 256, 216), np.diag([8.0, 1.4, 1.4, 1.0]))
-        0
-    """
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    lengths = np.asarray(shape[:3])
-    fine, medium, coarse = np.sort(spacing)
-    short, next_ = np.sort(lengths)[:2]
-    candidates = set()
-    if medium < 1.05 * fine and coarse > 1.5 * medium:
-        candidates.add(int(spacing.argmax()))
-    if 3 * short < next_:
-        candidates.add(int(lengths.argmin()))
-    if len(candidates) > 1:
-        raise UserError(
-            f"shape {tuple(shape)} with voxels of {_times(spacing)} mm: the shortest axis is not the coarsest. Slices "
-            "are few and far apart: correct the voxel sizes in the header, or the order of the axes."
-        )
-    return next(iter(candidates), 2)
-
-
-def same_place(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
-    """Whether two affines agree: steps and origin to a thousandth of a voxel.
-
-    Args:
-        first: An affine.
-        second: Another affine.
-
-    Example:
-        >>> same_place(np.eye(4), np.diag([1.0, 1.0, 1.01, 1.0]))
-        False
-    """
-    return bool(np.abs(np.linalg.solve(first, second) - np.eye(4)).max() <= 1e-3)
 
 
 def _files(path: Path) -> tuple[Path, Path]:
@@ -253,17 +218,14 @@ def _check(header: Any, path: Path, data: Path) -> VolumeHeader:
     offset = int(header.get_data_offset())
     if offset < int(header["sizeof_hdr"]) * _is_single(header):
         raise ValueError(f"voxels from byte {offset}")
-    oriented = not isinstance(header, Spm2AnalyzeHeader)
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    if oriented:
-        affine[:3] *= _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine, oriented, doubt = decide_geometry(header)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     low, high = _SPACING_MM
     if not np.isfinite(affine).all() or spacing.min() < low or spacing.max() > high:
         raise ValueError(f"voxels of {_times(spacing)} mm")
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.01:
         raise ValueError("two axes that point the same way")
-    return VolumeHeader(path, data, shape, affine, oriented, dtype, offset, header.get_slope_inter())
+    return VolumeHeader(path, data, shape, affine, oriented, dtype, offset, header.get_slope_inter(), doubt)
 
 
 def _times(numbers: NDArray[np.float64]) -> str:

@@ -67,18 +67,21 @@ def write_chla(folder: Path, hearts: Iterable[Heart]) -> None:
 
 
 def write_acdc(folder: Path, hearts: Iterable[Heart]) -> None:
-    """Write ACDC: a cine that begins at end diastole, the two labelled frames beside, Info.cfg says which."""
+    """Write ACDC: a cine that begins at end diastole, the two labelled frames beside, Info.cfg says which.
+
+    As in the real files, the sform knows neither sizes nor directions, and the labels' sizes are rounded.
+    """
     for heart in hearts:
         subject = acdc_name(heart)
         home = folder / subject
         home.mkdir()
         cine = _cine(heart)
-        _save(home / f"{subject}_4d.nii.gz", cine, heart)
+        _save_without_sform(home / f"{subject}_4d.nii.gz", cine, heart)
         frames = _frame_indices(heart)
         for name, index in frames.items():
             stem = f"{subject}_frame{1 + index:02d}"
-            _save(home / f"{stem}.nii.gz", cine[..., index], heart)
-            _save(home / f"{stem}_gt.nii.gz", _labels(heart, name, _ACDC), heart)
+            _save_without_sform(home / f"{stem}.nii.gz", cine[..., index], heart)
+            _save_without_sform(home / f"{stem}_gt.nii.gz", _labels(heart, name, _ACDC), heart, digits=3)
         info = {"ED": 1 + frames["ED"], "ES": 1 + frames["ES"], "Group": heart.group.short}
         info |= {"Height": 170.0, "NbFrame": heart.phases, "Weight": 70.0}
         (home / "Info.cfg").write_text("".join(f"{key}: {value}\n" for key, value in info.items()), encoding="ascii")
@@ -147,6 +150,20 @@ def _save(path: Path, array: NDArray[np.generic], heart: Heart) -> None:
     volume.header.set_xyzt_units("mm", "sec")
     if array.ndim == 4:
         volume.header["pixdim"][4] = 0.8 / heart.phases
+    nib.save(volume, path)
+
+
+def _save_without_sform(path: Path, array: NDArray[np.generic], heart: Heart, digits: int = 7) -> None:
+    """Write rows x columns x slices (x phases) as NIfTI, columns first, with sizes in pixdim alone."""
+    volume = nib.Nifti1Image(columns_first(array), None)
+    header = volume.header
+    header.set_xyzt_units("mm", "sec")
+    header["pixdim"][1:4] = np.round([heart.pixel, heart.pixel, heart.step], digits)
+    header["quatern_d"] = 1  # a turn that is not valid, for its code is 0
+    header["qform_code"], header["sform_code"] = 0, 2
+    header["srow_x"], header["srow_y"], header["srow_z"] = [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 1, 0]
+    if array.ndim == 4:
+        header["pixdim"][4] = 0.8 / heart.phases
     nib.save(volume, path)
 
 

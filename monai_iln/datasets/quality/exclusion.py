@@ -26,7 +26,7 @@ def exclude_slices(
     out = {(f.subject, f.phase, f.slice) for f in findings if actions[f.reason] == "exclude"}
     kept, gaps = [], []
     for stack in stacks:
-        if (stack.subject, stack.phase, None) in out:
+        if {(stack.subject, stack.phase, None), (stack.subject, "", None)} & out:
             continue
         good = [i for i, number in enumerate(stack.slices) if (stack.subject, stack.phase, number) not in out]
         if len(good) == len(stack.slices):

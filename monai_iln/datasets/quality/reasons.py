@@ -27,11 +27,12 @@ REASONS = {
     "no-image": Reason("left out", "there is a label, but no image of that number or subject"),
     "no-label": Reason("left out", "there is an image, but no label"),
     "not-drawn": Reason("left out", "the chosen structure was not outlined there"),
-    "mismatch": Reason("left out", "image and label differ in size or geometry, or from the rest of the subject"),
+    "mismatch": Reason("left out", "image and label differ in size, or from the rest of the subject"),
     "label-values": Reason("left out", "the label holds values that the data set does not define"),
     "empty-label": Reason("left out", "the label of a whole phase is empty"),
     "third-phase": Reason("left out", "labelled in a phase that is neither ED nor ES"),
     "outside-image": Reason("exclude", "the contour leaves the image"),
+    "misplaced": Reason("exclude", "by its header, the label lies in another place than its image"),
     "broken-outline": Reason("exclude", "the contour has a gap or a spike: points are missing or damaged"),
     "epicardium": Reason("exclude", "the epicardium does not contain the endocardium: one of the two is wrong"),
     "copied-contour": Reason("exclude", "byte for byte the contour of another subject or frame"),
@@ -43,6 +44,9 @@ REASONS = {
     "low-contrast": Reason("keep", "the blood pool under the mask is hard to tell from its surroundings"),
     "area-jump": Reason("keep", "the area is out of line with the neighbouring slices, or grows in systole"),
     "not-inspected": Reason("keep", "the label encloses no cavity by which it could be compared with its image"),
+    "contradictory-header": Reason(
+        "keep", "parts of a header contradict each other; the finding says what is believed"
+    ),
     "uneven-slices": Reason("keep", "the labelled slices are not evenly spaced; the affine holds their mean step"),
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
+from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.readers.layouts import STRUCTURES
 from monai_iln.errors import UserError
 
@@ -102,7 +103,7 @@ class Wanted(NamedTuple):
 
 
 def label_values(array: NDArray[Any]) -> tuple[int, ...] | None:
-    """The values of a label map, or ``None`` if they are not whole numbers from 0 to 65535.
+    """The values of a label map, or ``None`` if they are not whole numbers from 0 to 65535, up to rounding.
 
     Args:
         array: The label map.
@@ -111,9 +112,11 @@ def label_values(array: NDArray[Any]) -> tuple[int, ...] | None:
         >>> label_values(np.array([0.0, 2.0, 2.0])), label_values(np.array([0.5]))
         ((0, 2), None)
     """
-    if array.min() < 0 or array.max() > 65535 or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
+    try:
+        whole = round_labels(array)
+    except UserError:
         return None
-    return tuple(map(int, np.flatnonzero(np.bincount(array.ravel().astype(np.intp)))))
+    return tuple(map(int, np.flatnonzero(np.bincount(whole.ravel().astype(np.intp)))))
 
 
 def list_labels(label: Label) -> list[str | int]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_iln.datasets.formats.nifti import read_header, read_volume, same_place, slice_axis
+from monai_iln.datasets.formats.labels import round_labels
+from monai_iln.datasets.formats.nifti import read_header, read_voxels
+from monai_iln.datasets.geometry.grids import MOST_VOXELS, displacement, slice_axis
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.readers.matching import FilePair, PairedFiles
 from monai_iln.datasets.readers.structures import Wanted, label_values, refuse_several_values
@@ -45,10 +48,7 @@ def read_pairs(paired: PairedFiles, wanted: Wanted, progress: bool = False) -> R
     findings = list(paired.findings)
     read: dict[FilePair | str, list[_LabelledVolume]] = defaultdict(list)
     for pair in track(sorted(paired.pairs), "Reading", "pair", progress):
-        volumes = _read_pair(pair)
-        if isinstance(volumes, Finding):
-            findings.append(volumes)
-        else:  # frames in files of their own are named together, as those of a cine are
+        if volumes := _read_pair(pair, findings):  # frames in files of their own are named together, as in a cine
             read[pair if pair.time is None else pair.subject] += volumes
     if wanted.first.values is None:
         refuse_several_values([volume.label for volumes in read.values() for volume in volumes])
@@ -64,28 +64,35 @@ def read_pairs(paired: PairedFiles, wanted: Wanted, progress: bool = False) -> R
     return ReaderOutput(list(stacks.values()), findings)
 
 
-def _read_pair(pair: FilePair) -> list[_LabelledVolume] | Finding:
-    """The labelled times of a pair, slices last, or why it cannot be used."""
+def _read_pair(pair: FilePair, findings: list[Finding]) -> list[_LabelledVolume]:
+    """The labelled times of a pair, slices last; none if it cannot be used. What is wrong joins the findings."""
 
-    def refuse(reason: str, detail: str) -> Finding:
-        return Finding(reason, pair.subject, pair.phase, None, str(pair.label), detail)
+    def tell(reason: str, detail: str, path: Path = pair.label) -> list[_LabelledVolume]:
+        findings.append(Finding(reason, pair.subject, pair.phase, None, str(path), detail))
+        return []
 
     try:
-        image, affine = read_volume(pair.image)
-        label, label_affine = read_volume(pair.label)
         headers = read_header(pair.image), read_header(pair.label)
+        image, label = map(read_voxels, headers)
     except UserError as error:
-        return refuse("unreadable", str(error))
+        return tell("unreadable", str(error))
     if image.shape != label.shape:
-        return refuse("mismatch", f"shape {label.shape}, its image {image.shape}: they must be equal")
-    if all(header.oriented for header in headers) and not same_place(affine, label_affine):
-        return refuse("mismatch", "its affine is not that of its image: steps or origin differ")
-    if label_values(label) is None:
-        return refuse("label-values", "holds values that are not whole numbers from 0 to 65535")
+        return tell("mismatch", f"shape {label.shape}, its image {image.shape}: they must be equal")
+    try:
+        label = round_labels(label, pair.label)
+    except UserError as error:
+        return tell("label-values", str(error))
+    affine = headers[0].affine
     try:
         last = slice_axis(image.shape, affine)
     except UserError as error:
-        return refuse("mismatch", str(error))
+        return tell("mismatch", str(error))
+    for header in headers:
+        if header.doubt:
+            tell("contradictory-header", header.doubt, header.path)
+    distance = displacement(affine, headers[1].affine, image.shape)
+    if distance > MOST_VOXELS and all(header.oriented for header in headers):
+        tell("misplaced", f"a corner lies {distance:.3g} voxels from the image's; {MOST_VOXELS} are rounding")
     order = [*(axis for axis in range(3) if axis != last), last]
     image, label = (array.transpose(*order, *range(3, array.ndim)) for array in (image, label))
     affine[:, :3] = affine[:, order]
@@ -93,7 +100,7 @@ def _read_pair(pair: FilePair) -> list[_LabelledVolume] | Finding:
         return [_LabelledVolume(pair, pair.time, image, label, affine)]
     times = np.flatnonzero(label.any(axis=(0, 1, 2)))
     if not len(times):
-        return refuse("empty-label", "no voxel is labelled at any time")
+        return tell("empty-label", "no voxel is labelled at any time")
     return [_LabelledVolume(pair, int(t), image[..., t].copy(), label[..., t].copy(), affine) for t in times]
 
 

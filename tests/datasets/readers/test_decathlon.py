@@ -150,6 +150,26 @@ def test_a_bad_volume_is_left_out_and_told(listed, tmp_path, fault):
     assert "lung_002" in row["detail"]
 
 
+def test_labels_that_only_some_readers_round(listed, tmp_path):
+    path = listed / "labelsTr" / "lung_002.nii.gz"
+    save(path, np.asanyarray(nib.load(path).dataobj) * np.float32(0.9999999))
+    with pytest.warns(DataWarning, match=r"label-values: 1 \(left out\) in lung_002"):
+        assert len(check_datalist(prepare_decathlon(listed, tmp_path / "out"))) == 3
+
+
+def test_headers_that_contradict_themselves_are_told(listed, tmp_path):
+    """MONAI's reader believes the sform, whose steps are 1: the files are pointed at, and not mended."""
+    for folder in ("imagesTr", "labelsTr"):
+        volume = nib.load(listed / folder / "lung_002.nii.gz")
+        volume.header.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), code=2)
+        volume.header.set_qform(None, code=0)
+        volume.header["pixdim"][1:4] = 1.4, 1.4, 10
+        array = np.asanyarray(volume.dataobj).copy()
+        nib.save(nib.Nifti1Image(array, None, volume.header), listed / folder / "lung_002.nii.gz")
+    with pytest.warns(DataWarning, match=r"contradictory-header: 2 \(keep\) in lung_002"):
+        assert len(check_datalist(prepare_decathlon(listed, tmp_path / "out"))) == 4
+
+
 def test_one_image_under_two_names(listed, tmp_path):
     shutil.copy(listed / "imagesTr" / "lung_001.nii.gz", listed / "imagesTr" / "lung_004.nii.gz")
     with pytest.warns(DataWarning, match=r"same-image: 2 \(exclude\) in lung_001, lung_004"):

@@ -43,6 +43,13 @@ def assert_is_truth(reading, layout, label="right-ventricle"):
         np.testing.assert_array_equal(stack.label, known[stack.subject, stack.phase].swapaxes(0, 1))
 
 
+def told(reading):
+    """What was found besides the headers, which contradict themselves in every file."""
+    headers = [finding for finding in reading.findings if finding.reason == "contradictory-header"]
+    assert len(headers) >= 2 * len(reading.stacks)
+    return [finding for finding in reading.findings if finding not in headers]
+
+
 def describe(folder, **changes):
     path = folder / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -51,7 +58,7 @@ def describe(folder, **changes):
 @pytest.mark.parametrize("label", STRUCTURES)
 def test_structures_by_the_names_of_the_data_set(source, label):
     reading = read_folders([source], label=label)
-    assert reading.findings == [], "images for tests are no images without a label"
+    assert told(reading) == [], "images for tests are no images without a label"
     assert_is_truth(reading, LAYOUTS["nnunet"], label)
 
 
@@ -89,7 +96,7 @@ def test_phases_by_frames(tmp_path):
     folder = write_phantom(tmp_path / "data", layout=FRAMES, **SMALL)
     assert (folder / "imagesTr" / "patient001_frame01_0000.nii.gz").is_file()
     reading = read_folders([folder], label="left-ventricle")
-    assert reading.findings == []
+    assert told(reading) == []
     assert_is_truth(reading, FRAMES, "left-ventricle")
     # The larger cavity is at end diastole, whatever the frames' numbers.
     for folder_ in ("imagesTr", "labelsTr"):
@@ -129,7 +136,7 @@ def test_lone_files(copy):
     labels[3].unlink()
     reading = read_folders([copy])
     assert len(reading.stacks) == 4
-    assert sorted((f.reason, f.phase) for f in reading.findings) == [("no-image", "ED"), ("no-label", "ES")]
+    assert sorted((f.reason, f.phase) for f in told(reading)) == [("no-image", "ED"), ("no-label", "ES")]
 
 
 def test_a_value_that_nnunet_ignores_is_no_background(copy):
@@ -140,7 +147,7 @@ def test_a_value_that_nnunet_ignores_is_no_background(copy):
     label[0, 0, 0] = 4
     nib.save(nib.Nifti1Image(label, None, volume.header), path)
     reading = read_folders([copy])
-    assert [(finding.reason, finding.file) for finding in reading.findings] == [("label-values", str(path))]
+    assert [(finding.reason, finding.file) for finding in told(reading)] == [("label-values", str(path))]
 
 
 @pytest.mark.parametrize(

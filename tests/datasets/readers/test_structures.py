@@ -6,7 +6,6 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from phantom_layouts import ALL_LAYOUTS
 
 from monai_iln.cli import main
 from monai_iln.datasets import check_datalist, describe_datalist, inspect_stacks, prepare_folders, read_folders
@@ -19,15 +18,15 @@ ALL = ["left-ventricle", "myocardium", "right-ventricle"]
 
 
 @pytest.fixture(scope="module")
-def acdc(tmp_path_factory):
-    return write_phantom(tmp_path_factory.mktemp("phantom") / "acdc", layout=ALL_LAYOUTS["acdc"], **SMALL)
+def mnms(tmp_path_factory):
+    return write_phantom(tmp_path_factory.mktemp("phantom") / "mnms", layout="mnms", **SMALL)
 
 
-@pytest.mark.parametrize("order", [ALL, ALL[::-1], ALL[:2], ["Left ventricle", 2, "1"]])
-def test_several_structures_are_one_map_in_the_order_given(acdc, order):
-    several = read_folders([acdc], label=order)
+@pytest.mark.parametrize("order", [ALL, ALL[::-1], ALL[:2], ["Left ventricle", 2, "3"]])
+def test_several_structures_are_one_map_in_the_order_given(mnms, order):
+    several = read_folders([mnms], label=order)
     assert several.findings == []
-    singles = [read_folders([acdc], label=label).stacks for label in order]
+    singles = [read_folders([mnms], label=label).stacks for label in order]
     for number, stack in enumerate(several.stacks):
         expected = np.zeros_like(stack.label)
         for value, stacks in enumerate(singles, 1):
@@ -37,25 +36,25 @@ def test_several_structures_are_one_map_in_the_order_given(acdc, order):
 
 
 @pytest.mark.parametrize("first", ALL)
-def test_the_first_structure_is_compared_with_the_images(acdc, first):
-    several = read_folders([acdc], label=[first, *(label for label in ALL if label != first)]).stacks
-    single = read_folders([acdc], label=first).stacks
+def test_the_first_structure_is_compared_with_the_images(mnms, first):
+    several = read_folders([mnms], label=[first, *(label for label in ALL if label != first)]).stacks
+    single = read_folders([mnms], label=first).stacks
     for one, other in zip(several, single, strict=True):
         np.testing.assert_array_equal(one.cavity > 0, other.cavity > 0)
         assert one.thick_wall == other.thick_wall
     assert inspect_stacks(several) == inspect_stacks(single)
 
 
-def test_one_structure_in_a_list_is_the_same(acdc, tmp_path):
+def test_one_structure_in_a_list_is_the_same(mnms, tmp_path):
     one, listed = (
-        prepare_folders(acdc, tmp_path / "a"),
-        prepare_folders(acdc, tmp_path / "b", label=["right-ventricle"]),
+        prepare_folders(mnms, tmp_path / "a"),
+        prepare_folders(mnms, tmp_path / "b", label=["right-ventricle"]),
     )
     assert one.read_bytes() == listed.read_bytes()
 
 
-def test_the_datalist_names_them(acdc, tmp_path, capsys):
-    assert main(["prepare", "folders", "--source", str(acdc), "--output", str(tmp_path / "o"), "--label", *ALL]) == 0
+def test_the_datalist_names_them(mnms, tmp_path, capsys):
+    assert main(["prepare", "folders", "--source", str(mnms), "--output", str(tmp_path / "o"), "--label", *ALL]) == 0
     assert json.loads((tmp_path / "o" / "datalist.json").read_text())["labels"] == {
         "0": "background",
         "1": "left-ventricle",
@@ -68,16 +67,17 @@ def test_the_datalist_names_them(acdc, tmp_path, capsys):
     assert "of 3 subjects" in capsys.readouterr().out
 
 
-def test_a_phase_without_a_ventricle_is_left_out(acdc, tmp_path):
-    folder = shutil.copytree(acdc, tmp_path / "copy")
-    path = folder / "patient002" / "patient002_frame03_gt.nii.gz"
+def test_a_phase_without_a_ventricle_is_left_out(mnms, tmp_path):
+    folder = shutil.copytree(mnms, tmp_path / "copy")
+    path = sorted(folder.rglob("*_gt.nii.gz"))[0]
     volume = nib.load(path)
     label = np.asanyarray(volume.dataobj).copy()
-    nib.save(nib.Nifti1Image(label * (label != 1), volume.affine), path)
+    label[..., 2][label[..., 2] == 3] = 0
+    nib.save(nib.Nifti1Image(label, volume.affine), path)
     reading = read_folders([folder], label=ALL)
     assert len(reading.stacks) == 5
-    assert [(f.reason, f.subject, f.phase) for f in reading.findings] == [("empty-label", "patient002", "ES")]
-    assert "the value 1" in reading.findings[0].detail
+    assert [(f.reason, f.subject, f.phase) for f in reading.findings] == [("empty-label", path.parent.name, "ES")]
+    assert "the value 3" in reading.findings[0].detail
 
 
 def test_of_what_overlaps_the_later_counts():

@@ -1,0 +1,1 @@
+"""Where voxels lie: the one place that decides sizes, directions and order."""
