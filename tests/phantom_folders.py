@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from monai_iln.datasets.phantom.heart import Heart
 from monai_iln.datasets.phantom.image import render
@@ -81,6 +82,27 @@ def write_nnunet(folder: Path, hearts: Iterable[Heart], *, frames: bool = False)
     (folder / "dataset.json").write_text(json.dumps(document), encoding="utf-8")
 
 
+def pictures_name(heart: Heart) -> str:
+    """A subject whose folder has a space in its name."""
+    return f"case {1 + heart.index}"
+
+
+def write_pictures(folder: Path, hearts: Iterable[Heart]) -> None:
+    """Write folders of slices. Numbers are not padded, images are 8 bit in three channels or grey, masks 0 and 255."""
+    for heart in hearts:
+        for phase, index in heart.labelled_phases.items():
+            home = folder / pictures_name(heart) / phase
+            image, mask = _stack(heart, phase), heart.masks(all_slices(heart, 0), index)["right"]
+            scaled = np.round(255.0 * image / image.max()).astype(np.uint8)
+            for name in ("images", "masks"):
+                (home / name).mkdir(parents=True)
+            for place in range(heart.slices):
+                file = f"slice{7 + place}.png"  # 10 comes after 9
+                picture = Image.fromarray(scaled[..., place])
+                picture.convert(("L", "RGB")[heart.index % 2]).save(home / "images" / file)
+                Image.fromarray((255 * mask[..., place]).astype(np.uint8)).save(home / "masks" / file)
+
+
 def _stack(heart: Heart, phase: str) -> NDArray[np.int16]:
     """The image of a phase, rows x columns x slices."""
     index = heart.labelled_phases[phase]
@@ -100,4 +122,5 @@ def _save_with_unit_steps(path: Path, array: NDArray[np.generic], heart: Heart) 
 LAYOUTS = {
     "emidec": Layout(write_emidec, emidec_name, all_slices),
     "nnunet": Layout(write_nnunet, mnms_name, all_slices, landscape=True),
+    "pictures": Layout(write_pictures, pictures_name, all_slices, landscape=True),
 }

@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         datasets.add_parser(
             "folders",
             aliases=["right-ventricle", "rv"],
-            help="ACDC, M&Ms, EMIDEC, nnU-Net, RVSC, CHLA, or a folder of volumes for each subject",
+            help="ACDC, M&Ms, EMIDEC, nnU-Net, RVSC, CHLA, or a folder of volumes or pictures for each subject",
         )
     )
     _add_decathlon(datasets.add_parser("decathlon", help="a list of volumes, dataset.json, without subjects or folds"))

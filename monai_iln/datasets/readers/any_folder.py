@@ -14,13 +14,11 @@ from unicodedata import normalize
 
 from monai_iln.datasets.formats.nifti import VOLUME_NAME, read_volume
 from monai_iln.datasets.readers.matching import PHASE_WORDS, FilePair, Files, PairedFiles, below_source, list_volumes
-from monai_iln.datasets.readers.structures import Label, find_structures, label_values
+from monai_iln.datasets.readers.structures import MOST_VALUES, Label, find_structures, label_values
 from monai_iln.datasets.readers.tables import read_tables
 from monai_iln.datasets.readers.volumes import read_pairs
 from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError
-
-_MOST_LABELS = 16  # values of a label file; images, of 8 bit too, have more
 
 
 class _Volume(NamedTuple):
@@ -123,7 +121,7 @@ def _look_at(path: Path, folder: Path) -> _Volume:
     except UserError:  # told when the pair is read
         return _Volume(path, words, "", ())
     values = label_values(array)
-    is_label = values is not None and len(values) <= _MOST_LABELS
+    is_label = values is not None and len(values) <= MOST_VALUES
     return _Volume(path, words, "label" if is_label else "image", array.shape)
 
 

@@ -36,14 +36,17 @@ def read_folders(
 ) -> ReaderOutput:
     r"""Read every labelled frame, one stack for each subject and phase.
 
-    Layouts: *acdc* (``patient001/Info.cfg``, ``patient001_frame01.nii.gz``, ``patient001_frame01_gt.nii.gz``), *mnms*
-    (``A0S9V9_sa.nii.gz``, ``A0S9V9_sa_gt.nii.gz`` of all times; M&Ms-2: ``001_SA_ED.nii.gz``, ``001_SA_ED_gt.nii.gz``),
-    *emidec* (``Case_P001/Images/Case_P001.nii.gz``, ``Case_P001/Contours/Case_P001.nii.gz``), *nnunet*
-    (``imagesTr/patient001_ED_0000.nii.gz``, ``labelsTr/patient001_ED.nii.gz``, ``dataset.json``),
-    *rvsc* (DICOM and contours, see :mod:`monai_iln.datasets.readers.rvsc`), and *folders*, any other: a folder for each
-    subject, named after it. There a file of few whole numbers is a label. It belongs to the image with the same numbers
-    and phase in its name, or whose name it extends, and most words in common. A name in several formats is read once,
-    hidden files are not read.
+    Layouts:
+
+    - *acdc*: ``patient001/Info.cfg``, ``patient001_frame01.nii.gz``, ``patient001_frame01_gt.nii.gz``.
+    - *mnms*: ``A0S9V9_sa.nii.gz``, ``A0S9V9_sa_gt.nii.gz`` of all times; ``001_SA_ED.nii.gz``, ``001_SA_ED_gt.nii.gz``.
+    - *emidec*: ``Case_P001/Images/Case_P001.nii.gz``, ``Case_P001/Contours/Case_P001.nii.gz``.
+    - *nnunet*: ``imagesTr/patient001_ED_0000.nii.gz``, ``labelsTr/patient001_ED.nii.gz``, ``dataset.json``.
+    - *rvsc*: DICOM and contours, see :mod:`monai_iln.datasets.readers.rvsc`.
+    - *pictures*: ``P1/ED/images/001.png``, ``P1/ED/masks/001.png``, see :mod:`monai_iln.datasets.readers.pictures`.
+    - *folders*, any other: a folder of volumes for each subject, named after it. A file of few whole numbers is a
+      label. It belongs to the image with the same numbers and phase in its name, or whose name it extends, and most
+      words in common. A name in several formats is read once, hidden files are not read.
 
     Phases are *ED* and *ES* where a name, ``Info.cfg`` or a table says so. Of a cine with two labelled times and no
     table, the one with the larger cavity is *ED*, and so it is of two frames in nnU-Net's data. Else the phase is what
@@ -56,9 +59,9 @@ def read_folders(
         sources: Folders, or single files.
         label: One of :data:`~monai_iln.datasets.readers.layouts.STRUCTURES`, another structure that the data set names
             (*emidec*: ``infarction``, ``no-reflow``; *nnunet*: as in ``dataset.json``), or a value of the files. In
-            *folders* a name stands for all values but 0, so labels with several values need the number. Several make
-            one map, with the values 1, 2, ... in their order; where two overlap, the later one counts, and a phase
-            without one of the ventricles or the myocardium is left out.
+            *folders* and *pictures* a name stands for all values but 0, so labels with several values need the number.
+            Several structures make one map, with the values 1, 2, ... in their order; where two overlap, the later one
+            counts, and a phase without one of the ventricles or the myocardium is left out.
         layout: One of :data:`~monai_iln.datasets.readers.layouts.FOLDER_LAYOUTS`, or ``None`` to find out.
         image: A pattern for the paths of images below a source, where the rule of *folders* does not find them, such as
             ``"{subject}/{phase}.nii.gz"``. Without ``{phase}`` there is one phase; ``*`` is any part of a name.
@@ -115,8 +118,8 @@ def _choose_reader(files: Files, sources: Sequence[Path], layout: str | None) ->
         other = f", or the layout {found[-1]}" if found else ""
         raise UserError(
             f"{where}: no data of the layout {layout or ' or '.join(FOLDER_LAYOUTS)}; files there are {names}. Images "
-            "and labels must be volumes (.nii, .nii.gz, .hdr and .img) named as the layout has it: give the folder "
-            f"that holds them{other}."
+            "and labels must be volumes (.nii, .nii.gz, .hdr and .img), or PNG pictures of slices, named as the layout "
+            f"has it: give the folder that holds them{other}."
         )
     return readers[layout or [*published, "folders"][0]]
 

@@ -13,6 +13,7 @@ FOLDER_LAYOUTS = {
     "emidec": "emidec",
     "nnunet": "nnunet",
     "rvsc": "rvsc",
+    "pictures": "pictures",
     "folders": "any_folder",
 }
 

@@ -16,6 +16,7 @@ from monai_iln.errors import UserError
 Label = str | int | Sequence[str | int]  # one structure or several, by names or by values
 Values = Mapping[str, tuple[int, ...]]  # what label files have inside each structure; they may overlap
 
+MOST_VALUES = 16  # of a label file; images, of 8 bit too, have more
 _WALL = (
     "myocardium",
     "infarction",
