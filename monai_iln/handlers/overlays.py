@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monai_iln.datasets.formats.nifti import VOLUME_NAME
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number
@@ -20,7 +21,7 @@ from monai_iln.overlays import contact_sheet, overlay
 
 Tile = tuple[str, NDArray[np.float32]]
 
-_MOST_LETTERS = 20  # of a line under a tile, besides the number of the slice
+_MOST_LETTERS = 20  # of a title, which leave room for the number of a slice
 
 
 class SaveOverlay:
@@ -80,8 +81,7 @@ def _titles(names: Sequence[str]) -> dict[str, str]:
     files = [Path(name) for name in names if Path(name).is_absolute()]
     for file in files:
         path = file.relative_to(os.path.commonpath([other.parent for other in files]))
-        lines = [*map(str, path.parents[:-1][:1]), path.name.split(".nii")[0]]
-        titles[str(file)] = "\n".join(line[-_MOST_LETTERS:] for line in lines)
+        titles[str(file)] = path.with_name(VOLUME_NAME.sub(r"\g<stem>", path.name)).as_posix()[-_MOST_LETTERS:]
     return titles
 
 

@@ -42,8 +42,9 @@ def test_titles():
     assert _titles(["SC-N-02 ED", "slice"]) == {"SC-N-02 ED": "SC-N-02 ED", "slice": "slice"}
     assert _titles(["/data/ED.nii.gz"]) == {"/data/ED.nii.gz": "ED"}
     assert _titles(["/data/a.nii", "/data/b.c.nii.gz"]) == {"/data/a.nii": "a", "/data/b.c.nii.gz": "b.c"}
+    assert _titles(["/data/series 3"]) == {"/data/series 3": "series 3"}
     files = ["/data/subject01/ED.nii.gz", "/data/subject02/rest/ED.nii.gz"]
-    assert [*_titles(files).values()] == ["subject01\nED", "subject02/rest\nED"]
+    assert [*_titles(files).values()] == ["subject01/ED", "subject02/rest/ED"]
     assert [*_titles([f"/data/{'x' * 30}1.nii"]).values()] == ["x" * 19 + "1"]
 
 
@@ -63,7 +64,7 @@ def test_stacks_of_one_name_are_told_apart(tmp_path, monkeypatch):
     engine = Engine(step)
     SaveOverlay(str(tmp_path / "overlay.png")).attach(engine)
     engine.run(stacks, 1)
-    assert captions == ["P1\nED 1", "P1\nED 2", "P2\nED 1", "P2\nED 2"]
+    assert captions == ["P1/ED 1", "P1/ED 2", "P2/ED 1", "P2/ED 2"]
 
 
 def yellow(path):
