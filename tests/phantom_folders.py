@@ -15,6 +15,7 @@ from monai_iln.datasets.phantom.layouts import Layout, all_slices
 from monai_iln.datasets.phantom.volumes import columns_first, mnms_name
 
 RIGHT, MUSCLE, LEFT = 1, 2, 3  # as nnU-Net's data set 27 has them
+VOLUME = (9, 12, 8)  # no axis is that of slices
 
 
 def emidec_name(heart: Heart) -> str:
@@ -80,6 +81,35 @@ def write_nnunet(folder: Path, hearts: Iterable[Heart], *, frames: bool = False)
         "file_ending": ".nii.gz",
     }
     (folder / "dataset.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def write_decathlon(folder: Path, names: list[str], **changes: object) -> Path:
+    """Write a decathlon list: ``./`` before every path, labels by value, files of macOS beside, an unlabelled test.
+
+    Args:
+        folder: The folder to make.
+        names: The names of the volumes, which are noise with two structures.
+        changes: What is different in ``dataset.json``.
+    """
+    for number, name in enumerate(names):
+        rng = np.random.default_rng(number)
+        image, label = rng.normal(size=VOLUME).astype(np.float32), rng.integers(0, 3, VOLUME).astype(np.uint8)
+        for kind, array in (("imagesTr", image), ("labelsTr", label)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / kind / f"{name}.nii.gz")
+            (folder / kind / f"._{name}.nii.gz").write_bytes(b"\0\5\x16\7")
+    document = {
+        "name": "LUNG",
+        "tensorImageSize": "3D",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "lung", "2": "cancer"},
+        "numTraining": len(names),
+        "numTest": 1,
+        "training": [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names],
+        "test": ["./imagesTs/lung_003.nii.gz"],
+    }
+    (folder / "dataset.json").write_text(json.dumps(document | changes), encoding="utf-8")
+    return folder
 
 
 def pictures_name(heart: Heart) -> str:

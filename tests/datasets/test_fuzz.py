@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from phantom_layouts import ALL_LAYOUTS
 
 from monai_iln.datasets import REASONS, check_datalist, inspect_stacks, read_folders, read_sunnybrook
+from monai_iln.datasets.formats.nifti import read_volume
 from monai_iln.datasets.phantom import write_phantom
-from monai_iln.datasets.prepare import prepare_sunnybrook
+from monai_iln.datasets.prepare import prepare_decathlon, prepare_sunnybrook
 from monai_iln.errors import UserError
 
 EXAMPLES = int(os.environ.get("MONAI_ILN_FUZZ", "150"))
@@ -172,6 +173,41 @@ def test_damaged_datalists(datalist, choice):
         (datalist / victim).write_bytes(content)
     assert victim.name == "datalist.json", "a damaged image or label has another hash"
     assert [(item["image"], item["label"]) for item in items] == [(item["image"], item["label"]) for item in whole]
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    folder = phantom_folders.write_decathlon(tmp_path_factory.mktemp("decathlon") / "Task06", ["l_1", "l_2", "l_3"])
+    truth = {str(path): read_volume(path)[0] for path in folder.rglob("l_*")}
+    return folder, {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}, truth
+
+
+@pytest.mark.slow
+@ALLOWED
+@given(choice=st.data())
+def test_damaged_lists_of_volumes(volumes, tmp_path_factory, choice):
+    """What is left passes the check, names the files that belong together, and the rest is reported."""
+    folder, whole, truth = volumes
+    victim = choice.draw(st.sampled_from([folder / "dataset.json", *sorted(whole)]))
+    output = tmp_path_factory.mktemp("out") / "out"
+    try:
+        victim.write_bytes(damage(choice.draw, whole[victim]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            items = check_datalist(prepare_decathlon(folder, output, folds=1))
+        told = (output / "exclusions.csv").read_text(encoding="utf-8", errors="replace")
+        kept = {item[key]: read_volume(item[key])[0] for item in items for key in ("image", "label")}
+    except UserError as error:
+        assert len(str(error)) > 40  # noqa: PT017
+        return
+    finally:
+        victim.write_bytes(whole[victim])
+    for item in items:
+        assert Path(item["image"]).name == Path(item["label"]).name
+    if victim.name != "dataset.json":
+        for path, array in kept.items():
+            np.testing.assert_array_equal(array, truth[path])
+        assert len(items) == 3 or victim.name in told, "nothing is lost in silence"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ show anything, in three dimensions and with several structures: nothing here tak
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +44,8 @@ def read_decathlon(source: Path, subject: str = "{subject}") -> DecathlonList:
             ``subject`` goes before the pattern.
 
     Raises:
-        UserError: If there is no list, it is damaged, an item has no image and label, folds are there already, a name
-            does not match the pattern, or two images are of one subject and phase.
+        UserError: If there is no list, it is damaged, an item has no image and label, a file is named twice, folds are
+            there already, a name does not match the pattern, or two images are of one subject and phase.
     """
     path = source / FILE_NAME if source.is_dir() else source
     if path.name.lower().endswith(SUFFIXES):
@@ -56,6 +57,16 @@ def read_decathlon(source: Path, subject: str = "{subject}") -> DecathlonList:
     if not isinstance(items, list) or not items:
         raise UserError(f"{path}: lists nothing under 'training'. Labelled volumes are named there: add them.")
     pairs = [_read_item(dataset, number, item, subject) for number, item in enumerate(items)]
+    twice = [
+        file
+        for file, count in Counter(file for pair in pairs for file in (pair.image, pair.label)).items()
+        if count > 1
+    ]
+    if twice:
+        raise UserError(
+            f"{path}: names {twice[0]} more than once. A label belongs to one image, and an image is one volume: "
+            "correct the list."
+        )
     known: dict[tuple[str, str], FilePair] = {}
     for pair in pairs:
         twin = known.setdefault((pair.subject.casefold(), pair.phase.casefold()), pair)

@@ -9,13 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.data import load_decathlon_datalist
+from phantom_folders import VOLUME, write_decathlon
 
 from monai_iln.cli import main
 from monai_iln.datasets import DataWarning, check_datalist, describe_datalist, prepare_decathlon, split_datalist
 from monai_iln.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "hippocampus"
-SHAPE = (9, 12, 8)  # no axis is that of slices
 NAMES = ["lung_001", "lung_002", "lung_004", "lung_010"]
 
 
@@ -24,30 +24,9 @@ def save(path, array, affine=None):
     nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
 
 
-def write_list(folder, names=NAMES, **changes):
-    """As the decathlon has it: ``./`` before every path, labels by value, files of macOS beside, an unlabelled test."""
-    for number, name in enumerate(names):
-        rng = np.random.default_rng(number)
-        save(folder / "imagesTr" / f"{name}.nii.gz", rng.normal(size=SHAPE).astype(np.float32))
-        save(folder / "labelsTr" / f"{name}.nii.gz", rng.integers(0, 3, SHAPE).astype(np.uint8))
-        (folder / "imagesTr" / f"._{name}.nii.gz").write_bytes(b"\0\5\x16\7")
-    document = {
-        "name": "LUNG",
-        "tensorImageSize": "3D",
-        "modality": {"0": "CT"},
-        "labels": {"0": "background", "1": "lung", "2": "cancer"},
-        "numTraining": len(names),
-        "numTest": 1,
-        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
-        "test": ["./imagesTs/lung_003.nii.gz"],
-    }
-    (folder / "dataset.json").write_text(json.dumps(document | changes))
-    return folder
-
-
 @pytest.fixture
 def listed(tmp_path):
-    return write_list(tmp_path / "Task06 Lung")
+    return write_decathlon(tmp_path / "Task06 Lung", NAMES)
 
 
 def test_a_list_becomes_a_datalist(listed, tmp_path):
@@ -72,7 +51,7 @@ def test_monai_reads_it_too(listed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = prepare_decathlon(listed.name, "out", folds=2)
     read = load_decathlon_datalist(str(path), is_segmentation=True, data_list_key="training")
-    assert [nib.load(item["label"]).shape for item in read] == [SHAPE] * 4
+    assert [nib.load(item["label"]).shape for item in read] == [VOLUME] * 4
     assert {tuple(np.unique(nib.load(item["label"]).dataobj)) for item in read} == {(0, 1, 2)}
 
 
@@ -85,7 +64,7 @@ def test_monai_reads_it_too(listed, tmp_path, monkeypatch):
     ],
 )
 def test_subjects_by_pattern(tmp_path, pattern, subjects, phases):
-    folder = write_list(tmp_path / "list", ["p1_base", "p1_later", "p2_base"])
+    folder = write_decathlon(tmp_path / "list", ["p1_base", "p1_later", "p2_base"])
     items = check_datalist(prepare_decathlon(folder / "dataset.json", tmp_path / "out", subject=pattern, folds=2))
     assert [item["subject"] for item in items] == subjects
     assert [item["phase"] for item in items] == phases
@@ -101,7 +80,7 @@ def test_subjects_by_pattern(tmp_path, pattern, subjects, phases):
     ],
 )
 def test_patterns_that_do_not_fit(tmp_path, pattern, message):
-    folder = write_list(tmp_path / "list", ["p1_base", "p1_later", "p2_base"])
+    folder = write_decathlon(tmp_path / "list", ["p1_base", "p1_later", "p2_base"])
     with pytest.raises(UserError, match=message):
         prepare_decathlon(folder, tmp_path / "out", subject=pattern, folds=2)
     assert not (tmp_path / "out").exists()
@@ -130,11 +109,11 @@ FAULTS = {
     "label gone": lambda image, label: label.unlink(),
     "image cut": lambda image, label: truncate(image),
     "label cut": lambda image, label: truncate(label),
-    "not a number": lambda image, label: save(image, np.full(SHAPE, np.nan, np.float32)),
+    "not a number": lambda image, label: save(image, np.full(VOLUME, np.nan, np.float32)),
     "another shape": lambda image, label: save(label, np.zeros((9, 12, 7), np.uint8)),
-    "another place": lambda image, label: save(label, np.zeros(SHAPE, np.uint8), np.diag([1, 1, -1, 1])),
-    "unknown value": lambda image, label: save(label, np.full(SHAPE, 3, np.uint8)),
-    "two channels": lambda image, label: save(image, np.zeros((*SHAPE, 2), np.float32)),
+    "another place": lambda image, label: save(label, np.zeros(VOLUME, np.uint8), np.diag([1, 1, -1, 1])),
+    "unknown value": lambda image, label: save(label, np.full(VOLUME, 3, np.uint8)),
+    "two channels": lambda image, label: save(image, np.zeros((*VOLUME, 2), np.float32)),
 }
 
 
@@ -194,13 +173,17 @@ def test_nothing_left(listed, tmp_path):
         ({"labels": {"0": "background", "one": "a"}}, "cannot be read as a dataset.json"),
         ({"training": []}, "lists nothing under 'training'"),
         ({"training": [{"image": ["a", "b"], "label": "c"}]}, "item 0 .*one image and one label"),
+        (
+            {"training": [{"image": "a.nii", "label": "c.nii"}, {"image": "b.nii", "label": "./c.nii"}]},
+            "names .*c.nii more than once",
+        ),
         ({"training": ["a.nii.gz"]}, "item 0 .*one image and one label"),
         ({"training": [{"image": "a.nii", "label": "b.nii", "fold": 1}]}, "item 0 has a fold already.*monai-iln check"),
     ],
 )
 def test_lists_that_cannot_be_used(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        prepare_decathlon(write_list(tmp_path / "list", **changes), tmp_path / "out")
+        prepare_decathlon(write_decathlon(tmp_path / "list", NAMES, **changes), tmp_path / "out")
 
 
 def test_no_list(tmp_path):
@@ -211,7 +194,7 @@ def test_no_list(tmp_path):
 
 
 def test_labels_of_nnunet(tmp_path):
-    folder = write_list(tmp_path / "list", labels={"background": 0, "lung": 1, "cancer": 2})
+    folder = write_decathlon(tmp_path / "list", NAMES, labels={"background": 0, "lung": 1, "cancer": 2})
     assert describe_datalist(prepare_decathlon(folder, tmp_path / "out"))["structures"] == ["lung", "cancer"]
 
 
