@@ -15,7 +15,9 @@ import torch
 from monai.bundle import ConfigParser
 
 import monai_iln
+from monai_iln.datasets import prepare_folders
 from monai_iln.datasets.formats.dicom import read_stack
+from monai_iln.datasets.phantom import write_phantom
 from monai_iln.networks import PaperUNet
 
 pytestmark = pytest.mark.slow
@@ -192,6 +194,21 @@ def test_the_paper_s_protocol(python, bundle, prepared, tmp_path):
     assert (tmp_path / "model.pt").is_file()
 
 
+def test_several_structures_are_trained_evaluated_and_segmented(python, bundle, tmp_path):
+    raw = write_phantom(tmp_path / "raw", layout="mnms", subjects=4, slices=5, phases=4, size=96)
+    prepared = prepare_folders(raw, tmp_path / "data", label=["left-ventricle", "right-ventricle"], folds=2).parent
+    options = ("--structures", "2", "--roi_size", "[48,48]", "--network_def#features", "[8,16]")
+    paths = ("--dataset_dir", prepared, "--output_dir", tmp_path / "out")
+    weights = ("--ckpt_dir", tmp_path)
+    succeed(python, bundle, *paths, *weights, *options, "--epochs", "1", run_id=["training"])
+    succeed(python, bundle, *paths, *weights, *options, run_id=["evaluating"], config=EVALUATE)
+    with (tmp_path / "out" / "images.csv").open() as file:
+        assert {row["structure"] for row in csv.DictReader(file)} == {"left-ventricle", "right-ventricle"}
+    weights = ("--ckpt_path", tmp_path / "model.pt")
+    succeed(python, bundle, *paths, *weights, *options, config="configs/inference.yaml")
+    assert len([*(tmp_path / "out").glob("*_pred.nii.gz")]) == 8
+
+
 def transforms(parser, *ids):
     return [type(one).__name__ for id_ in ids for one in parser.get_parsed_content(id_)]
 
@@ -263,6 +280,7 @@ def test_without_data_it_says_so_and_trains_on_phantoms(python, source, tmp_path
             "24 channels cannot",
         ),
         (["--val_interval", "9"], "val_interval 9 and 2 epochs: a training needs at least one validation"),
+        (["--structures", "2"], "labels of 1 structures (endocardium), the training learns 2"),
         (["--dataset_dir", "nowhere"], "nowhere: no such datalist."),
         (["--standardize", "false"], "standardize and largest_component are true or false"),
         (["--epoch", "2"], "'epoch' is no id of the configuration. Did you mean 'epochs'?"),

@@ -2,11 +2,15 @@
 
 ``Case_P001/Images/Case_P001.nii.gz`` and ``Case_P001/Contours/Case_P001.nii.gz`` are image and label. N stands for a
 normal case, P for a pathological one. Beside them lies a text about each case, ``Case P001.txt``, which is not read.
+Labels are not compared with the brightness of images.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+
+import numpy as np
 
 from monai_iln.datasets.readers.matching import Files, PairCollector, PairedFiles, find_volumes
 from monai_iln.datasets.readers.structures import Label, find_structures
@@ -28,9 +32,9 @@ def holds(files: Files) -> bool:
 
 def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
     """Read the labelled stacks, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
-    # An infarction is as bright as blood: the wall is not dark all around.
-    wanted = find_structures(label, VALUES)._replace(thick_wall=False)
-    return read_pairs(find_pairs(files), wanted, progress)
+    stacks, findings = read_pairs(find_pairs(files), find_structures(label, VALUES), progress)
+    # An infarction is as bright as blood: what inspection knows of cines would exclude good cases.
+    return ReaderOutput([replace(stack, pool=np.zeros_like(stack.label)) for stack in stacks], findings)
 
 
 def find_pairs(files: Files) -> PairedFiles:

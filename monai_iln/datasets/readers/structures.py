@@ -70,19 +70,19 @@ class Structure(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The structures of one label map. The first of them is compared with the images.
-
-    Attributes:
-        structures: The structures. Their values in the map are 1, 2, ... in this order.
-        thick_wall: Whether dark muscle surrounds the first one's blood pool.
-    """
+    """The structures of one label map, whose values in it are 1, 2, ... in their order."""
 
     structures: tuple[Structure, ...]
-    thick_wall: bool
 
     @property
     def first(self) -> Structure:
+        """The structure that is compared with the images."""
         return self.structures[0]
+
+    @property
+    def thick_wall(self) -> bool:
+        """Whether dark muscle surrounds the blood pool of the first structure."""
+        return self.first.name in ("left-ventricle", *_WALL)
 
     def label_map(self, label: NDArray[Any]) -> NDArray[np.uint8]:
         """The map of a label file. Where two structures overlap, the later one counts."""
@@ -157,7 +157,7 @@ def find_structures(label: Label, values: Values) -> Wanted:
                 f"labels {', '.join(map(str, list_labels(label)))}: nothing would be left of {structure.name}, for the "
                 "later one counts where two overlap. Name each once, and the larger one first."
             )
-    return Wanted(structures, structures[0].name in ("left-ventricle", *_WALL))
+    return Wanted(structures)
 
 
 def _find(label: str | int, values: Values) -> Structure:
