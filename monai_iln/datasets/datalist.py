@@ -266,8 +266,8 @@ def describe_datalist(path: Path | str) -> dict[str, Any]:
         UserError: If :func:`read_datalist` raises it.
     """
     path = Path(path)
-    items, _ = _read_items(path)
-    document = _read_document(path)
+    items, values = _read_items(path)
+    document = json.loads(_find_file(path).read_text(encoding="utf-8"))
     described = []
     for item in items:
         hashes = _recorded_hashes(item) if isinstance(item.get("sha256"), dict) else _hash_files(item)
@@ -275,28 +275,14 @@ def describe_datalist(path: Path | str) -> dict[str, Any]:
     return {
         "name": str(document.get("name", path.name)),
         "folds": sorted({item["fold"] for item in items}),
-        "structures": _structures(document),
+        "structures": [str(document["labels"][str(value)]) for value in sorted(values) if value > 0],
         "subjects": len({item["subject"] for item in items}),
         "stacks": len(items),
         "sha256": hashlib.sha256(json.dumps(described).encode()).hexdigest(),
     }
 
 
-def _read_document(path: Path) -> Mapping[str, Any]:
-    """A datalist that :func:`_read_items` has read."""
-    document: Mapping[str, Any] = json.loads(_find_file(path).read_text(encoding="utf-8"))
-    return document
-
-
-def _structures(document: Mapping[str, Any]) -> list[str]:
-    """The names of the label values above 0, in their order."""
-    labels = {int(value): str(name) for value, name in document.get("labels", {}).items()}
-    return [labels[value] for value in sorted(labels) if value > 0]
-
-
-def split_datalist(
-    path: Path | str, fold: int, validation_every: int | None = 10, structures: int | None = None
-) -> dict[str, list[dict[str, Any]]]:
+def split_datalist(path: Path | str, fold: int, validation_every: int | None = 10) -> dict[str, list[dict[str, Any]]]:
     """Split a datalist by subject into training, validation and test stacks.
 
     The fold is the test part and never seen in training. Of the other subjects every tenth, in the order of their
@@ -307,24 +293,17 @@ def split_datalist(
         fold: The test fold.
         validation_every: The number of training subjects of which one is held out for validation, or ``None`` to hold
             out none.
-        structures: The number of structures that the training learns, or ``None`` if it learns what there is.
 
     Returns:
         The items of the datalist under ``"training"``, ``"validation"`` and ``"test"``.
 
     Raises:
-        UserError: If :func:`check_datalist` raises it, the fold does not exist or leaves too few subjects to train on,
-            or the datalist has another number of structures.
+        UserError: If :func:`check_datalist` raises it, or the fold does not exist or leaves too few subjects to train
+            on.
     """
     if validation_every is not None and validation_every < 1:
         raise UserError(f"validation_every {validation_every}: one of so many subjects is held out. Choose 1 or more.")
     items = check_datalist(path)
-    named = _structures(_read_document(Path(path)))
-    if structures is not None and named and len(named) != structures:
-        raise UserError(
-            f"{path}: labels of {len(named)} structures ({', '.join(named)}), the training learns {structures}. Each "
-            f"has a channel of its own: prepare the data with other labels, or give --structures {len(named)}."
-        )
     folds = sorted({item["fold"] for item in items})
     if fold not in folds:
         raise UserError(f"{path}: fold {fold!r} does not exist. It has the folds {folds}: choose one of them.")

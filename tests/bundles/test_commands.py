@@ -280,7 +280,7 @@ def test_without_data_it_says_so_and_trains_on_phantoms(python, source, tmp_path
             "24 channels cannot",
         ),
         (["--val_interval", "9"], "val_interval 9 and 2 epochs: a training needs at least one validation"),
-        (["--structures", "2"], "labels of 1 structures (endocardium), the training learns 2"),
+        (["--structures", "2"], "structures 2 and labels of endocardium: the network has a channel for each"),
         (["--dataset_dir", "nowhere"], "nowhere: no such datalist."),
         (["--standardize", "false"], "standardize and largest_component are true or false"),
         (["--epoch", "2"], "'epoch' is no id of the configuration. Did you mean 'epochs'?"),

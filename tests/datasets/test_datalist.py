@@ -56,14 +56,6 @@ def test_splits_never_share_a_subject(prepared):
     assert not split_datalist(prepared, 0, validation_every=None)["validation"]
 
 
-def test_a_training_learns_the_structures_that_there_are(prepared, tmp_path):
-    assert split_datalist(prepared, 0, structures=1) == split_datalist(prepared, 0)
-    with pytest.raises(UserError, match=r"labels of 1 structures \(endocardium\), the training learns 2"):
-        split_datalist(prepared, 0, structures=2)
-    folder = change(prepared, tmp_path, lambda document: document.pop("labels"))
-    assert split_datalist(folder, 0, structures=2), "a list that names no labels is believed"
-
-
 def test_slices(prepared):
     stacks = split_datalist(prepared, 0)["training"]
     slices = slice_items(stacks)

@@ -150,6 +150,13 @@ class TestColours:
             prepare_folders(copy, copy.parent / "out", folds=2)
         assert any(str(warning.message).startswith("colours: 1 (keep) in case 1.") for warning in caught)
 
+    def test_transparency_is_told(self, copy):
+        path = copy / "case 1" / "ED" / "images" / "slice8.png"
+        clear = np.asarray(Image.open(path).convert("RGBA")).copy()
+        clear[10, 10, 3] = 0
+        Image.fromarray(clear).save(path)
+        assert faults(read_folders([copy])) == [("colours", "case 1", "ED", 8)]
+
     def test_masks_with_colours_are_left_out(self, copy):
         path = copy / "case 1" / "ED" / "masks" / "slice8.png"
         mask = np.asarray(Image.open(path).convert("RGB")).copy()
