@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import logging
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 _MOST_SHOWN = 40  # names in a message
+_USUAL_FORMAT = warnings.formatwarning
 
 
 class UserError(ValueError):
@@ -113,6 +116,8 @@ def is_monai_command() -> bool:
 def hide_tracebacks(own_process: bool = False) -> None:
     """From now on, ``python -m monai.bundle`` prints the message of a :class:`UserError` and no traceback.
 
+    And of a warning of ours a line without the place in the code.
+
     This is for the first line of a bundle's ``initialize``: ``$monai_iln.errors.hide_tracebacks()``. In another program
     it changes nothing: there the caller catches exceptions.
 
@@ -122,6 +127,7 @@ def hide_tracebacks(own_process: bool = False) -> None:
     if not own_process and not is_monai_command():
         return
     sys.excepthook = _print_user_error
+    warnings.formatwarning = _format_warning
     # Engines log what passes through them before they raise it on. A filter that is there already is not added again.
     for handler in filter(None, [*logging.getLogger().handlers, logging.lastResort]):
         handler.addFilter(_is_not_of_a_user_error)
@@ -133,6 +139,12 @@ def _print_user_error(kind: type[BaseException], error: BaseException, traceback
         sys.__excepthook__(kind, error, traceback)
     else:
         print(f"error: {user_error}", file=sys.stderr)
+
+
+def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **source: Any) -> str:
+    if category.__module__.startswith("monai_iln."):
+        return f"warning: {message}\n"
+    return _USUAL_FORMAT(message, category, *place, **source)
 
 
 def _is_not_of_a_user_error(record: logging.LogRecord) -> bool:

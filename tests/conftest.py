@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def program(monkeypatch):
     """Sets the name of this program; what belongs to the process is put back in the end."""
     handlers = {handler: handler.filters[:] for handler in [*logging.getLogger().handlers, logging.lastResort]}
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     yield lambda name: monkeypatch.setattr(sys, "argv", [name])
     for handler, filters in handlers.items():
         handler.filters[:] = filters

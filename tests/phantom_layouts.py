@@ -1,9 +1,10 @@
-"""Phantoms in layouts that only tests need: two older copies of Sunnybrook, and Analyze files."""
+"""Phantoms in layouts that only tests need: two older copies of Sunnybrook, Analyze files, NRRD and MetaImage."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
+import SimpleITK
 
 from monai_iln.datasets.phantom.contoured import write_contours, write_expert_contours
 from monai_iln.datasets.phantom.dicom import Study
@@ -72,9 +73,22 @@ def write_analyze(folder: Path, hearts: Iterable[Heart]) -> None:
                 nib.save(volume, home / f"{chla_name(heart)}_{name}{suffix}.img")
 
 
+def write_slicer(folder: Path, hearts: Iterable[Heart]) -> None:
+    """The arrays of ``chla`` as 3D Slicer and ITK write them: images in NRRD, labels in MetaImage, in LPS."""
+    for heart in hearts:
+        home = folder / chla_name(heart)
+        home.mkdir()
+        for name, image, mask in children(heart):
+            for suffix, array in ((".nrrd", image), ("_rv.mha", mask)):
+                volume = SimpleITK.GetImageFromArray(columns_first(array).T)
+                volume.SetSpacing((heart.pixel, heart.pixel, heart.step))
+                SimpleITK.WriteImage(volume, home / f"{chla_name(heart)}_{name}{suffix}", useCompression=True)
+
+
 ALL_LAYOUTS = {
     **WRITERS,
     "challenge": Layout(write_challenge, padded_name, with_left),
     "arterys": Layout(write_arterys, plain_name, with_left),
     "analyze": Layout(write_analyze, chla_name, chla_slices),
+    "slicer": Layout(write_slicer, chla_name, chla_slices),
 }

@@ -1,10 +1,12 @@
 import logging
 import subprocess
 import sys
+import warnings
 
 import pytest
 from monai.bundle import ConfigWorkflow
 
+from monai_iln.datasets import DataWarning
 from monai_iln.errors import DivergedError, UserError, find_user_error, hide_tracebacks
 
 MONAI = "/somewhere/monai/bundle/__main__.py"
@@ -122,3 +124,14 @@ def test_a_bundle_names_the_command_that_installs_what_it_lacks(program, missing
     assert capsys.readouterr().err == (
         'error: monai_iln.handlers needs matplotlib, which is not installed. Run: pip install "monai-iln[bundle]"\n'
     )
+
+
+def test_warnings_of_ours_are_a_line(program):
+    program("/somewhere/pytest")
+    hide_tracebacks()
+    usual = warnings.formatwarning(DataWarning("doubtful"), DataWarning, "io.py", 3)
+    assert "io.py:3: DataWarning: doubtful" in usual
+    program(MONAI)
+    hide_tracebacks()
+    assert warnings.formatwarning(DataWarning("doubtful"), DataWarning, "io.py", 3) == "warning: doubtful\n"
+    assert "io.py:3: UserWarning: other" in warnings.formatwarning("other", UserWarning, "io.py", 3)

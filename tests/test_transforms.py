@@ -6,6 +6,7 @@ import monai.transforms
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch, set_track_meta
 from monai.data.utils import to_affine_nd
@@ -149,6 +150,27 @@ def test_a_label_that_lies_on_its_image_but_for_rounding_gets_its_affine(tmp_pat
             for key in keys:
                 np.testing.assert_allclose(loaded[key].affine, expected, atol=1e-5)
             np.testing.assert_array_equal(loaded["label"][0], mask)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_stacks_of_other_formats(tmp_path, suffix):
+    """A stack from 3D Slicer, its NIfTI twin and a mask in NIfTI lie on one grid; masks are named after it."""
+    affine = np.array([[0, -1.4, 0, 30], [1.4, 0, 0, -20], [0, 0, 8, 5], [0, 0, 0, 1.0]])
+    pixels = np.random.default_rng(0).integers(0, 900, (20, 18, 3)).astype(np.int16)
+    nib.save(nib.Nifti1Image(pixels, affine), tmp_path / "twin.nii.gz")
+    SimpleITK.WriteImage(SimpleITK.ReadImage(tmp_path / "twin.nii.gz"), tmp_path / f"stack{suffix}")
+    item = {"image": tmp_path / f"stack{suffix}", "label": tmp_path / "twin.nii.gz"}
+    loaded = LoadStackd(["image", "label"])(item)
+    np.testing.assert_array_equal(loaded["image"][0], pixels)
+    np.testing.assert_allclose(loaded["image"].affine, affine, atol=1e-5)
+    save = SaveImage(tmp_path, "mask", writer=StackWriter, separate_folder=False, print_log=False, resample=False)
+    save(loaded["image"])
+    written = nib.load(tmp_path / "stack_mask.nii.gz")
+    np.testing.assert_allclose(written.affine, affine, atol=1e-5)
+    cine = SimpleITK.JoinSeries([SimpleITK.ReadImage(item["image"])] * 2)
+    SimpleITK.WriteImage(cine, tmp_path / f"cine{suffix}")
+    with pytest.raises(UserError, match=r"an image of shape \(20, 18, 3, 2\). A stack has three axes"):
+        LoadStack()(tmp_path / f"cine{suffix}")
 
 
 def test_labels_are_rounded_and_images_are_not(tmp_path):

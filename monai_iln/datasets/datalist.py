@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.formats.listing import is_dicom
-from monai_iln.datasets.formats.nifti import read_header, read_voxels
+from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
@@ -25,6 +26,7 @@ from monai_iln.errors import UserError
 from monai_iln.files import write_json
 
 FILE_NAME = "datalist.json"
+_STACK_NAME = re.compile(r".+\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
 _KINDS = {"image": str, "label": str, "subject": str, "phase": str, "fold": int}
 _NAMES = {str: "text", int: "a whole number"}
 
@@ -341,11 +343,11 @@ def find_stacks(path: Path | str) -> list[str]:
     """Find the stacks that inference is to segment.
 
     Args:
-        path: A NIfTI file, a folder with a datalist (its images are taken), a folder with NIfTI files below it, or a
-            folder with the DICOM files of one series.
+        path: A file, a folder with a datalist (its images are taken), a folder with files below it, or a folder with
+            the DICOM files of one series. Files are those of NIfTI, NRRD and MetaImage.
 
     Returns:
-        The paths of the NIfTI files, or of the one DICOM folder.
+        The paths of the files, or of the one DICOM folder.
 
     Raises:
         UserError: If there is nothing of the kind, images and labels are mixed, or two files of a folder have one name:
@@ -357,9 +359,9 @@ def find_stacks(path: Path | str) -> list[str]:
     if (path / FILE_NAME).is_file():
         found = [Path(item["image"]) for item in read_datalist(path)]
     else:
-        found = sorted(file for pattern in ("*.nii", "*.nii.gz") for file in path.rglob(pattern))
+        found = sorted(file for file in path.rglob("*") if _STACK_NAME.fullmatch(file.name))
         _refuse_labels(path, found)
-    names = Counter(file.parent / file.name.split(".nii")[0] for file in found)
+    names = Counter(file.with_name(VOLUME_NAME.sub(r"\g<stem>", file.name)) for file in found)
     twins = [name for name, count in names.items() if count > 1]
     if twins:
         raise UserError(
@@ -371,8 +373,8 @@ def find_stacks(path: Path | str) -> list[str]:
     if any(map(is_dicom, path.glob("*"))):
         return [str(path)]
     raise UserError(
-        f"{path}: no stack found. It must be a NIfTI file, a folder with .nii or .nii.gz files, or a folder with the "
-        "DICOM files of one short-axis series."
+        f"{path}: no stack found. It must be a NIfTI file, a folder with .nii, .nii.gz, .nrrd or .mha files, or a "
+        "folder with the DICOM files of one short-axis series."
     )
 
 

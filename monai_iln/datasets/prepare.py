@@ -15,7 +15,7 @@ from monai_iln.datasets.datalist import FILE_NAME, check_item, write_datalist, w
 from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
 from monai_iln.datasets.formats.archives import unpacked
 from monai_iln.datasets.formats.listing import Sources, list_sources
-from monai_iln.datasets.formats.nifti import read_header, read_voxels
+from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.quality.exclusion import exclude_slices

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_iln.datasets.formats.nifti import VOLUME_NAME
+from monai_iln.datasets.formats.volumes import VOLUME_NAME
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number

@@ -17,8 +17,8 @@ Written by `monai-iln label-app`. In an environment with `monailabel` and `monai
 
     monailabel start_server --app . --studies DIR --host 127.0.0.1
 
-DIR holds NIfTI stacks, one file for each phase of the heart. Without `--host` the server listens to the whole network,
-and lets everyone in. Models:
+DIR holds NIfTI or NRRD stacks, one file for each phase of the heart. Without `--host` the server listens to the whole
+network, and lets everyone in. Models:
 
 {models}
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.dicom import read_stack
 from monai_iln.datasets.formats.labels import round_labels
-from monai_iln.datasets.formats.nifti import read_header, read_voxels
+from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place, slice_axis
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, require
@@ -38,10 +38,10 @@ class _Grid(NamedTuple):
 
 
 class LoadStack(Transform):
-    """Load a stack from a NIfTI or Analyze file, or one phase of a short-axis cine from a folder of DICOM files.
+    """Load a stack from a NIfTI, Analyze, NRRD or MetaImage file, or one phase of a cine from a folder of DICOM files.
 
     MONAI's readers take all files of a folder for one volume, which a cine is not, and read damaged files, colours and
-    complex values into other numbers than they hold. DICOM files need the extra ``data``.
+    complex values into other numbers than they hold. DICOM, NRRD and MetaImage need the extra ``data``.
 
     Args:
         phase: The cardiac phase to read from DICOM files, counted from 1. A series of several phases needs it.
@@ -51,7 +51,7 @@ class LoadStack(Transform):
 
     Raises:
         UserError: If a file cannot be read, does not have three axes, or its slices do not lie along the last; see
-            :func:`monai_iln.datasets.formats.nifti.read_volume` for files and
+            :func:`monai_iln.datasets.formats.volumes.read_volume` for files and
             :func:`monai_iln.datasets.formats.dicom.read_stack` for folders.
 
     Warns:
@@ -73,7 +73,7 @@ class LoadStack(Transform):
             pixels, affine = read_stack(path, self.phase)
             return pixels, _Grid(pixels.shape, affine, True)
         if not path.exists():
-            raise UserError(f"{path}: no such file. Give the path of a NIfTI stack or of a folder with DICOM files.")
+            raise UserError(f"{path}: no such file. Give the path of a stack or of a folder with DICOM files.")
         header = read_header(path)
         if len(header.shape) != 3:
             raise UserError(

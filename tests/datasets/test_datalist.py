@@ -185,6 +185,17 @@ def test_a_subject_that_cannot_name_a_file(stacks, tmp_path):
         write_datalist([replace(stacks[0], subject="../up")], tmp_path, name="", labels=(), folds={"../up": 0})
 
 
+def test_find_stacks_of_every_format(tmp_path):
+    names = ["a.nii", "b.nii.gz", "c.nrrd", "d.nhdr", "e.mha", "f.mhd", "sub/G.NRRD"]
+    for name in [*names, "d.raw", "h.hdr", "notes.txt"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_stacks(tmp_path) == [str(tmp_path / name) for name in names]
+    (tmp_path / "b.mha").touch()
+    with pytest.raises(UserError, match="1 names occur more than once in a folder, the first is .*/b"):
+        find_stacks(tmp_path)
+
+
 def test_find_stacks(prepared, official, tmp_path):
     assert len(find_stacks(prepared / "images")) == 12
     assert find_stacks(prepared) == [item["image"] for item in read_datalist(prepared)]
@@ -222,6 +233,30 @@ def test_the_folder_of_stacks(prepared, official, monkeypatch):
     folder = next(official.glob("SCD_IMAGES_01/*/CINESAX_300"))
     assert find_stacks_folder(folder) == str(folder.parent)
     assert find_stacks_folder("nowhere") == "nowhere"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda array, affine: (array * 0.9999999, affine),
+        lambda array, affine: (array, affine @ np.diag([1.0001, 1, 1.001, 1])),
+    ],
+    ids=["values", "affine"],
+)
+def test_labels_that_rounding_moved(prepared, tmp_path, function):
+    folder = shutil.copytree(prepared, tmp_path / "copy")
+    relabel(folder, function)
+    assert len(check_datalist(folder)) == 12
+
+
+def test_labels_without_orientation_lie_where_their_images_lie(prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "copy")
+    relabel(folder, lambda array, affine: (array, affine))
+    path = sorted((folder / "labels").iterdir())[0]
+    label = nib.load(path)
+    header = nib.Nifti1Header()  # neither sform nor qform
+    nib.save(nib.Nifti1Image(np.asanyarray(label.dataobj), None, header), path)
+    assert len(check_datalist(folder)) == 12
 
 
 @pytest.mark.parametrize("fault", ["shape", "affine", "damage"])

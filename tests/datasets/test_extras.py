@@ -8,7 +8,7 @@ SCRIPT = """
 import sys
 from importlib.machinery import PathFinder
 
-EXTRA = {"PIL", "pooch", "pydicom", "requests", "tqdm"}
+EXTRA = {"PIL", "SimpleITK", "pooch", "pydicom", "requests", "tqdm"}
 
 
 class WithoutExtra(PathFinder):
@@ -36,6 +36,7 @@ assert sum(map(len, monai_iln.datasets.split_datalist(folder, 0).values())) == 1
 
 from monai_iln.datasets.formats.contours import rasterize
 from monai_iln.datasets.formats.dicom import read_stack
+from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.extras import MissingExtraError
 from monai_iln.overlays import contact_sheet
 
@@ -51,6 +52,7 @@ for needs in (
     lambda: monai_iln.datasets.check_datalist(folder, progress=True),
     lambda: rasterize(monai_iln.datasets.datalist.np.eye(3)[:, :2], (3, 3)),
     lambda: read_stack(folder),
+    lambda: read_volume("stack.nrrd"),
     lambda: contact_sheet([]),
     download,
 ):

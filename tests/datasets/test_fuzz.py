@@ -3,6 +3,7 @@
 ``MONAI_ILN_FUZZ=10000 pytest tests/datasets/test_fuzz.py`` damages so many files of each layout.
 """
 
+import gzip
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 import phantom_folders
 import pytest
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from phantom_layouts import ALL_LAYOUTS
 
 from monai_iln.datasets import REASONS, check_datalist, inspect_stacks, read_folders, read_sunnybrook
-from monai_iln.datasets.formats.nifti import read_volume
+from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.prepare import prepare_decathlon, prepare_sunnybrook
 from monai_iln.errors import UserError
@@ -145,6 +147,111 @@ def test_damaged_files(data, choice):
                     np.testing.assert_array_equal(stack.image[..., index], image)
     missing = {subject for subject, _, _ in truth.keys() - seen}
     assert missing <= {finding.subject for finding in findings}, "nothing is lost in silence"
+
+
+def unit_sform(header):
+    header.set_sform(np.diag([-1, -1, 1, 1]), 2)
+
+
+def unit_steps(header):
+    directions = header.get_sform()
+    directions[:3, :3] /= np.linalg.norm(directions[:3, :3], axis=0)
+    header.set_sform(directions, 2)
+
+
+def no_qform(header):
+    header["qform_code"] = 0
+
+
+def broken_qform(header):
+    header["quatern_b"] = 3
+
+
+def zero_sform(header):
+    header.set_sform(np.diag([0, 0, 0, 1]), 1)
+
+
+def empty_sform(header):
+    header.set_sform(np.full((4, 4), np.nan), 1)
+
+
+def unit_pixdim(header):
+    header["pixdim"][1:4] = 1
+
+
+def zero_pixdim(header):
+    header["pixdim"][1:4] = 0
+
+
+def no_codes(header):
+    header["sform_code"] = header["qform_code"] = 0
+
+
+def rounded(header):
+    header["pixdim"][1:4] = np.round(header["pixdim"][1:4], 3)
+    header["srow_x"][3] += 0.03
+
+
+#: What happens to headers, and what is still known then: all, or the sizes alone; and whether it is told.
+HEADER_FAULTS = {
+    (): ("all", False),
+    (rounded,): ("all", False),
+    (no_qform,): ("all", False),
+    (broken_qform,): ("all", True),
+    (unit_sform,): ("all", True),
+    (unit_steps,): ("all", True),
+    (unit_steps, no_qform): ("all", True),
+    (zero_sform,): ("all", True),
+    (empty_sform,): ("all", True),
+    (no_qform, unit_pixdim): ("all", True),
+    (no_qform, zero_pixdim): ("all", True),
+    (unit_sform, no_qform): ("sizes", True),
+    (zero_sform, no_qform): ("sizes", True),
+    (no_codes,): ("sizes", False),
+}
+
+
+@pytest.fixture(scope="module")
+def oblique(tmp_path_factory):
+    """Phantoms whose headers tell all in sform, qform and pixdim."""
+    folder = write_phantom(tmp_path_factory.mktemp("oblique") / "data", layout="mnms", **SMALL)
+    return folder, {(stack.subject, stack.phase): stack for stack in read_folders([folder]).stacks}
+
+
+@settings(ALLOWED, max_examples=max(EXAMPLES // 3, 50))
+@given(faults=st.tuples(*[st.sampled_from(list(HEADER_FAULTS))] * 2))
+def test_headers_that_contradict_themselves(oblique, faults):
+    """What one part of a header still knows is read, every file is told, and image and label go together."""
+    folder, truth = oblique
+    label = sorted(folder.rglob("*_gt.nii.gz"))[0]
+    paths = label.with_name(label.name.replace("_gt", "")), label
+    contents = [path.read_bytes() for path in paths]
+    try:
+        for path, changes in zip(paths, faults, strict=True):
+            content = gzip.decompress(path.read_bytes())
+            header = nib.Nifti1Header(content[:348])
+            header["qform_code"] = 1
+            for change in changes:
+                change(header)
+            path.write_bytes(gzip.compress(header.binaryblock + content[348:], 1))
+        reading = read_folders([folder])
+    finally:
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
+    known, told = zip(*(HEADER_FAULTS[changes] for changes in faults), strict=True)
+    assert len(reading.stacks) == len(truth)
+    for stack in reading.stacks:
+        whole = truth[stack.subject, stack.phase]
+        np.testing.assert_array_equal(stack.image, whole.image)
+        np.testing.assert_array_equal(stack.label, whole.label)
+        sizes, expected = (np.linalg.norm(one.affine[:3, :3], axis=0) for one in (stack, whole))
+        np.testing.assert_allclose(sizes, expected, rtol=1e-3)
+        if known[0] == "all":
+            np.testing.assert_allclose(stack.affine, whole.affine, atol=0.04)
+    doubts = {finding.file for finding in reading.findings if finding.reason == "contradictory-header"}
+    assert doubts == {str(path) for path, is_told in zip(paths, told, strict=True) if is_told}
+    if known == ("all", "all"):
+        assert "misplaced" not in {finding.reason for finding in reading.findings}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from phantom_layouts import ALL_LAYOUTS
 from PIL import Image, ImageDraw
 from scipy import ndimage
@@ -74,7 +75,7 @@ def test_the_seed_decides_everything(tmp_path, layout):
     small = {"layout": ALL_LAYOUTS[layout], "subjects": 1, "slices": 4, "phases": 2, "size": 96}
     one, again, other = (contents(write_phantom(tmp_path / str(k), seed=k // 2, **small)) for k in (0, 1, 2))
     assert one == again
-    images = {path for path in one if path.suffix in (".dcm", ".png", ".gz", ".img")}
+    images = {path for path in one if path.suffix in (".dcm", ".png", ".gz", ".img", ".nrrd")}
     assert images
     assert not any(other.get(path) == one[path] for path in images)
 
@@ -258,6 +259,17 @@ def test_chla_and_analyze(written, layout, suffix):
     empty = truths(layout)["subject04", "ED"].masks["right"]
     assert not empty[..., 0].any()
     assert empty[..., 1:].any(axis=(0, 1)).all()
+
+
+def test_slicer(written):
+    """The voxels and sizes of ``chla``, read with ITK."""
+    paths = sorted(written["chla"].rglob("*.nii.gz"))
+    assert len(paths) == 16
+    for path in paths:
+        ending = ".mha" if "_rv" in path.name else ".nrrd"
+        twin = SimpleITK.ReadImage(written["slicer"] / path.parent.name / path.name.replace(".nii.gz", ending))
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(twin).T, nib.load(path).dataobj)
+        np.testing.assert_allclose(twin.GetSpacing(), nib.load(path).header.get_zooms(), rtol=1e-6)
 
 
 def test_chla_index(written):

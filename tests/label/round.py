@@ -27,6 +27,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import requests
+import SimpleITK
 import torch
 
 from monai_iln.datasets import prepare_right_ventricle
@@ -172,6 +173,16 @@ def add_bad_images(studies: Path) -> None:
     nib.save(nib.Nifti1Image(array, sheared), studies / "sheared.nii.gz")
 
 
+def add_other_files(studies: Path) -> None:
+    """The unseen stack with the header that ACDC has, and as 3D Slicer writes it."""
+    stack = nib.load(studies / f"{UNSEEN}.nii.gz")
+    acdc = nib.Nifti1Image(voxels(stack), None)
+    acdc.header["pixdim"][1:4] = stack.header.get_zooms()
+    acdc.header.set_sform(np.diag([-1, -1, 1, 1]), code=2)
+    nib.save(acdc, studies / "acdc.nii.gz")
+    SimpleITK.WriteImage(SimpleITK.ReadImage(studies / f"{UNSEEN}.nii.gz"), studies / "slicer.nrrd")
+
+
 def refused(name: str, answer: requests.Response, status: int, *words: str) -> None:
     message = answer.json().get("detail", "") if answer.headers["content-type"] == "application/json" else answer.text
     plain = isinstance(message, str) and "Traceback" not in message
@@ -195,6 +206,7 @@ def own_app(folder: Path, bundles: Path, images: Path, labels: Path, epochs: int
     metadata.write_text(json.dumps(document))
     studies = Path(shutil.copytree(images, folder / "studies"))
     add_bad_images(studies)
+    add_other_files(studies)
     with serve(app, studies) as server:
         info = server.get("/info/")
         check("both models, label names as they are written", "Right Ventricle" in info["models"][OTHER]["labels"])
@@ -208,6 +220,13 @@ def own_app(folder: Path, bundles: Path, images: Path, labels: Path, epochs: int
         check("sheared stack: the same affine", alike(server.mask("sheared"), sheared))
         single = nib.load(studies / "single.nii.gz")
         check("stack of one slice", alike(server.mask("single"), single))
+        for name, origin in (("acdc", 0), ("slicer", image.affine[:3, 3])):
+            mask, affine = server.mask(name, result_extension=".nii.gz"), image.affine.copy()
+            affine[:3, 3] = origin
+            same = bool((voxels(mask) == voxels(first)).all() and np.allclose(mask.affine, affine, atol=1e-3))
+            check(f"the same mask in the same size: {name}", same, mask.header.get_zooms())
+        status = server.infer("slicer").status_code
+        check("a mask in NRRD, as 3D Slicer asks for it", status == 200, status)
         ended("training without labels", server.finish(f"/train/{MODEL}", max_epochs=1), "no stack has a label")
         answers = [server.submit(name, labels / f"{name}.nii.gz").status_code for name in LABELLED]
         check("labels are taken", answers == [200] * len(LABELLED))

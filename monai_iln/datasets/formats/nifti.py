@@ -1,4 +1,4 @@
-"""Volumes in NIfTI and Analyze files, read so that a damaged file ends in one message and never in wrong voxels."""
+"""Volumes in NIfTI and Analyze files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from nibabel.spm2analyze import Spm2AnalyzeHeader
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
+from monai_iln.datasets.formats.header import (
+    RULE,
+    VolumeHeader,
+    check_affine,
+    check_shape,
+    check_size,
+    check_values,
+    unreadable,
+    wrong_size,
+)
 from monai_iln.datasets.geometry.headers import decide_geometry
 from monai_iln.errors import UserError
 
-#: A file's name without its type, and its type.
-VOLUME_NAME = re.compile(r"(?P<stem>.+)\.(?P<type>nii|hdr|img)(?P<gzip>\.gz)?", re.IGNORECASE)
-MAX_VOXELS = 1 << 28  # a cine of 512 x 512 x 20 with 50 phases; more is a damaged header
-_MAX_RATIO = 1100  # deflate packs at most 1032 to 1: a smaller file cannot hold what its header says
-_LARGEST = float(np.finfo(np.float32).max)
-_SPACING_MM = (0.01, 100.0)
 _HEADER_BYTES = 544  # the longest header, that of NIfTI-2, and the flag of its extensions
 _MAGICS = {b"n+1\0": Nifti1Header, b"ni1\0": Nifti1PairHeader, b"n+2\0": Nifti2Header, b"ni2\0": Nifti2PairHeader}
 
@@ -35,101 +39,24 @@ _silent.addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
-class VolumeHeader:
-    """The header of a volume, checked.
+class NiftiHeader(VolumeHeader):
+    """The header of a NIfTI or Analyze volume, checked.
 
     Attributes:
-        path: The file with the header.
-        data: The file with the voxels. NIfTI has one file for both.
-        shape: The lengths of three axes, or of four with time last.
-        affine: The affine from voxel indices to RAS millimetres.
-        oriented: Whether the affine's directions and origin mean anything. Those of Analyze do not.
-        dtype: The data type of the voxels in the file.
-        offset: The number of bytes before the voxels.
         scaling: The slope and intercept of the stored values, ``None`` for 1 and 0.
-        doubt: The parts of the header that contradict each other, and what is believed; empty if there are none.
     """
 
-    path: Path
-    data: Path
-    shape: tuple[int, ...]
-    affine: NDArray[np.float64]
-    oriented: bool
-    dtype: np.dtype[Any]
-    offset: int
     scaling: tuple[float | None, float | None]
-    doubt: str
-
-    @property
-    def size(self) -> int:
-        """The size of the file with the voxels, in bytes. :func:`read_header` has bounded the shape."""
-        return self.offset + int(np.prod(self.shape)) * self.dtype.itemsize
 
 
-def read_volume(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Read a volume, axes and values as stored.
+def read_nifti_header(path: Path, name: re.Match[str]) -> NiftiHeader:
+    """Read a header, see :func:`~monai_iln.datasets.formats.volumes.read_header`.
 
     Args:
-        path: A ``.nii`` or ``.nii.gz`` file, or one of an ``.hdr``/``.img`` pair (NIfTI or Analyze 7.5). Whether it is
-            compressed is seen from its bytes, not from its name.
-
-    Returns:
-        The array, in native byte order, ``(x, y, z)`` or ``(x, y, z, t)`` as the file has them (trailing axes of
-        length 1 are dropped), with the file's data type, ``float64`` where it asks for scaling: what
-        ``nibabel.load(path).get_fdata()`` gives. And the affine from its first three indices to RAS millimetres, as
-        :func:`~monai_iln.datasets.geometry.headers.decide_geometry` has it.
-        *Analyze 7.5 keeps no orientation:* of its affine only the voxel sizes are data, directions and origin are
-        nibabel's convention (LAS), and must not be compared with another file's; SPM's ``.mat`` files are not read.
-
-    Raises:
-        UserError: If :func:`read_header` raises it, or the file holds less or more than its header says, its checksum
-            is wrong, or a value is not finite in single precision.
-
-    Example:
-        >>> array, affine = read_volume("subject01/subject01_ED.nii.gz")  # doctest: +SKIP
-        >>> array.shape, array.dtype  # doctest: +SKIP
-        ((128, 128, 12), dtype('uint8'))
+        path: The file. Whether it is compressed is seen from its bytes, not from its name.
+        name: The parts of its name: ``stem``, ``type`` and ``gzip``.
     """
-    header = read_header(path)
-    return read_voxels(header), header.affine
-
-
-def read_voxels(header: VolumeHeader) -> NDArray[Any]:
-    """Read the voxels of a volume whose header is read, see :func:`read_volume`.
-
-    Args:
-        header: The header.
-
-    Raises:
-        UserError: If the file holds less or more than its header says, its checksum is wrong, or a value is not finite
-            in single precision.
-    """
-    content = _read_exactly(header.data, header.size)
-    stored = np.frombuffer(content, header.dtype, offset=header.offset).reshape(header.shape, order="F")
-    native = stored.astype(header.dtype.newbyteorder("="))
-    with np.errstate(all="ignore"):  # what overflows is infinite, and refused below
-        array: NDArray[Any] = apply_read_scaling(native, *header.scaling)
-    is_float = array.dtype.kind not in "iu"
-    bad = np.count_nonzero(~(np.abs(array) <= _LARGEST)) if is_float else 0
-    if bad:
-        raise UserError(
-            f"{header.data}: {bad} voxels are NaN, infinite or beyond {_LARGEST:.1g}. Every voxel needs a value that "
-            "networks can compute with: export the file again, or remove it."
-        )
-    return array
-
-
-def read_header(path: Path | str) -> VolumeHeader:
-    """Read the header of a volume and check it, before any voxel is read.
-
-    Args:
-        path: The file, as for :func:`read_volume`.
-
-    Raises:
-        UserError: If a file is missing, the header is damaged, says what no image has (axes, size, data type, voxel
-            sizes), or more than the file can hold.
-    """
-    path, data = _files(Path(path))
+    path, data = _files(path, name)
     start = _read_start(path)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -137,29 +64,28 @@ def read_header(path: Path | str) -> VolumeHeader:
             header = _parse(start, single=path == data)
             result = _check(header, path, data)
     except Exception as error:  # nibabel raises many kinds on damaged headers
-        raise UserError(
-            f"{path}: cannot be read as a NIfTI or Analyze volume ({error}). A header must be whole and describe 3 or "
-            f"4 axes of real numbers, up to {MAX_VOXELS} voxels, and their sizes of {_SPACING_MM[0]} to "
-            f"{_SPACING_MM[1]:g} mm. Copy or export the file again, or remove it."
-        ) from error
+        raise UserError(f"{path}: cannot be read as a NIfTI or Analyze volume ({error}). {RULE}") from error
     try:
-        bytes_there, packed = data.stat().st_size, _is_packed(data)
+        packed = _is_packed(data)
     except OSError as error:
-        raise _unreadable(data, error) from error
-    if packed and bytes_there * _MAX_RATIO < result.size:
-        raise _wrong_size(data, f"{bytes_there} bytes, compressed", result.size)
-    if not packed and bytes_there != result.size:
-        raise _wrong_size(data, f"{bytes_there} bytes", result.size)
+        raise unreadable(data, error) from error
+    check_size(result, packed)
     return result
 
 
-def _files(path: Path) -> tuple[Path, Path]:
+def read_nifti_voxels(header: NiftiHeader) -> NDArray[Any]:
+    """Read the voxels, see :func:`~monai_iln.datasets.formats.volumes.read_voxels`."""
+    content = _read_exactly(header.data, header.size)
+    stored = np.frombuffer(content, header.dtype, offset=header.offset).reshape(header.shape, order="F")
+    native = stored.astype(header.dtype.newbyteorder("="))
+    with np.errstate(all="ignore"):  # what overflows is infinite, and refused below
+        array: NDArray[Any] = apply_read_scaling(native, *header.scaling)
+    check_values(array, header.data)
+    return array
+
+
+def _files(path: Path, match: re.Match[str]) -> tuple[Path, Path]:
     """The files that hold the header and the voxels."""
-    match = VOLUME_NAME.fullmatch(path.name)
-    if match is None:
-        raise UserError(
-            f"{path}: not the name of a volume. It must end in .nii, .nii.gz, .hdr or .img: convert the file."
-        )
     header = data = path
     if match["type"].lower() == "hdr":
         data = _find_twin(path, match, "img")
@@ -205,13 +131,9 @@ def _is_single(header: Any) -> bool:
     return bool(getattr(header, "is_single", False))
 
 
-def _check(header: Any, path: Path, data: Path) -> VolumeHeader:
+def _check(header: Any, path: Path, data: Path) -> NiftiHeader:
     """The header's fields, if they describe an image."""
-    shape = tuple(int(length) for length in header.get_data_shape())
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) not in (3, 4) or min(shape) < 1 or np.prod(shape, dtype=object) > MAX_VOXELS:
-        raise ValueError(f"shape {shape}")
+    shape = check_shape(header.get_data_shape())
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ValueError(f"data type {dtype}")
@@ -219,17 +141,8 @@ def _check(header: Any, path: Path, data: Path) -> VolumeHeader:
     if offset < int(header["sizeof_hdr"]) * _is_single(header):
         raise ValueError(f"voxels from byte {offset}")
     affine, oriented, doubt = decide_geometry(header)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    low, high = _SPACING_MM
-    if not np.isfinite(affine).all() or spacing.min() < low or spacing.max() > high:
-        raise ValueError(f"voxels of {_times(spacing)} mm")
-    if abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.01:
-        raise ValueError("two axes that point the same way")
-    return VolumeHeader(path, data, shape, affine, oriented, dtype, offset, header.get_slope_inter(), doubt)
-
-
-def _times(numbers: NDArray[np.float64]) -> str:
-    return " x ".join(f"{number:.3g}" for number in numbers)
+    check_affine(affine)
+    return NiftiHeader(path, data, shape, affine, oriented, doubt, dtype, offset, header.get_slope_inter())
 
 
 def _is_packed(path: Path) -> bool:
@@ -248,7 +161,7 @@ def _read_start(path: Path) -> bytes:
         with _open(path) as file:
             return file.read(_HEADER_BYTES)
     except Exception as error:  # gzip and zlib raise EOFError, OSError and zlib.error
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _read_exactly(path: Path, size: int) -> bytes:
@@ -258,23 +171,9 @@ def _read_exactly(path: Path, size: int) -> bytes:
             content = file.read(size)
             surplus = file.read(1)  # at the end, gzip compares its checksum
     except Exception as error:  # as in _read_start
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if surplus:
-        raise _wrong_size(path, "more", size)
+        raise wrong_size(path, "more", size)
     if len(content) < size:
-        raise _wrong_size(path, f"{len(content)} bytes", size)
+        raise wrong_size(path, f"{len(content)} bytes", size)
     return content
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path}: cannot be read ({type(error).__name__}: {error}). The file must be whole and readable: copy or "
-        "download it again, or remove it."
-    )
-
-
-def _wrong_size(path: Path, got: str, expected: int) -> UserError:
-    return UserError(
-        f"{path}: holds {got}, its header speaks of {expected} bytes. The two must agree: the file is truncated or its "
-        "header damaged; copy or export it again, or remove it."
-    )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from monai_iln.datasets.geometry.grids import is_unit, same_place
 
-_TOLERANCE = 0.01  # of a voxel's size; real headers whose parts agree do so to a thousandth
+_TOLERANCE = 0.01  # of a size: some programs write them with two or three digits
 _MILLIMETRES = {1: 1e3, 3: 1e-3}  # NIfTI's codes of metre and micrometre; 2 is millimetre, 0 does not say
 
 

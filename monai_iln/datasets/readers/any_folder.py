@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-from monai_iln.datasets.formats.nifti import VOLUME_NAME, read_volume
+from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_volume
 from monai_iln.datasets.readers.matching import PHASE_WORDS, FilePair, Files, PairedFiles, below_source, list_volumes
 from monai_iln.datasets.readers.structures import MOST_VALUES, Label, find_structures, label_values
 from monai_iln.datasets.readers.tables import read_tables

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai_iln.datasets.formats.archives import SUFFIXES
-from monai_iln.datasets.formats.nifti import VOLUME_NAME
+from monai_iln.datasets.formats.volumes import VOLUME_NAME
 from monai_iln.datasets.readers.dataset_json import FILE_NAME, DatasetJson, read_dataset_json
 from monai_iln.datasets.readers.matching import FilePair
 from monai_iln.datasets.readers.patterns import compile_pattern

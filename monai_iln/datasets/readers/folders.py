@@ -71,7 +71,7 @@ def read_folders(
     Returns:
         The stacks, and a finding for whatever could not be used: there may be no stack at all. A stack has all slices
         of its frame, those without the structure too. Axes and affine are those of the files (see
-        :func:`~monai_iln.datasets.formats.nifti.read_volume` for Analyze), but slices always come last.
+        :func:`~monai_iln.datasets.formats.volumes.read_volume` for Analyze), but slices always come last.
 
     Raises:
         UserError: If a source does not exist or holds nothing of the kind, options contradict it or one another, or two
@@ -118,8 +118,8 @@ def _choose_reader(files: Files, sources: Sequence[Path], layout: str | None) ->
         other = f", or the layout {found[-1]}" if found else ""
         raise UserError(
             f"{where}: no data of the layout {layout or ' or '.join(FOLDER_LAYOUTS)}; files there are {names}. Images "
-            "and labels must be volumes (.nii, .nii.gz, .hdr and .img), or PNG pictures of slices, named as the layout "
-            f"has it: give the folder that holds them{other}."
+            "and labels must be volumes (.nii, .nii.gz, .hdr, .nrrd, .mha) or PNG pictures, named as the layout has "
+            f"them: give the folder that holds them{other}."
         )
     return readers[layout or [*published, "folders"][0]]
 

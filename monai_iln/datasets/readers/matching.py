@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from monai_iln.datasets.formats.nifti import VOLUME_NAME, read_header
+from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_header
 from monai_iln.datasets.readers.tables import SubjectInfo, read_tables
 from monai_iln.datasets.stacks import Finding
 from monai_iln.errors import UserError
@@ -103,8 +103,8 @@ class PairCollector:
 
 
 def list_volumes(files: Files) -> dict[Path, Path]:
-    """The volumes by path without type. Of a name in several formats the first of .nii, .hdr and .img counts."""
-    order = {"nii": 0, "hdr": 1, "img": 2}
+    """The volumes by path without type. Of a name in several formats the first of these counts."""
+    order = {name: place for place, name in enumerate(("nii", "hdr", "img", "nrrd", "nhdr", "mha", "mhd"))}
     matches = [(path, match) for path in files if (match := VOLUME_NAME.fullmatch(path.name))]
     volumes: dict[Path, Path] = {}
     for path, match in sorted(matches, key=lambda m: (order[m[1]["type"].lower()], m[1]["gzip"] or "", m[0])):

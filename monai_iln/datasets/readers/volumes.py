@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.labels import round_labels
-from monai_iln.datasets.formats.nifti import read_header, read_voxels
+from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import MOST_VOXELS, displacement, slice_axis
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.readers.matching import FilePair, PairedFiles

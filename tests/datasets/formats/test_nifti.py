@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_iln.datasets.formats.nifti import MAX_VOXELS, read_header, read_volume
+from monai_iln.datasets.formats.header import MAX_VOXELS
+from monai_iln.datasets.formats.volumes import read_header, read_volume
 from monai_iln.errors import UserError
 
 SHAPE = (9, 7, 4)

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_iln.datasets.formats.nifti import read_header
+from monai_iln.datasets.formats.volumes import read_header
 from monai_iln.datasets.geometry.headers import decide_geometry
 from monai_iln.errors import UserError
 

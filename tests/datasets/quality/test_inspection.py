@@ -262,6 +262,8 @@ def test_exclusion_takes_slices_and_keeps_geometry(good):
     assert exclude_slices([stack, good[1]], everything, choose_actions()) == ([good[1]], [])
     assert exclude_slices([stack], findings[:1], choose_actions())[1] == [], "the first slice leaves no gap"
     assert exclude_slices([stack], findings, choose_actions(keep=["displaced"]))[0][0] is stack
+    whole = Finding("misplaced", stack.subject, "", None, "", "of a cine, before its phases are named")
+    assert exclude_slices([stack, good[-1]], [whole], choose_actions()) == ([good[-1]], [])
     low = [finding._replace(reason="low-contrast") for finding in findings]
     assert exclude_slices([stack], low, choose_actions())[0][0] is stack
     assert exclude_slices([stack], low, choose_actions(exclude=["low-contrast"]))[0][0].slices == kept.slices

@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from phantom_layouts import ALL_LAYOUTS
 
-from monai_iln.datasets.formats.nifti import read_volume
+from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
+from monai_iln.datasets.prepare import prepare_folders
 from monai_iln.datasets.quality.exclusion import exclude_slices
 from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.readers.folders import read_folders
 from monai_iln.datasets.readers.layouts import FOLDER_LAYOUTS, STRUCTURES
+from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "rv" / "chla"
@@ -39,7 +41,7 @@ def phantoms(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantoms")
     return {
         layout: write_phantom(folder / layout, layout=ALL_LAYOUTS[layout], **SMALL)
-        for layout in ("acdc", "mnms", "chla", "analyze")
+        for layout in ("acdc", "mnms", "chla", "analyze", "slicer")
     }
 
 
@@ -128,19 +130,30 @@ class TestPublishedLayouts:
             for spelling in (value, str(value), label.replace("-", " ").title(), label.replace("-", "_")):
                 assert_same(masks(read_folders([phantoms[layout]], label=spelling)), truth(layout, label))
 
-    @pytest.mark.parametrize("layout", ["chla", "analyze"])
+    @pytest.mark.parametrize("layout", ["chla", "analyze", "slicer"])
     def test_folders_of_subjects(self, phantoms, layout):
         reading = read_folders([phantoms[layout]])
         assert reading.findings == []
         assert_same(masks(reading), truth(layout))
         np.testing.assert_equal(masks(read_folders([phantoms[layout]], label=1)), masks(reading))
 
-    def test_nifti_and_analyze_are_the_same(self, phantoms):
-        readings = [read_folders([phantoms[layout]]).stacks for layout in ("chla", "analyze")]
-        for nifti, analyze in zip(*readings, strict=True):
-            assert (nifti.subject, nifti.phase, nifti.slices) == (analyze.subject, analyze.phase, analyze.slices)
-            np.testing.assert_array_equal(nifti.image, analyze.image)
-            np.testing.assert_array_equal(nifti.label, analyze.label)
+    @pytest.mark.parametrize("layout", ["analyze", "slicer"])
+    def test_other_formats_are_the_same_as_nifti(self, phantoms, layout):
+        readings = [read_folders([phantoms[layout]]).stacks for layout in ("chla", layout)]
+        for nifti, other in zip(*readings, strict=True):
+            assert (nifti.subject, nifti.phase, nifti.slices) == (other.subject, other.phase, other.slices)
+            np.testing.assert_array_equal(nifti.image, other.image)
+            np.testing.assert_array_equal(nifti.label, other.label)
+            if layout == "slicer":
+                np.testing.assert_allclose(nifti.affine, other.affine, rtol=1e-6)
+
+    def test_what_is_prepared_from_nrrd_and_metaimage(self, phantoms, tmp_path):
+        with pytest.warns(DataWarning):  # of areas that jump: the hearts are small
+            one, other = (prepare_folders(phantoms[layout], tmp_path / layout) for layout in ("chla", "slicer"))
+        for path in sorted(one.parent.glob("*/*.nii.gz")):
+            first, second = nib.load(path), nib.load(other.parent / path.relative_to(one.parent))
+            np.testing.assert_array_equal(first.dataobj, second.dataobj)
+            np.testing.assert_allclose(first.affine, second.affine, rtol=1e-5)
 
     @pytest.mark.parametrize("layout", ["acdc", "mnms", "chla", "analyze"])
     def test_images_affines_slices_and_files_are_those_of_the_files(self, phantoms, layout):
@@ -374,6 +387,20 @@ class TestFaults:
     def test_label_values_that_are_none(self, copy, change):
         label = self.change(self.paths(copy("acdc"))[1], change=change)
         self.check(label.parents[1], "label-values", label.name)
+
+    def test_label_values_that_rounding_moved(self, copy):
+        """255 with a slope of 1/255, as programs write masks of floating point in 8 bits."""
+        folder = copy("chla")
+        paths = sorted(folder.rglob("*_rv.nii.gz"))
+        for path in paths:
+            self.change(path, change=lambda array: array * 0.9999999)
+            image = nib.load(path)
+            image.set_data_dtype(np.uint8)
+            nib.save(image, path)
+        assert np.asanyarray(nib.load(paths[0]).dataobj).max() != 1
+        reading = read_folders([folder])
+        assert reading.findings == []
+        assert_same(masks(reading), truth("chla"))
 
     def test_empty_label(self, copy):
         def erase(array):

@@ -7,6 +7,7 @@ from functools import partial
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from phantom_folders import LAYOUTS, write_nnunet
 
 from monai_iln.datasets import read_folders
@@ -137,6 +138,20 @@ def test_lone_files(copy):
     reading = read_folders([copy])
     assert len(reading.stacks) == 4
     assert sorted((f.reason, f.phase) for f in told(reading)) == [("no-image", "ED"), ("no-label", "ES")]
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_other_file_endings(copy, ending):
+    for path in sorted(copy.rglob("*.nii.gz")):
+        volume = nib.load(path)
+        image = SimpleITK.GetImageFromArray(np.asanyarray(volume.dataobj).T)
+        image.SetSpacing([float(size) for size in volume.header.get_zooms()])
+        SimpleITK.WriteImage(image, str(path).replace(".nii.gz", ending))
+        path.unlink()
+    describe(copy, file_ending=ending)
+    reading = read_folders([copy])
+    assert reading.findings == []
+    assert_is_truth(reading, LAYOUTS["nnunet"])
 
 
 def test_a_value_that_nnunet_ignores_is_no_background(copy):
