@@ -90,6 +90,9 @@ def segment(session: onnxruntime.InferenceSession, stack: Array, affine: NDArray
         components, count = label(slice_, structure=np.ones((3, 3)))
         if count > 1:
             slice_[components != np.bincount(components.ravel())[1:].argmax() + 1] = 0
+    components, count = label(mask, structure=np.ones((3, 3, 3)))
+    if count > 1:
+        mask[components != np.bincount(components.ravel())[1:].argmax() + 1] = 0
     return mask.swapaxes(0, 1) if exchange else mask
 
 

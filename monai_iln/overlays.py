@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DRAWN_PIXELS = 96  # least side of an overlay: the heart and its surroundings
 _MARGIN = 12  # pixels around what is marked, where that is larger
-_MOST_TILES = 480  # what a PNG and an eye can take
+MOST_TILES = 480  # what a PNG and an eye can take
 _GAP_PIXELS = 2  # around a picture
 _LINE_PIXELS = 18  # for a line of text
 _LETTER_PIXELS = 13
@@ -96,7 +96,7 @@ def contact_sheet(
     from PIL import Image, ImageDraw, ImageFont
 
     ink, paper = _LIGHT_ON_DARK if dark else _DARK_ON_LIGHT
-    chosen = np.linspace(0, len(tiles) - 1, min(len(tiles), _MOST_TILES)).astype(int)
+    chosen = np.linspace(0, len(tiles) - 1, min(len(tiles), MOST_TILES)).astype(int)
     if len(chosen) < len(tiles):
         note = f"{len(chosen)} of {len(tiles)} slices. {note}"
     font = ImageFont.load_default(_LETTER_PIXELS)

@@ -104,6 +104,11 @@ IMAGES = TableFile(
     ),
     texts=("part", "subject", "phase", "position", "structure", "image", "truth", "prediction"),
 )
+SLICES = TableFile(  # beside the masks of an inference
+    "slices.csv",
+    ("stack", "slice", "pixels", "probability", "area_ratio", "shift", "removed_pixels", "doubts"),
+    texts=("stack", "doubts"),
+)
 CURVES = TableFile("curves.csv", ("epoch", "loss", "val_mean_dice"))
 LOSSES = TableFile("losses.csv", ("iteration", "loss"))
 GATES = TableFile(

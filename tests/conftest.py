@@ -2,15 +2,20 @@
 
 import importlib.util
 import logging
+import os
 import shutil
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from monai_iln.datasets import prepare_sunnybrook, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some versions of other packages do
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "sunnybrook"
 

@@ -17,6 +17,16 @@ def test_a_file_has_its_name_when_it_is_whole(tmp_path):
     assert path.read_bytes() == b"whole"
 
 
+def test_a_file_is_replaced_at_once(tmp_path):
+    """Whoever has the old one open reads on in it: its content is not written over."""
+    path = tmp_path / "run.json"
+    write_json(path, {"old": 1})
+    with path.open() as reader:
+        write_json(path, {"new": 2})
+        assert json.load(reader) == {"old": 1}
+    assert json.loads(path.read_text()) == {"new": 2}
+
+
 def test_a_failure_leaves_what_was_there(tmp_path):
     path = tmp_path / "run.json"
     write_json(path, {"old": 1})

@@ -809,6 +809,9 @@ def test_real_contours_give_the_published_masks(real):
 
 TRANSFORMS = {
     "StandardizeInPlane": {"pixdim": [1.4, 1.4]},
+    "DoubtSlices": {},
+    "KeepSlices": {"slices": "2-3"},
+    "LargestComponent": {},
     "LargestComponentSlicewise": {},
     "LoadStack": {},
     "RandRotateSet": {"angles": [10, 20]},
@@ -833,7 +836,7 @@ def test_names_are_monai_s_kind_and_free():
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_pickle(name):
     arguments = TRANSFORMS[name]
-    special = {"RasterizeContour": {"ref_image_key": "image"}, "TakeSlice": {}}
+    special = {"KeepSlices": {}, "RasterizeContour": {"ref_image_key": "image"}, "TakeSlice": {}}
     array = getattr(monai_iln.transforms, name)(**arguments)
     mapped = getattr(monai_iln.transforms, name + "d")("label", **special.get(name, arguments))
     for transform in (array, mapped):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from monai_iln.datasets.quality.inspection import inspect_stacks
     from monai_iln.datasets.quality.reasons import REASONS
+    from monai_iln.datasets.ranges import add_ranges
     from monai_iln.datasets.readers.folders import read_folders, read_right_ventricle
     from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
     from monai_iln.datasets.stacks import DataWarning, Finding, ReaderOutput, Reading, Stack
@@ -34,6 +35,7 @@ __all__ = [
     "ReaderOutput",
     "Reading",
     "Stack",
+    "add_ranges",
     "check_datalist",
     "describe_datalist",
     "find_stacks",
@@ -62,6 +64,7 @@ __getattr__ = lazy_getattr(
         "ReaderOutput": "stacks",
         "Reading": "stacks",
         "Stack": "stacks",
+        "add_ranges": "ranges",
         "check_datalist": "datalist",
         "describe_datalist": "datalist",
         "find_stacks": "datalist",

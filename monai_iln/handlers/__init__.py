@@ -11,6 +11,7 @@ from monai_iln.lazy import lazy_getattr
 if TYPE_CHECKING:
     from monai_iln.handlers.cost import SaveCost
     from monai_iln.handlers.curves import TrainingCurves
+    from monai_iln.handlers.doubts import SaveDoubts
     from monai_iln.handlers.gates import SaveGates
     from monai_iln.handlers.images import SaveImageMetrics
     from monai_iln.handlers.overlays import SaveOverlay
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SaveCost",
+    "SaveDoubts",
     "SaveGates",
     "SaveImageMetrics",
     "SaveOverlay",
@@ -30,6 +32,7 @@ __getattr__ = lazy_getattr(
     __name__,
     {
         "SaveCost": "cost",
+        "SaveDoubts": "doubts",
         "SaveGates": "gates",
         "SaveImageMetrics": "images",
         "SaveOverlay": "overlays",

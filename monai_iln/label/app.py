@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from monai_iln import __version__
+from monai_iln.datasets.ranges import RANGE_KEY
 from monai_iln.errors import UserError, find_user_error, hide_tracebacks
 from monai_iln.networks import load_weights
 from monai_iln.run_files import WEIGHTS
@@ -166,7 +167,11 @@ class _Infer(BundleInferTask):
 
     def config(self) -> dict[str, Any]:
         self._config["model_filename"] = _checkpoints(self.bundle)  # the first is what a request without one gets
+        self._config["slices"] = ""  # all
         return self._config  # type: ignore[no-any-return]
+
+    def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> Any:
+        return super().__call__({**request, RANGE_KEY: str(request.get("slices") or "")}, callbacks)
 
     def _get_network(self, device: str, data: Mapping[str, Any] | None) -> Any:
         # MONAI Label loads what fits of a file and leaves the rest random, and tells two files only by their times.
@@ -179,6 +184,8 @@ class _Infer(BundleInferTask):
         return self._networks[device][0]
 
     def writer(self, data: dict[str, Any], extension: str | None = None, dtype: Any = None) -> Any:
+        doubted = [row for row in data.get("doubts", ()) if row["doubts"]]
+        data[self.output_json_key] = {**data.get(self.output_json_key, {}), "doubted_slices": doubted}
         ending = extension or data.get("result_extension") or file_ext(data["image_path"])
         if ending not in (".nii", ".nii.gz"):
             return super().writer(data, extension, dtype or data.get("result_dtype") or np.uint8)
@@ -188,7 +195,7 @@ class _Infer(BundleInferTask):
         handle, name = tempfile.mkstemp(suffix=ending)
         os.close(handle)
         nib.save(nib.Nifti1Image(mask, affine), name)
-        return name, data.get(self.output_json_key, {})
+        return name, data[self.output_json_key]
 
 
 class _Train(BundleTrainTask):
@@ -252,5 +259,10 @@ class _BatchInfer(BatchInferTask):
                 logger.error(f"{request['image']}: {error.detail}")
                 return {"error": error.detail}
 
+        if request.get("slices"):
+            raise UserError(
+                f"slices {request['slices']} of all images: those of one stack are not those of another. Ask for each "
+                "stack by itself."
+            )
         several = bool(request.get("multi_gpu", True)) and torch.cuda.is_available()
         return super().__call__({**request, "multi_gpu": several}, datastore, infer_or_tell)

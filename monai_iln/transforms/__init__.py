@@ -5,6 +5,10 @@ As in MONAI every transform has an array and a dictionary version (``TakeSlice``
 """
 
 from monai_iln.transforms.components import (
+    LargestComponent,
+    LargestComponentD,
+    LargestComponentd,
+    LargestComponentDict,
     LargestComponentSlicewise,
     LargestComponentSlicewiseD,
     LargestComponentSlicewised,
@@ -16,6 +20,7 @@ from monai_iln.transforms.contours import (
     RasterizeContourd,
     RasterizeContourDict,
 )
+from monai_iln.transforms.doubts import DoubtSlices, DoubtSlicesD, DoubtSlicesd, DoubtSlicesDict
 from monai_iln.transforms.geometry import (
     StandardizeInPlane,
     StandardizeInPlaneD,
@@ -29,6 +34,7 @@ from monai_iln.transforms.intensity import (
     ScaleIntensitySlicewiseDict,
 )
 from monai_iln.transforms.io import LoadStack, LoadStackD, LoadStackd, LoadStackDict, StackWriter
+from monai_iln.transforms.ranges import KeepSlices, KeepSlicesD, KeepSlicesd, KeepSlicesDict
 from monai_iln.transforms.rotations import (
     FixedRotations,
     RandRotateSet,
@@ -49,11 +55,23 @@ from monai_iln.transforms.slices import (
 )
 
 __all__ = [
+    "DoubtSlices",
+    "DoubtSlicesD",
+    "DoubtSlicesDict",
+    "DoubtSlicesd",
     "FixedRotations",
+    "KeepSlices",
+    "KeepSlicesD",
+    "KeepSlicesDict",
+    "KeepSlicesd",
+    "LargestComponent",
+    "LargestComponentD",
+    "LargestComponentDict",
     "LargestComponentSlicewise",
     "LargestComponentSlicewiseD",
     "LargestComponentSlicewiseDict",
     "LargestComponentSlicewised",
+    "LargestComponentd",
     "LoadStack",
     "LoadStackD",
     "LoadStackDict",

@@ -1,4 +1,4 @@
-"""Connected components of masks, slice by slice."""
+"""Connected components of masks, slice by slice and of the whole stack."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ from monai_iln.errors import UserError
 
 _IN_PLANE = np.zeros((3, 3, 3), dtype=bool)
 _IN_PLANE[:, :, 1] = True  # neighbours of a voxel, corners included, in its own slice
+_IN_SPACE = np.ones((3, 3, 3), dtype=bool)  # and in the slices beside it
+
+
+def _copy(img: Any) -> Tensor:
+    """Copy a stack of classes, and refuse anything else."""
+    if len(img.shape) != 4 or img.shape[0] != 1:
+        raise UserError(
+            f"a mask of shape {tuple(img.shape)}. Components are those of a stack of classes (1, rows, columns, "
+            "slices): take the largest logit first."
+        )
+    copy: Tensor = convert_to_tensor(img, track_meta=get_track_meta()).clone()
+    return copy
 
 
 class LargestComponentSlicewise(Transform):
@@ -41,12 +53,7 @@ class LargestComponentSlicewise(Transform):
     backend: ClassVar[list[Any]] = [TransformBackends.NUMPY]
 
     def __call__(self, img: Any) -> Tensor:
-        if len(img.shape) != 4 or img.shape[0] != 1:
-            raise UserError(
-                f"a mask of shape {tuple(img.shape)}. Components are those of a stack of classes (1, rows, columns, "
-                "slices): take the largest logit first."
-            )
-        kept: Tensor = convert_to_tensor(img, track_meta=get_track_meta()).clone()
+        kept = _copy(img)
         mask = kept[0].cpu().numpy()
         for value in np.unique(mask[mask != 0]):
             components, count = ndimage.label(mask == value, structure=_IN_PLANE)
@@ -57,6 +64,42 @@ class LargestComponentSlicewise(Transform):
                 if len(present) > 1:
                     small = (labels != 0) & (labels != present[sizes[present].argmax()])
                     kept[0, ..., index][torch.as_tensor(small)] = 0
+        return kept
+
+
+class LargestComponent(Transform):
+    """Keep the largest connected component of every class in a stack.
+
+    A ventricle is one body: what does not touch it lies beyond base or apex. Voxels touch over faces, edges and
+    corners, also from slice to slice. A heart that an empty slice parts in two loses the smaller part, which
+    :class:`~monai_iln.transforms.DoubtSlices` reports. Of components of one size, the one that comes first in the array
+    stays.
+
+    MONAI's ``KeepLargestConnectedComponent`` does the same with scikit-image, which this package does without.
+
+    Shape:
+        ``(1, H, W, Z)`` of classes, 0 the background, to the same.
+
+    Raises:
+        UserError: If the mask has another shape.
+
+    Example:
+        >>> mask = torch.tensor([1, 1, 1, 0, 1]).reshape(1, 1, 1, 5)
+        >>> LargestComponent()(mask).flatten().tolist()
+        [1, 1, 1, 0, 0]
+    """
+
+    backend: ClassVar[list[Any]] = [TransformBackends.NUMPY]
+
+    def __call__(self, img: Any) -> Tensor:
+        kept = _copy(img)
+        mask = kept[0].cpu().numpy()
+        for value in np.unique(mask[mask != 0]):
+            components, _ = ndimage.label(mask == value, structure=_IN_SPACE)
+            sizes = np.bincount(components.ravel())
+            sizes[0] = 0  # the rest of the stack is no component
+            small = (components != 0) & (components != sizes.argmax())
+            kept[0][torch.as_tensor(small)] = 0
         return kept
 
 
@@ -73,4 +116,18 @@ class LargestComponentSlicewised(MapTransform):
         return dict(data) | {key: self.keep(data[key]) for key in self.key_iterator(data)}
 
 
+class LargestComponentd(MapTransform):
+    """Dictionary version of :class:`LargestComponent`."""
+
+    backend = LargestComponent.backend
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.keep = LargestComponent()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return dict(data) | {key: self.keep(data[key]) for key in self.key_iterator(data)}
+
+
+LargestComponentD = LargestComponentDict = LargestComponentd
 LargestComponentSlicewiseD = LargestComponentSlicewiseDict = LargestComponentSlicewised

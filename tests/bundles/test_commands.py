@@ -19,6 +19,7 @@ from monai_iln.datasets import prepare_folders
 from monai_iln.datasets.formats.dicom import read_stack
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.networks import PaperUNet
+from monai_iln.run_files import SLICES
 
 pytestmark = pytest.mark.slow
 
@@ -178,6 +179,51 @@ def test_a_cine_without_a_phase_is_one_message(python, trained, official):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.fixture(scope="module")
+def segment(python, trained):
+    """Inference with the weights of two epochs."""
+    features = ("--network_def#features", "[8,16]", "--roi_size", "[48,48]")
+
+    def infer(path, output, *options):
+        paths = ("--dataset_dir", path, "--output_dir", output)
+        return run(python, trained[0], *paths, *features, *options, config="configs/inference.yaml")
+
+    return infer
+
+
+def test_slices_that_a_person_names(segment, prepared, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for image in sorted((prepared / "images").iterdir())[:2]:
+        shutil.copy(image, images)
+    first, second = sorted(path.name.removesuffix(".nii.gz") for path in images.iterdir())
+    table = tmp_path / "table.csv"
+    table.write_text(f"stack,first,last\n{second},2,3\n")
+    done = segment(images, tmp_path / "out", "--slices", table)
+    assert done.returncode == 0, done.stdout + done.stderr
+    marked = {}
+    for name in (first, second):
+        mask = nib.load(tmp_path / "out" / f"{name}_pred.nii.gz").get_fdata()
+        marked[name] = (np.flatnonzero(mask.any(axis=(0, 1))) + 1).tolist()
+        rows = [row for row in SLICES.read_rows(tmp_path / "out") if Path(row["stack"]).name == f"{name}.nii.gz"]
+        assert [int(row["pixels"]) for row in rows] == mask.sum(axis=(0, 1)).tolist()
+    assert set(marked[second]) == {2, 3}
+    assert set(marked[first]) > {2, 3}
+    assert f"slices.csv\nmasks and overlay: {tmp_path / 'out'}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("slices", "message"),
+    [("1-99", "_ED.nii.gz: has 4 slices, and 1-99 leaves it"), ("3", "slices 3: neither a range")],
+)
+def test_slices_that_are_not_there_are_one_message(segment, prepared, tmp_path, slices, message):
+    done = segment(sorted((prepared / "images").iterdir())[0], tmp_path / "out", "--slices", slices)
+    assert done.returncode == 1
+    assert message in done.stderr.split("\nerror: ")[-1]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("norm", ["instance", "['GROUP', {'num_groups': 8}]", "BATCH"])
 def test_another_norm_is_one_option(python, bundle, prepared, norm, tmp_path):
     paths = ("--ckpt_dir", tmp_path, "--output_dir", tmp_path)
@@ -218,15 +264,17 @@ def test_what_happens_to_images_by_default(name):
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / f"{name}.yaml")
     parser["network"] = "@network_def"
-    post = ["Invertd", "AsDiscreted", "LargestComponentSlicewised"]
+    components = ["LargestComponentSlicewised", "LargestComponentd"]
     if name == "inference":
+        post = ["Invertd", "CopyItemsd", "AsDiscreted", components[0], "KeepSlicesd", components[1], "DoubtSlicesd"]
         load = ["LoadStackd", "ScaleIntensitySlicewised", "StandardizeInPlaned", "ResizeWithPadOrCropd"]
         assert transforms(parser, "preprocessing#transforms") == load
         assert transforms(parser, "postprocessing#transforms") == [*post, "SaveImaged"]
     else:
         for part, crop in (("train", []), ("validate", ["ResizeWithPadOrCropd"])):
             assert transforms(parser, f"{part}#deterministic_transforms") == ["StandardizeInPlaned", *crop]
-        assert transforms(parser, "validate#postprocessing#transforms") == [*post, "AsDiscreted"]
+        post = ["Invertd", "AsDiscreted", *components, "AsDiscreted"]
+        assert transforms(parser, "validate#postprocessing#transforms") == post
 
 
 ANGLES = [range(-60, 61, 2), range(-30, 31, 10)]  # of the paper, for the left and the right ventricle

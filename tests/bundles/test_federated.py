@@ -16,7 +16,7 @@ from monai.networks.utils import one_hot
 from monai_iln.datasets import prepare_right_ventricle, prepare_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.networks import PaperUNet
-from monai_iln.transforms import LargestComponentSlicewise
+from monai_iln.transforms import LargestComponent, LargestComponentSlicewise
 
 pytestmark = [
     pytest.mark.slow,
@@ -118,7 +118,7 @@ def dice_of(client, weights, norm):
     for item in client.evaluator.data_loader.dataset:
         with torch.no_grad():
             item["pred"] = torch.stack([network(one[None])[0] for one in item["image"].unbind(-1)], dim=-1)
-        pred = LargestComponentSlicewise()(back(item)["pred"].argmax(0, keepdim=True))
+        pred = LargestComponent()(LargestComponentSlicewise()(back(item)["pred"].argmax(0, keepdim=True)))
         # (1, rows, columns, slices) to a batch of slices.
         metric(*(one_hot(one.permute(3, 0, 1, 2).as_tensor(), 2) for one in (pred, item["label"])))
     return metric.aggregate().item()

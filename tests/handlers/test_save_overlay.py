@@ -17,7 +17,7 @@ def test_contact_sheet(tmp_path):
 
 
 def test_large_contact_sheets_are_thinned_and_start_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr("monai_iln.overlays._MOST_TILES", 12)
+    monkeypatch.setattr("monai_iln.overlays.MOST_TILES", 12)
     handler = SaveOverlay(str(tmp_path / "overlay.png"))
     output = {"image": torch.rand(1, 8, 8, 40), "pred": torch.zeros(1, 8, 8, 40)}
 

@@ -87,10 +87,10 @@ class Server:
     def post(self, path: str, **params: object) -> requests.Response:
         return requests.post(f"{self.url}{path}", json=params or None, timeout=60)
 
-    def infer(self, image: str, model: str = MODEL, **params: object) -> requests.Response:
+    def infer(self, image: str, model: str = MODEL, output: str = "image", **params: object) -> requests.Response:
         return requests.post(
             f"{self.url}/infer/{model}",
-            params={"image": image, "output": "image"},
+            params={"image": image, "output": output},
             data={"params": json.dumps(params)},
             timeout=120,
         )
@@ -215,6 +215,7 @@ def own_app(folder: Path, bundles: Path, images: Path, labels: Path, epochs: int
         image, truth = nib.load(studies / f"{UNSEEN}.nii.gz"), nib.load(labels / f"{UNSEEN}.nii.gz")
         first = server.mask(UNSEEN)
         check("mask of integers, shape and affine of the image", alike(first, image), first.get_data_dtype())
+        named_slices(server)
         check("the other model infers", alike(server.mask(UNSEEN, OTHER), image))
         sheared = nib.load(studies / "sheared.nii.gz")
         check("sheared stack: the same affine", alike(server.mask("sheared"), sheared))
@@ -256,6 +257,21 @@ def alike(mask: nib.Nifti1Image, image: nib.Nifti1Image) -> bool:
         and np.allclose(mask.affine, image.affine, atol=1e-4)
         and mask.get_data_dtype() == np.uint8
         and set(np.unique(voxels(mask))) <= {0, 1}
+    )
+
+
+def named_slices(server: Server) -> None:
+    """The slices that a person names, and those that are doubted."""
+    check("slices may be named", server.get("/info/")["models"][MODEL]["config"]["slices"] == "")
+    whole, named = (voxels(server.mask(UNSEEN, slices=slices)) for slices in ("", "2-3"))
+    outside = np.delete(named, [1, 2], axis=2)
+    check("slices that are not named are empty", named.any() and whole[..., 0].any() and not outside.any())
+    doubted = server.infer(UNSEEN, output="json").json()["doubted_slices"]
+    check("doubted slices are told", "edge" in doubted[0]["doubts"], [(one["slice"], one["doubts"]) for one in doubted])
+    refused("slices that are not there", server.infer(UNSEEN, slices="2-99"), 422, f"{UNSEEN}.nii.gz: has")
+    refused("no range of slices", server.infer(UNSEEN, slices="3"), 422, "slices '3'", "Write 2-9")
+    ended(
+        "the same slices of all", server.finish(f"/batch/infer/{MODEL}", slices="2-3"), "Ask for each stack by itself"
     )
 
 

@@ -1,12 +1,8 @@
 """The Triton kernels against the definition in float64: on a GPU if there is one, or in Triton's interpreter."""
 
-import os
-
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are made, at their import
 pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
 
 from monai_iln.norms.backends import cuda

@@ -97,6 +97,20 @@ def test_every_layout_of_input_and_gradient():
         assert_same([y, *torch.autograd.grad(y, twin, grad_layout(wide))], [expected[0], *truth])
 
 
+@pytest.mark.parametrize("shape", [(2, 8), (2, 8, 1, 1)])
+@pytest.mark.parametrize("num_groups", [None, 4, 8])
+@pytest.mark.parametrize("eps", [1e-5, 1e-12])
+def test_one_pixel_in_single_precision(shape, num_groups, eps):
+    """Nothing varies there, so slopes are large, and what they multiply must be 0 exactly."""
+    x, cotangent = random(*shape, seed=0), random(*shape, seed=1)
+    layer = ILN(8, num_groups, eps=eps)
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = x.to(dtype).requires_grad_()
+        gradients += torch.autograd.grad(layer.to(dtype)(leaf), leaf, cotangent.to(dtype))
+    assert_same(gradients[:1], gradients[1:], tolerance=1e-6)
+
+
 def test_infinity_warns_nobody():
     x = torch.randn(2, 8, 4, 4)
     x[0, 0, 0, 0] = torch.inf

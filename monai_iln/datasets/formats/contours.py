@@ -69,8 +69,8 @@ def rasterize(points: Points, shape: tuple[int, int]) -> Mask:
         A ``uint8`` mask of 0 and 1.
 
     Example:
-        >>> rasterize(np.array([[1, 1], [3, 1], [3, 3], [1, 3]]), (5, 5)).sum()
-        np.uint64(9)
+        >>> int(rasterize(np.array([[1, 1], [3, 1], [3, 3], [1, 3]]), (5, 5)).sum())
+        9
     """
     require_extra("drawing contours", "data", "PIL")
     from PIL import Image, ImageDraw

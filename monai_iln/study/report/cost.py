@@ -45,17 +45,17 @@ def _table(runs: pd.DataFrame, methods: Sequence[str], base: str) -> Table:
         milliseconds = 1000 * own["seconds_per_step"]
         ratio = np.nan
         if {base, method} <= set(steps.columns):
-            ratio = (steps[method] / steps[base]).median()
+            ratio = _median(steps[method] / steps[base])
         record = {
             "method": method,
-            "parameters": own["parameters"].median(),
-            "ms_per_step": milliseconds.median(),
+            "parameters": _median(own["parameters"]),
+            "ms_per_step": _median(milliseconds),
             "ms_per_step_lowest": milliseconds.min(),
             "ms_per_step_highest": milliseconds.max(),
             "ratio_to": base,
             "ratio": ratio,
-            "peak_memory_mib": own["peak_memory_bytes"].median() / _MEBIBYTE,
-            "train_minutes": own["train_seconds"].median() / 60,
+            "peak_memory_mib": _median(own["peak_memory_bytes"]) / _MEBIBYTE,
+            "train_minutes": _median(own["train_seconds"]) / 60,
             "all_runs_hours": runs.loc[runs["method"] == method, "total_seconds"].sum() / 3600,
         }
         records.append(record)
@@ -70,3 +70,8 @@ def _table(runs: pd.DataFrame, methods: Sequence[str], base: str) -> Table:
     header = ["Method", "Parameters", "Time of a step, ms: median (range)", f"Ratio to {base}", "Peak memory, MiB"]
     header += ["Training of one run, min", "All runs, h"]
     return Table("cost", "What each method costs.", header, rows, pd.DataFrame(records))
+
+
+def _median(values: pd.Series[float]) -> float:
+    """The median of what was measured; NaN where nothing was, of which some versions of pandas warn."""
+    return float(values.dropna().median())

@@ -414,7 +414,11 @@ names = st.one_of(
 
 
 @settings(max_examples=60, deadline=None, database=None)
-@given(names=st.lists(names, min_size=1, max_size=4, unique=True), kind=st.sampled_from([".zip", ".tar"]))
+@given(
+    # zipfile ends a name at its first NUL, and warns of a name that comes twice.
+    names=st.lists(names, min_size=1, max_size=4, unique_by=lambda name: name.partition("\0")[0]),
+    kind=st.sampled_from([".zip", ".tar"]),
+)
 def test_no_name_escapes(names, kind):
     extract_or_refuse(f"data{kind}", packed(f"data{kind}", dict.fromkeys(names, b"content")))
 
