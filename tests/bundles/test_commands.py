@@ -142,7 +142,7 @@ def test_inference_keeps_the_folders_of_subjects(python, trained, prepared, tmp_
     paths = ("--dataset_dir", tmp_path / "data", "--output_dir", tmp_path / "out")
     succeed(python, bundle, *paths, *features, config="configs/inference.yaml")
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
-    assert written == ["P1/ED_pred.nii.gz", "P2/ED_pred.nii.gz", "overlay.png"]
+    assert written == ["P1/ED_pred.nii.gz", "P2/ED_pred.nii.gz", "overlay.png", "slices.csv"]
     for subject in ("P1", "P2"):
         image, mask = (
             nib.load(tmp_path / kind) for kind in (f"data/{subject}/ED.nii.gz", f"out/{subject}/ED_pred.nii.gz")
