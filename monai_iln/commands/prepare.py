@@ -57,7 +57,7 @@ def _add_sunnybrook(parser: argparse.ArgumentParser) -> None:
 def _add_folders(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
-        "Turn data with a folder for each subject into NIfTI stacks and datalist.json.",
+        "Turn short-axis stacks, as volumes or as pictures of subjects, into NIfTI stacks and datalist.json.",
         "monai-iln prepare folders --source ACDC/training --output prepared --label left-ventricle",
         "monai-iln prepare folders --source ACDC/training --output prepared "
         "--label left-ventricle myocardium right-ventricle",

@@ -121,8 +121,8 @@ def prepare_decathlon(
 ) -> Path:
     """Turn a decathlon list without subjects or folds into a datalist over the same volumes.
 
-    The volumes stay where they are, and as they are: three-dimensional, with all their label values. Every one is read
-    once. What cannot be used is left out and reported; what is left passes ``monai-iln check``, which compares the
+    The volumes stay where they are, and as they are: three-dimensional, with all their label values. Every one is read.
+    What cannot be used is left out and reported; what is left passes ``monai-iln check``, which compares the
     SHA-256 of every file from then on.
 
     Args:

@@ -24,7 +24,7 @@ class DecathlonList(NamedTuple):
     Attributes:
         name: The name of the data set.
         labels: The names of the label values.
-        modality: The modalities by channel, as the list has them.
+        modality: The modalities by channel, as the list has them; empty if it has none.
         pairs: The images with their labels, subjects and phases.
     """
 
@@ -77,7 +77,8 @@ def read_decathlon(source: Path, subject: str = "{subject}") -> DecathlonList:
             )
     names = {values[0]: name for name, values in dataset.labels.items() if len(values) == 1}
     title = str(dataset.document.get("name") or path.absolute().parent.name)
-    return DecathlonList(title, names, dataset.document.get("modality", {"0": "MRI"}), pairs)
+    modality = dataset.document.get("modality", dataset.document.get("channel_names", {}))
+    return DecathlonList(title, names, modality, pairs)
 
 
 def _read_item(dataset: DatasetJson, number: int, item: Any, pattern: str) -> FilePair:

@@ -64,7 +64,8 @@ def read_values(files: Files) -> Values:
     # What nnU-Net calls ignore has no meaning: here it is a value that no label may have.
     labels = {hyphened(name): values for name, values in dataset.labels.items() if any(values) and name != "ignore"}
     usual = Counter(_NAMES.get(name, name) for name in labels)
-    renamed = {name: _NAMES[name] for name in labels if name in _NAMES and usual[_NAMES[name]] == 1}
+    single = [name for name, values in labels.items() if len(values) == 1]  # a region LV may hold the wall
+    renamed = {name: _NAMES[name] for name in single if name in _NAMES and usual[_NAMES[name]] == 1}
     return {renamed.get(name, name): values for name, values in labels.items()}
 
 

@@ -198,6 +198,16 @@ def test_labels_of_nnunet(tmp_path):
     assert describe_datalist(prepare_decathlon(folder, tmp_path / "out"))["structures"] == ["lung", "cancer"]
 
 
+def test_a_list_of_few_words(tmp_path):
+    folder = write_decathlon(tmp_path / "mine", NAMES)
+    document = json.loads((folder / "dataset.json").read_text())
+    for key in set(document) - {"labels", "training"}:
+        del document[key]
+    (folder / "dataset.json").write_text("\ufeff" + json.dumps(document), encoding="utf-8")
+    written = json.loads(prepare_decathlon(folder, tmp_path / "out").read_text())
+    assert (written["name"], written["modality"], written["numTraining"]) == ("mine", {}, 4)
+
+
 def test_command(listed, tmp_path, capsys):
     arguments = ["prepare", "decathlon", "--source", str(listed), "--output", str(tmp_path / "out"), "--folds", "2"]
     assert main(arguments) == 0

@@ -93,6 +93,12 @@ def test_two_names_for_one_structure_are_not_guessed_at(copy):
     assert_is_truth(read_folders([copy], label="LVC"), LAYOUTS["nnunet"], "left-ventricle")
 
 
+def test_a_region_is_not_taken_for_a_cavity(copy):
+    describe(copy, labels={"background": 0, "RV": 1, "Myo": 2, "LV": [2, 3]})
+    with pytest.raises(UserError, match="one of right-ventricle, myocardium, lv, or the number"):
+        read_folders([copy], label="left-ventricle")
+
+
 def test_phases_by_frames(tmp_path):
     folder = write_phantom(tmp_path / "data", layout=FRAMES, **SMALL)
     assert (folder / "imagesTr" / "patient001_frame01_0000.nii.gz").is_file()
