@@ -19,6 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "Turn raw data into NIfTI stacks and datalist.json, with a report on bad data.",
         "monai-iln prepare sunnybrook --source downloads --output prepared",
         "monai-iln prepare folders --source ACDC/training --output prepared",
+        "monai-iln prepare decathlon --source Task04_Hippocampus --output prepared",
     )
     datasets = parser.add_subparsers(required=True, metavar="DATASET")
     _add_sunnybrook(datasets.add_parser("sunnybrook", help="Sunnybrook Cardiac Data, left ventricle"))
@@ -26,9 +27,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         datasets.add_parser(
             "folders",
             aliases=["right-ventricle", "rv"],
-            help="ACDC, M&Ms, RVSC, CHLA, or a folder of NIfTI or Analyze files for each subject",
+            help="ACDC, M&Ms, EMIDEC, nnU-Net, RVSC, CHLA, or a folder of volumes or pictures for each subject",
         )
     )
+    _add_decathlon(datasets.add_parser("decathlon", help="a list of volumes, dataset.json, without subjects or folds"))
 
 
 def _add_sunnybrook(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +57,10 @@ def _add_sunnybrook(parser: argparse.ArgumentParser) -> None:
 def _add_folders(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
-        "Turn data with a folder for each subject into NIfTI stacks and datalist.json.",
+        "Turn short-axis stacks, as volumes or as pictures of subjects, into NIfTI stacks and datalist.json.",
         "monai-iln prepare folders --source ACDC/training --output prepared --label left-ventricle",
+        "monai-iln prepare folders --source ACDC/training --output prepared "
+        "--label left-ventricle myocardium right-ventricle",
         "monai-iln prepare folders --source mine --output prepared --image '{subject}/{phase}.nii.gz' "
         "--mask '{subject}/{phase}_rv.nii.gz'",
     )
@@ -64,9 +68,11 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label",
         type=_label,
-        default="right-ventricle",
+        default=["right-ventricle"],
+        nargs="+",
         metavar="NAME|VALUE",
-        help="the structure to label, by its name or its value in the label files (default: right-ventricle)",
+        help="the structure to label, by its name or its value in the label files (default: right-ventricle); several "
+        "make one map with the values 1, 2, ... in this order",
     )
     parser.add_argument(
         "--layout", choices=FOLDER_LAYOUTS, help="the data set; only needed where the files do not tell"
@@ -74,6 +80,25 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="PATTERN", help="the names of the images below the source, see the example")
     parser.add_argument("--mask", metavar="PATTERN", help="the names of the label files below the source")
     parser.set_defaults(run=_prepare_folders)
+
+
+def _add_decathlon(parser: argparse.ArgumentParser) -> None:
+    describe(
+        parser,
+        "Turn a decathlon list (dataset.json) into a datalist with subjects and folds. The volumes stay as they are.",
+        "monai-iln prepare decathlon --source Task04_Hippocampus --output prepared",
+        "monai-iln prepare decathlon --source mine/dataset.json --output prepared --subject '{subject}_{phase}'",
+    )
+    parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="the list, or the folder with it")
+    parser.add_argument(
+        "--subject",
+        default="{subject}",
+        metavar="PATTERN",
+        help="the part of an image's name without type that is the subject; {phase} and * stand for other parts "
+        "(default: the whole name)",
+    )
+    _add_output_and_folds(parser)
+    parser.set_defaults(run=_prepare_decathlon)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +110,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the folders or archives with the data as downloaded; several where they are apart",
     )
+    _add_output_and_folds(parser)
+    free = {name: reason.action for name, reason in REASONS.items() if reason.action != "left out"}
+    for action, effect in (("keep", "exclude nothing"), ("exclude", "exclude their frames")):
+        usual = ", ".join(name for name, default in free.items() if default != action)
+        meaning = f"findings that shall {effect}: {usual}"
+        parser.add_argument(f"--{action}", nargs="+", default=[], metavar="REASON", help=meaning)
+
+
+def _add_output_and_folds(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "the folder to make")
     parser.add_argument(
         "--folds",
@@ -95,11 +129,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "(default: 3)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the folds (default: 0)")
-    free = {name: reason.action for name, reason in REASONS.items() if reason.action != "left out"}
-    for action, effect in (("keep", "exclude nothing"), ("exclude", "exclude their frames")):
-        usual = ", ".join(name for name, default in free.items() if default != action)
-        meaning = f"findings that shall {effect}: {usual}"
-        parser.add_argument(f"--{action}", nargs="+", default=[], metavar="REASON", help=meaning)
 
 
 def _folds(text: str) -> int | Path:
@@ -113,7 +142,7 @@ def _label(text: str) -> int | str:
 def _prepare_sunnybrook(options: argparse.Namespace) -> None:
     from monai_iln.datasets import prepare_sunnybrook
 
-    _prepare(prepare_sunnybrook, options, label=options.label, layout=options.layout)
+    _prepare(prepare_sunnybrook, options, **_findings(options), label=options.label, layout=options.layout)
 
 
 def _prepare_folders(options: argparse.Namespace) -> None:
@@ -122,11 +151,23 @@ def _prepare_folders(options: argparse.Namespace) -> None:
     _prepare(
         prepare_folders,
         options,
+        **_findings(options),
         label=options.label,
         layout=options.layout,
         image=options.image,
         mask=options.mask,
     )
+
+
+def _prepare_decathlon(options: argparse.Namespace) -> None:
+    from monai_iln.datasets import prepare_decathlon
+
+    _prepare(prepare_decathlon, options, subject=options.subject)
+
+
+def _findings(options: argparse.Namespace) -> dict[str, list[str]]:
+    """What is done about findings."""
+    return {"keep": options.keep, "exclude": options.exclude}
 
 
 def _prepare(prepare: Any, options: argparse.Namespace, **own: Any) -> None:
@@ -140,8 +181,6 @@ def _prepare(prepare: Any, options: argparse.Namespace, **own: Any) -> None:
         **own,
         folds=options.folds,
         seed=options.seed,
-        keep=options.keep,
-        exclude=options.exclude,
         progress=True,
     )
     print(summarize(datalist, read_datalist(datalist)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
+from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
 from monai_iln.datasets.stacks import Stack
 from monai_iln.errors import UserError
 from monai_iln.files import write_json
@@ -75,10 +77,30 @@ def write_datalist(
         item["sha256"] = {key: _sha256(folder / item[key]) for key in ("image", "label")}
         item |= {"subject": stack.subject, "phase": stack.phase, "fold": folds[stack.subject]}
         items.append(item | {"slices": list(stack.slices)})
+    write_items(folder, items, name=name, labels=dict(enumerate(labels)), modality={"0": "MRI"})
+
+
+def write_items(
+    folder: Path,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    labels: Mapping[int, str],
+    modality: Any,
+) -> None:
+    """Write the datalist over files that are there.
+
+    Args:
+        folder: The folder to write into.
+        items: The items, with the keys that :func:`read_datalist` returns.
+        name: The name of the data set.
+        labels: The names of the label values.
+        modality: The modality of each channel.
+    """
     document = {
         "name": name,
-        "labels": {str(value): label for value, label in enumerate(labels)},
-        "modality": {"0": "MRI"},
+        "labels": {str(value): label for value, label in sorted(labels.items())},
+        "modality": modality,
         "numTraining": len(items),
         "training": items,
     }
@@ -129,7 +151,7 @@ def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, A
     items, values = _read_items(Path(path))
     owners: dict[str, str] = {}
     for item in track(items, "Checking", "stack", progress):
-        if owners.setdefault(_check_files(item, values), item["subject"]) != item["subject"]:
+        if owners.setdefault(check_item(item, values)["image"], item["subject"]) != item["subject"]:
             raise UserError(
                 f"{item['image']}: the same image as one of another subject. A person under two names may end up in "
                 "two folds: give it one name."
@@ -185,8 +207,19 @@ def _read_items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     return items, values
 
 
-def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> str:
-    """Refuse files that are not those that were written, or do not belong together. Returns the image's SHA-256."""
+def check_item(item: Mapping[str, Any], values: Sequence[int]) -> dict[str, str]:
+    """Look into the files of an item.
+
+    Args:
+        item: An item of a datalist.
+        values: The values that labels may have, or none if they are not known.
+
+    Returns:
+        The SHA-256 of ``image`` and ``label``.
+
+    Raises:
+        UserError: If the files are not those that were written, or do not belong together.
+    """
     found_hashes = _hash_files(item)
     for key, expected in _recorded_hashes(item).items():
         if found_hashes.get(key, expected) != expected:
@@ -208,7 +241,7 @@ def _check_files(item: Mapping[str, Any], values: Sequence[int]) -> str:
             f"{item['label']}: holds the values {found[:8]}. The datalist names {values} under 'labels': correct the "
             "file, or add what its values mean."
         )
-    return found_hashes["image"]
+    return found_hashes
 
 
 def _recorded_hashes(item: Mapping[str, Any]) -> Mapping[str, str]:
@@ -317,7 +350,8 @@ def find_stacks(path: Path | str) -> list[str]:
         The paths of the files, or of the one DICOM folder.
 
     Raises:
-        UserError: If there is nothing of the kind, or two files have one name: their masks would overwrite each other.
+        UserError: If there is nothing of the kind, images and labels are mixed, or two files of a folder have one name:
+            their masks would overwrite each other.
     """
     path = Path(path)
     if path.is_file():
@@ -326,12 +360,13 @@ def find_stacks(path: Path | str) -> list[str]:
         found = [Path(item["image"]) for item in read_datalist(path)]
     else:
         found = sorted(file for file in path.rglob("*") if _STACK_NAME.fullmatch(file.name))
-    names = [VOLUME_NAME.sub(r"\g<stem>", file.name) for file in found]
-    twins = sorted({name for name in names if names.count(name) > 1})
+        _refuse_labels(path, found)
+    names = Counter(file.with_name(VOLUME_NAME.sub(r"\g<stem>", file.name)) for file in found)
+    twins = [name for name, count in names.items() if count > 1]
     if twins:
         raise UserError(
-            f"{path}: {len(twins)} names occur more than once below it, the first is {twins[0]}. Masks are named "
-            "after the images and would overwrite each other: give a folder with the images alone."
+            f"{path}: {len(twins)} names occur more than once in a folder, the first is {twins[0]}. Masks are named "
+            "after the images and would overwrite each other: keep one file of each."
         )
     if found:
         return [str(file) for file in found]
@@ -341,6 +376,34 @@ def find_stacks(path: Path | str) -> list[str]:
         f"{path}: no stack found. It must be a NIfTI file, a folder with .nii, .nii.gz, .nrrd or .mha files, or a "
         "folder with the DICOM files of one short-axis stack."
     )
+
+
+def _refuse_labels(path: Path, files: Sequence[Path]) -> None:
+    """Refuse labels among images: they would be segmented as if they were images."""
+    labels = [
+        file for file in files if any(part.casefold() in LABEL_FOLDERS for part in file.relative_to(path).parts[:-1])
+    ]
+    if 0 < len(labels) < len(files):
+        raise UserError(
+            f"{path}: {len(labels)} of {len(files)} files lie in folders of labels, such as {labels[0]}. Images are "
+            "segmented, and labels are none: give a folder with the images alone."
+        )
+
+
+def find_stacks_folder(path: Path | str) -> str:
+    """Find the folder that the stacks of :func:`find_stacks` have in common. Their masks keep what lies below it.
+
+    Args:
+        path: The path, as for :func:`find_stacks`.
+
+    Returns:
+        The absolute path of the folder, or ``path`` where no stack is found: whoever loads them is told why.
+    """
+    try:
+        folders = [str(Path(file).absolute().parent) for file in find_stacks(path)]
+    except UserError:
+        return str(path)
+    return os.path.commonpath(folders)
 
 
 def summarize(path: Path | str, items: Sequence[Mapping[str, Any]]) -> str:

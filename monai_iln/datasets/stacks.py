@@ -25,7 +25,7 @@ class Stack:
         phase: ``"ED"`` or ``"ES"``.
         stratum: The group over which folds are balanced, for example the pathology.
         image: An array ``(H, W, Z)``, as the scanner stored it.
-        label: An array ``(H, W, Z)`` of ``uint8``, 1 inside the labelled structure.
+        label: An array ``(H, W, Z)`` of ``uint8``, 1 inside the labelled structure, or 1, 2, ... inside several.
         affine: The affine from ``(row, column, slice)`` to RAS millimetres.
         slices: The numbers of the slices in their series, from 1.
         files: The file that each slice was read from, for reports.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monai_iln.datasets.formats.volumes import VOLUME_NAME
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number
@@ -27,11 +29,15 @@ _DOUBTED_INK = "#b04a00"  # as dark as text
 _FRAME_PIXELS = 3
 _NOTE = "green: the mask; orange frame: look here; red: removed, for it does not touch the rest"
 
+_MOST_LETTERS = 20  # of a title, which leave room for the number of a slice
+
 
 class SaveOverlay:
     """Draws a contact sheet of the slices: truth red, prediction green, both yellow.
 
-    Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so.
+    Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so. A
+    slice is called by subject and phase where the item has them, else by its file, with the folders in which files
+    differ.
 
     Where the output has the ``doubts`` of :class:`monai_iln.transforms.DoubtSlices`, a doubted slice has an orange
     frame and says why, and what was removed from it is red. Of more than 480 slices it then shows those that are
@@ -61,23 +67,26 @@ class SaveOverlay:
                 layers.append(_foreground(output["label"]))
             elif output.get("doubts") is not None:
                 layers.append(_removed(output))
-            name = f"{item['subject']} {item['phase']}" if "subject" in item else "slice"
+            file = file_of(output["image"])
+            name = f"{item['subject']} {item['phase']}" if "subject" in item else file or "slice"
             tiles = []
             for index in range(image.shape[-1]):
                 tile = overlay(*(layer[..., index] for layer in layers))
-                tiles.append((f"{name} {slice_number(item, index)}", tile))
+                tiles.append((str(slice_number(item, index)), tile))
             for index, row in enumerate(output.get("doubts", ())):
                 if row["doubts"]:
                     tiles[index] = _frame(*tiles[index], row["doubts"])
             # Without a file nothing tells one stack from another of that name.
-            self.stacks[name, file_of(output["image"]) or f"{idist.get_rank()} {len(self.stacks)}"] = tiles
+            self.stacks[name, file or f"{idist.get_rank()} {len(self.stacks)}"] = tiles
 
     def _write(self, engine: Engine) -> None:
         if engine.state.metrics and engine.state.best_metric_epoch != engine.state.epoch:
             return
-        tiles = [tile for stack in gather(self.stacks).values() for tile in stack]
+        stacks = gather(self.stacks)
         if not is_first():
             return
+        titles = _titles([name for name, _ in stacks])
+        tiles = [(f"{titles[key[0]]} {number}", tile) for key, stack in stacks.items() for number, tile in stack]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.path) as partial:
             _sheet(tiles).save(partial)
@@ -113,6 +122,16 @@ def _frame(caption: str, pixels: NDArray[np.float32], doubts: str) -> Tile:
     inside = np.s_[_FRAME_PIXELS:-_FRAME_PIXELS]
     framed[inside, inside] = pixels[inside, inside]
     return f"{caption}\n{doubts.replace(' ', ', ')}", framed
+
+
+def _titles(names: Sequence[str]) -> dict[str, str]:
+    """The titles of stacks: of a file its folder below the one that all have in common, and its name without type."""
+    titles = dict(zip(names, names, strict=True))
+    files = [Path(name) for name in names if Path(name).is_absolute()]
+    for file in files:
+        path = file.relative_to(os.path.commonpath([other.parent for other in files]))
+        titles[str(file)] = path.with_name(VOLUME_NAME.sub(r"\g<stem>", path.name)).as_posix()[-_MOST_LETTERS:]
+    return titles
 
 
 def _foreground(classes: Tensor) -> NDArray[np.float64]:

@@ -15,6 +15,8 @@ import torch
 from monai.bundle import ConfigParser
 
 import monai_iln
+from monai_iln.datasets import prepare_folders
+from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.networks import PaperUNet
 from monai_iln.run_files import SLICES
@@ -131,6 +133,24 @@ def test_inference_keeps_the_geometry(python, trained, official, prepared, sourc
     assert (tmp_path / "overlay.png").stat().st_size > 3000
 
 
+def test_inference_keeps_the_folders_of_subjects(python, trained, prepared, tmp_path):
+    bundle, _ = trained
+    for subject, source in zip(("P1", "P2"), sorted((prepared / "images").iterdir())[::2], strict=False):
+        (tmp_path / "data" / subject).mkdir(parents=True)
+        shutil.copy(source, tmp_path / "data" / subject / "ED.nii.gz")
+    features = ("--network_def#features", "[8,16]", "--roi_size", "[48,48]")
+    paths = ("--dataset_dir", tmp_path / "data", "--output_dir", tmp_path / "out")
+    succeed(python, bundle, *paths, *features, config="configs/inference.yaml")
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert written == ["P1/ED_pred.nii.gz", "P2/ED_pred.nii.gz", "overlay.png", "slices.csv"]
+    for subject in ("P1", "P2"):
+        image, mask = (
+            nib.load(tmp_path / kind) for kind in (f"data/{subject}/ED.nii.gz", f"out/{subject}/ED_pred.nii.gz")
+        )
+        assert mask.shape == image.shape
+        np.testing.assert_allclose(mask.affine, image.affine, atol=1e-4)
+
+
 def test_inference_does_not_depend_on_how_a_stack_is_stored(python, trained, prepared, tmp_path):
     bundle, _ = trained
     images = tmp_path / "images"
@@ -220,6 +240,21 @@ def test_the_paper_s_protocol(python, bundle, prepared, tmp_path):
     assert (tmp_path / "model.pt").is_file()
 
 
+def test_several_structures_are_trained_evaluated_and_segmented(python, bundle, tmp_path):
+    raw = write_phantom(tmp_path / "raw", layout="mnms", subjects=4, slices=5, phases=4, size=96)
+    prepared = prepare_folders(raw, tmp_path / "data", label=["left-ventricle", "right-ventricle"], folds=2).parent
+    options = ("--structures", "2", "--roi_size", "[48,48]", "--network_def#features", "[8,16]")
+    paths = ("--dataset_dir", prepared, "--output_dir", tmp_path / "out")
+    weights = ("--ckpt_dir", tmp_path)
+    succeed(python, bundle, *paths, *weights, *options, "--epochs", "1", run_id=["training"])
+    succeed(python, bundle, *paths, *weights, *options, run_id=["evaluating"], config=EVALUATE)
+    with (tmp_path / "out" / "images.csv").open() as file:
+        assert {row["structure"] for row in csv.DictReader(file)} == {"left-ventricle", "right-ventricle"}
+    weights = ("--ckpt_path", tmp_path / "model.pt")
+    succeed(python, bundle, *paths, *weights, *options, config="configs/inference.yaml")
+    assert len([*(tmp_path / "out").glob("*_pred.nii.gz")]) == 8
+
+
 def transforms(parser, *ids):
     return [type(one).__name__ for id_ in ids for one in parser.get_parsed_content(id_)]
 
@@ -293,6 +328,7 @@ def test_without_data_it_says_so_and_trains_on_phantoms(python, source, tmp_path
             "24 channels cannot",
         ),
         (["--val_interval", "9"], "val_interval 9 and 2 epochs: a training needs at least one validation"),
+        (["--structures", "2"], "structures 2 and labels of endocardium: the network has a channel for each"),
         (["--dataset_dir", "nowhere"], "nowhere: no such datalist."),
         (["--standardize", "false"], "standardize and largest_component are true or false"),
         (["--epoch", "2"], "'epoch' is no id of the configuration. Did you mean 'epochs'?"),

@@ -8,7 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_iln.datasets import check_datalist, find_stacks, read_datalist, slice_items, split_datalist
+from monai_iln.datasets import (
+    check_datalist,
+    find_stacks,
+    find_stacks_folder,
+    read_datalist,
+    slice_items,
+    split_datalist,
+)
 from monai_iln.datasets.datalist import write_datalist
 from monai_iln.errors import UserError
 
@@ -184,8 +191,8 @@ def test_find_stacks_of_every_format(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_stacks(tmp_path) == [str(tmp_path / name) for name in names]
-    (tmp_path / "sub" / "b.mha").touch()
-    with pytest.raises(UserError, match="1 names occur more than once below it, the first is b"):
+    (tmp_path / "b.mha").touch()
+    with pytest.raises(UserError, match="1 names occur more than once in a folder, the first is .*/b"):
         find_stacks(tmp_path)
 
 
@@ -194,8 +201,9 @@ def test_find_stacks(prepared, official, tmp_path):
     assert find_stacks(prepared) == [item["image"] for item in read_datalist(prepared)]
     shutil.copytree(prepared / "images", tmp_path / "a" / "images")
     shutil.copytree(prepared / "labels", tmp_path / "a" / "labels")
-    with pytest.raises(UserError, match="12 names occur more than once"):
+    with pytest.raises(UserError, match="12 of 24 files lie in folders of labels"):
         find_stacks(tmp_path / "a")
+    assert len(find_stacks(tmp_path / "a" / "labels")) == 12, "who asks for labels gets them"
     file = next((prepared / "images").iterdir())
     assert find_stacks(file) == [str(file)]
     folder = next(official.glob("SCD_IMAGES_01/*/CINESAX_300"))
@@ -203,6 +211,29 @@ def test_find_stacks(prepared, official, tmp_path):
     assert find_stacks(folder.parent) == [str(folder.parent)], "a folder for each slice is one stack, too"
     with pytest.raises(UserError, match="no stack found"):
         find_stacks(tmp_path / "none")
+
+
+def test_stacks_of_equal_names_in_folders_of_subjects(prepared, tmp_path):
+    source = next((prepared / "images").iterdir())
+    for subject in ("P1", "P2"):
+        (tmp_path / "data" / subject).mkdir(parents=True)
+        shutil.copy(source, tmp_path / "data" / subject / "ED.nii.gz")
+    found = find_stacks(tmp_path / "data")
+    assert found == [str(tmp_path / "data" / subject / "ED.nii.gz") for subject in ("P1", "P2")]
+    assert find_stacks_folder(tmp_path / "data") == str(tmp_path / "data")
+    (tmp_path / "data" / "P2" / "ED.nii").touch()
+    with pytest.raises(UserError, match="1 names occur more than once in a folder, the first is .*P2/ED"):
+        find_stacks(tmp_path / "data")
+
+
+def test_the_folder_of_stacks(prepared, official, monkeypatch):
+    assert find_stacks_folder(prepared) == find_stacks_folder(prepared / "images") == str(prepared / "images")
+    assert find_stacks_folder(next((prepared / "images").iterdir())) == str(prepared / "images")
+    monkeypatch.chdir(prepared.parent)
+    assert find_stacks_folder(f"{prepared.name}/images") == str(prepared / "images")
+    folder = next(official.glob("SCD_IMAGES_01/*/CINESAX_300"))
+    assert find_stacks_folder(folder) == str(folder.parent)
+    assert find_stacks_folder("nowhere") == "nowhere"
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,19 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+import phantom_folders
 import pydicom
 import pytest
-from dicom_layouts import LAYOUTS, random_cine
+from dicom_layouts import LAYOUTS as DICOM_LAYOUTS
+from dicom_layouts import random_cine
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from phantom_layouts import ALL_LAYOUTS
 
 from monai_iln.datasets import check_datalist, inspect_stacks, read_folders, read_sunnybrook
+from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.phantom import write_phantom
-from monai_iln.datasets.prepare import prepare_sunnybrook
+from monai_iln.datasets.prepare import prepare_decathlon, prepare_sunnybrook
 from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.datasets.stacks import DataWarning
@@ -30,7 +33,9 @@ from monai_iln.errors import UserError
 
 EXAMPLES = int(os.environ.get("MONAI_ILN_FUZZ", "150"))
 ACTIONS = choose_actions()
+LAYOUTS = {**ALL_LAYOUTS, **phantom_folders.LAYOUTS}
 LEFT = ("official", "challenge", "arterys", "png")
+LABELS = {"emidec": "left-ventricle"}  # of the others it is the right ventricle
 SMALL = {"subjects": 2, "slices": 6, "phases": 2, "size": 96}
 ALLOWED = settings(
     max_examples=EXAMPLES,
@@ -43,7 +48,9 @@ ALLOWED = settings(
 
 
 def read(layout, folder):
-    return read_sunnybrook(folder) if layout in LEFT else read_folders([folder])
+    if layout in LEFT:
+        return read_sunnybrook(folder)
+    return read_folders([folder], label=LABELS.get(layout, "right-ventricle"))
 
 
 class Data(NamedTuple):
@@ -59,9 +66,9 @@ class Data(NamedTuple):
         return self.layout
 
 
-@pytest.fixture(scope="module", params=ALL_LAYOUTS)
+@pytest.fixture(scope="module", params=LAYOUTS)
 def data(request, tmp_path_factory):
-    folder = write_phantom(tmp_path_factory.mktemp("fuzz") / "data", layout=ALL_LAYOUTS[request.param], **SMALL)
+    folder = write_phantom(tmp_path_factory.mktemp("fuzz") / "data", layout=LAYOUTS[request.param], **SMALL)
     reading = read(request.param, folder)
     truth = {
         (stack.subject, stack.phase, number): (stack.image[..., index], stack.label[..., index])
@@ -71,7 +78,8 @@ def data(request, tmp_path_factory):
     assert truth
     # Files of labels first: the frames of a cine that nobody labelled would have nearly all the damage otherwise.
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    labels = [file for file in files if any(word in str(file) for word in ("contour", "Labels", "_gt", "_rv", ".txt"))]
+    words = ("contour", "Contours", "Labels", "labelsTr", "masks", "_gt", "_rv", ".txt")
+    labels = [file for file in files if any(word in str(file) for word in words)]
     labelled = {Path(file).relative_to(folder) for stack in reading.stacks for file in stack.files}
     return Data(request.param, folder, [*labels, *sorted(labelled), *files], {*labels}, truth)
 
@@ -109,6 +117,11 @@ def alike(one, other):
     return (one != other).sum() <= 12 + 0.2 * (int(one.sum()) + int(other.sum()))
 
 
+def has_hole(victim, label, truth):
+    """Whether voxels became background in a file without a checksum, which nobody can notice either."""
+    return victim.suffix == ".img" and bool((label <= truth).all())
+
+
 @pytest.mark.slow
 @ALLOWED
 @given(choice=st.data())
@@ -139,7 +152,8 @@ def test_damaged_files(data, choice):
             assert stack.label.max() <= 1
             if key not in suspected and victim in labels:
                 assert stack.label[..., index].shape == label.shape
-                assert alike(stack.label[..., index], label), key
+                found = stack.label[..., index]
+                assert alike(found, label) or has_hole(victim, found, label), key
             elif key not in suspected:
                 np.testing.assert_array_equal(stack.label[..., index], label)
                 if (folder / victim).with_suffix("") not in {Path(file).with_suffix("") for file in stack.files}:
@@ -335,6 +349,41 @@ def test_damaged_datalists(datalist, choice):
     assert [(item["image"], item["label"]) for item in items] == [(item["image"], item["label"]) for item in whole]
 
 
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    folder = phantom_folders.write_decathlon(tmp_path_factory.mktemp("decathlon") / "Task06", ["l_1", "l_2", "l_3"])
+    truth = {str(path): read_volume(path)[0] for path in folder.rglob("l_*")}
+    return folder, {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}, truth
+
+
+@pytest.mark.slow
+@ALLOWED
+@given(choice=st.data())
+def test_damaged_lists_of_volumes(volumes, tmp_path_factory, choice):
+    """What is left passes the check, names the files that belong together, and the rest is reported."""
+    folder, whole, truth = volumes
+    victim = choice.draw(st.sampled_from([folder / "dataset.json", *sorted(whole)]))
+    output = tmp_path_factory.mktemp("out") / "out"
+    try:
+        victim.write_bytes(damage(choice.draw, whole[victim]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            items = check_datalist(prepare_decathlon(folder, output, folds=1))
+        told = (output / "exclusions.csv").read_text(encoding="utf-8", errors="replace")
+        kept = {item[key]: read_volume(item[key])[0] for item in items for key in ("image", "label")}
+    except UserError as error:
+        assert len(str(error)) > 40  # noqa: PT017
+        return
+    finally:
+        victim.write_bytes(whole[victim])
+    for item in items:
+        assert Path(item["image"]).name == Path(item["label"]).name
+    if victim.name != "dataset.json":
+        for path, array in kept.items():
+            np.testing.assert_array_equal(array, truth[path])
+        assert len(items) == 3 or victim.name in told, "nothing is lost in silence"
+
+
 @pytest.mark.slow
 @ALLOWED
 @given(
@@ -362,9 +411,9 @@ def test_paths_with_anything_in_them(tmp_path, official, stacks):
     assert len(check_datalist(prepare_sunnybrook(folder, tmp_path / "o ü [2]"))) == len(stacks)
 
 
-CINES = (
-    LAYOUTS if EXAMPLES > 1000 else ("one_series", "kaggle", "numbers_missing", "enhanced", "enhanced_for_each_slice")
-)
+CINES = ("one_series", "kaggle", "numbers_missing", "enhanced", "enhanced_for_each_slice")
+if EXAMPLES > 1000:
+    CINES = tuple(DICOM_LAYOUTS)
 
 
 @pytest.fixture(scope="module", params=CINES)
@@ -372,7 +421,7 @@ def dicom(request, tmp_path_factory):
     """A short-axis cine in a layout of DICOM, one phase of it, and what is read of them."""
     folder = tmp_path_factory.mktemp("dicom")
     for phases in (4, 1):
-        LAYOUTS[request.param](folder / str(phases), random_cine()[:, :phases])
+        DICOM_LAYOUTS[request.param](folder / str(phases), random_cine()[:, :phases])
     return folder, {phases: read_stack(folder / str(phases), 1)[1] for phases in (4, 1)}
 
 

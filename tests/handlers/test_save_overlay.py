@@ -2,9 +2,11 @@ import numpy as np
 import torch
 from engines import disc, evaluate, one_hot, stack
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from PIL import Image
 
 from monai_iln.handlers import SaveOverlay
+from monai_iln.handlers.overlays import _titles
 
 
 def test_contact_sheet(tmp_path):
@@ -34,6 +36,35 @@ def test_large_contact_sheets_are_thinned_and_start_anew(tmp_path, monkeypatch):
         assert sheet.height < 2 * 172, "one row"
     engine.run([5], 1)
     assert drawn() == 5
+
+
+def test_titles():
+    assert _titles(["SC-N-02 ED", "slice"]) == {"SC-N-02 ED": "SC-N-02 ED", "slice": "slice"}
+    assert _titles(["/data/ED.nii.gz"]) == {"/data/ED.nii.gz": "ED"}
+    assert _titles(["/data/a.nii", "/data/b.c.nii.gz"]) == {"/data/a.nii": "a", "/data/b.c.nii.gz": "b.c"}
+    assert _titles(["/data/series 3"]) == {"/data/series 3": "series 3"}
+    files = ["/data/subject01/ED.nii.gz", "/data/subject02/rest/ED.nii.gz"]
+    assert [*_titles(files).values()] == ["subject01/ED", "subject02/rest/ED"]
+    assert [*_titles([f"/data/{'x' * 30}1.nii"]).values()] == ["x" * 19 + "1"]
+
+
+def test_stacks_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    captions = []
+    monkeypatch.setattr(
+        "monai_iln.handlers.overlays.contact_sheet",
+        lambda tiles: captions.extend(caption for caption, _ in tiles) or Image.new("RGB", (1, 1)),
+    )
+    image = torch.rand(1, 8, 8, 2)
+    stacks = [MetaTensor(image, meta={"filename_or_obj": f"{tmp_path}/{name}/ED.nii.gz"}) for name in ("P1", "P2")]
+
+    def step(engine, stack):
+        engine.state.batch = [{}]
+        return [{"image": stack, "pred": torch.zeros(1, 8, 8, 2)}]
+
+    engine = Engine(step)
+    SaveOverlay(str(tmp_path / "overlay.png")).attach(engine)
+    engine.run(stacks, 1)
+    assert captions == ["P1/ED 1", "P1/ED 2", "P2/ED 1", "P2/ED 2"]
 
 
 def yellow(path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,21 @@ from monai_iln.errors import UserError
 from monai_iln.extras import require_extra
 
 
-def read_grey(path: Path) -> NDArray[Any]:
-    """Read an image as grey values, of 16 bits if the file has so many.
+class Picture(NamedTuple):
+    """A picture.
+
+    Attributes:
+        grey: The grey values ``(H, W)``, of 16 bits if the file has so many.
+        has_colours: Whether the file has colours or transparency, which the grey values do not tell. A palette of greys
+            and three equal channels are none.
+    """
+
+    grey: NDArray[Any]
+    has_colours: bool
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a picture as grey values.
 
     Args:
         path: The file.
@@ -32,8 +45,10 @@ def read_grey(path: Path) -> NDArray[Any]:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels")
             if image.mode.startswith("I"):  # 16 bits, which convert would clip to 8
-                return np.asarray(image)
-            return np.asarray(image.convert("L"), dtype=np.uint8)
+                return Picture(np.asarray(image), has_colours=False)
+            grey = np.asarray(image.convert("L"), dtype=np.uint8)
+            alike = np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=-1)
+            return Picture(grey, has_colours=not np.array_equal(np.asarray(image.convert("RGBA")), alike))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # PIL calls a broken PNG a SyntaxError
         raise UserError(f"{path}: cannot be read as an image ({error}). Copy or download it again.") from error

@@ -45,6 +45,7 @@ REASONS = {
     "low-contrast": Reason("keep", "the blood pool under the mask is hard to tell from its surroundings"),
     "area-jump": Reason("keep", "the area is out of line with the neighbouring slices, or grows in systole"),
     "not-inspected": Reason("keep", "the label encloses no cavity by which it could be compared with its image"),
+    "colours": Reason("keep", "the picture has colours, of which only the brightness is taken"),
     "contradictory-header": Reason(
         "keep", "parts of a header contradict each other; the finding says what is believed"
     ),

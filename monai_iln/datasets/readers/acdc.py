@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 
 from monai_iln.datasets.readers.matching import Files, PairCollector, PairedFiles, find_volumes
-from monai_iln.datasets.readers.structures import find_structure
+from monai_iln.datasets.readers.structures import Label, find_structures
 from monai_iln.datasets.readers.tables import INFO_NAME, SubjectInfo, read_info
 from monai_iln.datasets.readers.volumes import read_pairs
 from monai_iln.datasets.stacks import Finding, ReaderOutput
 
 #: The values of the label files.
-VALUES = {"right-ventricle": 1, "myocardium": 2, "left-ventricle": 3}
+VALUES = {"right-ventricle": (1,), "myocardium": (2,), "left-ventricle": (3,)}
 _NAME = re.compile(r"(?P<subject>.+)_frame(?P<frame>\d+)(?P<gt>_gt)?", re.IGNORECASE)
 
 
@@ -24,10 +24,9 @@ def holds(files: Files) -> bool:
     return any(path.name.casefold() == INFO_NAME for path in files) and any(find_volumes(files, _NAME))
 
 
-def read(files: Files, label: str | int, progress: bool = False) -> ReaderOutput:
+def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
     """Read the labelled frames, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
-    structure = find_structure(label, VALUES)
-    return read_pairs(find_pairs(files), structure, progress)
+    return read_pairs(find_pairs(files), find_structures(label, VALUES), progress)
 
 
 def find_pairs(files: Files) -> PairedFiles:

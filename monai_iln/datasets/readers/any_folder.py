@@ -14,13 +14,11 @@ from unicodedata import normalize
 
 from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_volume
 from monai_iln.datasets.readers.matching import PHASE_WORDS, FilePair, Files, PairedFiles, below_source, list_volumes
-from monai_iln.datasets.readers.structures import find_structure, label_values
+from monai_iln.datasets.readers.structures import MOST_VALUES, Label, find_structures, label_values
 from monai_iln.datasets.readers.tables import read_tables
 from monai_iln.datasets.readers.volumes import read_pairs
 from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError
-
-_MOST_LABELS = 16  # values of a label file; images, of 8 bit too, have more
 
 
 class _Volume(NamedTuple):
@@ -61,10 +59,10 @@ def holds(files: Files) -> bool:
     return bool(list_volumes(files))
 
 
-def read(files: Files, label: str | int, progress: bool = False) -> ReaderOutput:
+def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
     """Read the labelled frames, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
-    structure = find_structure(label, {})
-    return read_pairs(find_pairs(files), structure, progress)
+    wanted = find_structures(label, {})
+    return read_pairs(find_pairs(files), wanted, progress)
 
 
 def find_pairs(files: Files) -> PairedFiles:
@@ -123,7 +121,7 @@ def _look_at(path: Path, folder: Path) -> _Volume:
     except UserError:  # told when the pair is read
         return _Volume(path, words, "", ())
     values = label_values(array)
-    is_label = values is not None and len(values) <= _MOST_LABELS
+    is_label = values is not None and len(values) <= MOST_VALUES
     return _Volume(path, words, "label" if is_label else "image", array.shape)
 
 

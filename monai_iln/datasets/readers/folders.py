@@ -1,4 +1,4 @@
-"""Data with a folder for each subject: ACDC, M&Ms, M&Ms-2, RVSC, CHLA, and folders of one's own."""
+"""Short-axis stacks in public layouts, such as ACDC, M&Ms, EMIDEC, nnU-Net's and RVSC, and in folders of one's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monai_iln.datasets.formats.listing import list_files
 from monai_iln.datasets.readers.layouts import FOLDER_LAYOUTS
 from monai_iln.datasets.readers.matching import Files
 from monai_iln.datasets.readers.patterns import find_by_pattern
-from monai_iln.datasets.readers.structures import find_structure
+from monai_iln.datasets.readers.structures import Label, find_structures, list_labels
 from monai_iln.datasets.readers.volumes import read_pairs
 from monai_iln.datasets.stacks import ReaderOutput
 from monai_iln.errors import UserError
@@ -22,13 +22,13 @@ class _Reader(Protocol):
 
     def holds(self, files: Files) -> bool: ...
 
-    def read(self, files: Files, label: str | int, progress: bool) -> ReaderOutput: ...
+    def read(self, files: Files, label: Label, progress: bool) -> ReaderOutput: ...
 
 
 def read_folders(
     sources: Sequence[Path],
     *,
-    label: str | int = "right-ventricle",
+    label: Label = "right-ventricle",
     layout: str | None = None,
     image: str | None = None,
     mask: str | None = None,
@@ -36,23 +36,32 @@ def read_folders(
 ) -> ReaderOutput:
     r"""Read every labelled frame, one stack for each subject and phase.
 
-    Layouts: *acdc* (``patient001/Info.cfg``, ``patient001_frame01.nii.gz``, ``patient001_frame01_gt.nii.gz``), *mnms*
-    (``A0S9V9_sa.nii.gz``, ``A0S9V9_sa_gt.nii.gz`` of all times; M&Ms-2: ``001_SA_ED.nii.gz``, ``001_SA_ED_gt.nii.gz``),
-    *rvsc* (DICOM and contours, see :mod:`monai_iln.datasets.readers.rvsc`), and *folders*, any other: a folder for each
-    subject, named after it. There a file of few whole numbers is a label. It belongs to the image with the same numbers
-    and phase in its name, or whose name it extends, and most words in common. A name in several formats is read once,
-    hidden files are not read.
+    Layouts:
+
+    - *acdc*: ``patient001/Info.cfg``, ``patient001_frame01.nii.gz``, ``patient001_frame01_gt.nii.gz``.
+    - *mnms*: ``A0S9V9_sa.nii.gz``, ``A0S9V9_sa_gt.nii.gz`` of all times; ``001_SA_ED.nii.gz``, ``001_SA_ED_gt.nii.gz``.
+    - *emidec*: ``Case_P001/Images/Case_P001.nii.gz``, ``Case_P001/Contours/Case_P001.nii.gz``.
+    - *nnunet*: ``imagesTr/patient001_ED_0000.nii.gz``, ``labelsTr/patient001_ED.nii.gz``, ``dataset.json``.
+    - *rvsc*: DICOM and contours, see :mod:`monai_iln.datasets.readers.rvsc`.
+    - *pictures*: ``P1/ED/images/001.png``, ``P1/ED/masks/001.png``, see :mod:`monai_iln.datasets.readers.pictures`.
+    - *folders*, any other: a folder of volumes for each subject, named after it. A file of few whole numbers is a
+      label. It belongs to the image with the same numbers and phase in its name, or whose name it extends, and most
+      words in common. A name in several formats is read once, hidden files are not read.
 
     Phases are *ED* and *ES* where a name, ``Info.cfg`` or a table says so. Of a cine with two labelled times and no
-    table, the one with the larger cavity is *ED*. Else the phase is what tells the names apart, or *1*.
+    table, the one with the larger cavity is *ED*, and so it is of two frames in nnU-Net's data. Else the phase is what
+    tells the names apart, or *1*.
 
     Tables are CSV files in the sources with a column for the subject (``subject``, ``External code``...). Strata come
     from them (``disease``, ``Pathology``, ``Vendor``...), and the times ``ED`` and ``ES`` of a cine.
 
     Args:
         sources: Folders, or single files.
-        label: One of :data:`~monai_iln.datasets.readers.layouts.STRUCTURES`, or a value of the label files. In
-            *folders* a name stands for all values but 0, so labels with several values need the number.
+        label: One of :data:`~monai_iln.datasets.readers.layouts.STRUCTURES`, another structure that the data set names
+            (*emidec*: ``infarction``, ``no-reflow``; *nnunet*: as in ``dataset.json``), or a value of the files. In
+            *folders* and *pictures* a name stands for all values but 0, so labels with several values need the number.
+            Several structures make one map, with the values 1, 2, ... in their order; where two overlap, the later one
+            counts, and a phase without one of the ventricles or the myocardium is left out.
         layout: One of :data:`~monai_iln.datasets.readers.layouts.FOLDER_LAYOUTS`, or ``None`` to find out.
         image: A pattern for the paths of images below a source, where the rule of *folders* does not find them, such as
             ``"{subject}/{phase}.nii.gz"``. Without ``{phase}`` there is one phase; ``*`` is any part of a name.
@@ -73,6 +82,8 @@ def read_folders(
         >>> len(output.stacks)  # doctest: +SKIP
         200
     """
+    labels = list_labels(label)
+    label = labels[0] if len(labels) == 1 else tuple(labels)
     files: dict[Path, Path] = {}
     for source in map(Path, sources):
         folder = source if source.is_dir() else source.parent
@@ -85,8 +96,8 @@ def read_folders(
             "come as a pair, and for the layout folders alone. Give both, and no other layout."
         )
     else:
-        structure = find_structure(label, {})
-        stacks, findings = read_pairs(find_by_pattern(files, image, mask), structure, progress)
+        wanted = find_structures(label, {})
+        stacks, findings = read_pairs(find_by_pattern(files, image, mask), wanted, progress)
     return ReaderOutput(sorted(stacks, key=lambda stack: (stack.subject, stack.phase)), findings)
 
 
@@ -107,8 +118,8 @@ def _choose_reader(files: Files, sources: Sequence[Path], layout: str | None) ->
         other = f", or the layout {found[-1]}" if found else ""
         raise UserError(
             f"{where}: no data of the layout {layout or ' or '.join(FOLDER_LAYOUTS)}; files there are {names}. Images "
-            "and labels must be volumes (.nii, .nii.gz, .hdr, .nrrd, .mha) named as the layout has it: give the folder "
-            f"that holds them{other}."
+            "and labels must be volumes (.nii, .nii.gz, .hdr, .nrrd, .mha) or PNG pictures, named as the layout has "
+            f"them: give the folder that holds them{other}."
         )
     return readers[layout or [*published, "folders"][0]]
 

@@ -7,7 +7,15 @@ returns a :class:`~monai_iln.datasets.stacks.ReaderOutput`. ``files`` maps every
 """
 
 #: The layouts of ``monai-iln prepare folders``, and the module that reads each. Any other layout is *folders*.
-FOLDER_LAYOUTS = {"acdc": "acdc", "mnms": "mnms", "rvsc": "rvsc", "folders": "any_folder"}
+FOLDER_LAYOUTS = {
+    "acdc": "acdc",
+    "mnms": "mnms",
+    "emidec": "emidec",
+    "nnunet": "nnunet",
+    "rvsc": "rvsc",
+    "pictures": "pictures",
+    "folders": "any_folder",
+}
 
 #: The layouts of ``monai-iln prepare sunnybrook``.
 SUNNYBROOK_LAYOUTS = ("dicom", "png")
@@ -22,3 +30,9 @@ CONTOURED_STRUCTURES = {
     "myocardium": ("i", "o"),
     "papillary-muscles": ("p1", "p2"),
 }
+
+#: What folders of images and of labels are called, in lower case.
+IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "imagestr"})
+LABEL_FOLDERS = frozenset(
+    {"label", "labels", "labelstr", "mask", "masks", "seg", "segmentation", "segmentations", "gt", "contours"}
+)

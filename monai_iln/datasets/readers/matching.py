@@ -22,12 +22,21 @@ PHASE_WORDS = {
 
 
 class FilePair(NamedTuple):
-    """An image and its label. The phase is empty where no name tells it."""
+    """An image and its label.
+
+    Attributes:
+        subject: The subject.
+        phase: The phase, empty where no name tells it.
+        image: The file of the image.
+        label: The file of the label.
+        time: The time in a cine, from 0, of files that hold one frame of it.
+    """
 
     subject: str
     phase: str
     image: Path
     label: Path
+    time: int | None = None
 
 
 class PairedFiles(NamedTuple):

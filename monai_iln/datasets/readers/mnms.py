@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 
 from monai_iln.datasets.readers.matching import Files, PairCollector, PairedFiles, find_volumes
-from monai_iln.datasets.readers.structures import find_structure
+from monai_iln.datasets.readers.structures import Label, find_structures
 from monai_iln.datasets.readers.volumes import read_pairs
 from monai_iln.datasets.stacks import ReaderOutput
 
 #: The values of the label files.
-VALUES = {"left-ventricle": 1, "myocardium": 2, "right-ventricle": 3}
+VALUES = {"left-ventricle": (1,), "myocardium": (2,), "right-ventricle": (3,)}
 _NAME = re.compile(r"(?P<subject>.+)_sa(?:_(?P<phase>ed|es))?(?P<gt>_gt)?", re.IGNORECASE)
 
 
@@ -23,10 +23,9 @@ def holds(files: Files) -> bool:
     return any(match["gt"] for _, match in find_volumes(files, _NAME))
 
 
-def read(files: Files, label: str | int, progress: bool = False) -> ReaderOutput:
+def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
     """Read the labelled frames, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
-    structure = find_structure(label, VALUES)
-    return read_pairs(find_pairs(files), structure, progress)
+    return read_pairs(find_pairs(files), find_structures(label, VALUES), progress)
 
 
 def find_pairs(files: Files) -> PairedFiles:

@@ -22,7 +22,7 @@ def find_by_pattern(files: Files, image: str, mask: str) -> PairedFiles:
     Raises:
         UserError: If a pattern is malformed or matches no file, or two files are of one subject and phase.
     """
-    image_pattern, mask_pattern = _compile(image), _compile(mask)
+    image_pattern, mask_pattern = compile_pattern(image), compile_pattern(mask)
     if ("phase" in image_pattern.groupindex) != ("phase" in mask_pattern.groupindex):
         raise UserError(f"{image!r} and {mask!r}: only one of them has {{phase}}. Use it in both, or in neither.")
     collector = PairCollector()
@@ -47,8 +47,19 @@ def find_by_pattern(files: Files, image: str, mask: str) -> PairedFiles:
     return collector.with_tables(files)
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a pattern. A placeholder that comes again stands for the same text."""
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """The regular expression of a pattern. A placeholder that comes again stands for the same text.
+
+    Args:
+        pattern: The pattern, with ``{subject}``, ``{phase}`` and ``*``.
+
+    Raises:
+        UserError: If it has another placeholder, or no ``{subject}``.
+
+    Example:
+        >>> compile_pattern("{subject}_*").fullmatch("hippocampus_001_L")["subject"]
+        'hippocampus_001'
+    """
     parts = re.split(r"(\{[^}]*\}|\*)", normalize("NFC", pattern).removeprefix("./"))
     seen: set[str] = set()
     regex = ""

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.contours import FILE_NAME
 from monai_iln.datasets.formats.listing import Sources, is_dicom, list_files, list_sources
-from monai_iln.datasets.formats.png import read_grey
+from monai_iln.datasets.formats.png import read_picture
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.readers.contoured import read_cines
 from monai_iln.datasets.readers.labelled import LabelledFrame, make_stacks, name_phases
@@ -235,11 +235,14 @@ def _read_png(images: Sequence[Path], labels: Sequence[Path], progress: bool) ->
         for number, path in sorted(numbers.items()):
             slice_, phase = divmod(number - 1, _PNG_PHASES)
             try:
-                image, mask = read_grey(path), _read_mask(path)
+                picture, mask = read_picture(path), _read_mask(path)
             except UserError as error:
                 output.findings.append(Finding("unreadable", subject, "", slice_ + 1, str(path), str(error)))
                 continue
-            labelled.append(LabelledFrame(slice_, phase, image, mask, mask, path))
+            if picture.has_colours:
+                detail = "its brightness is taken; what is drawn into an image is learnt"
+                output.findings.append(Finding("colours", subject, "", slice_ + 1, str(path), detail))
+            labelled.append(LabelledFrame(slice_, phase, picture.grey, mask, mask, path))
         names = name_phases(labelled, _PNG_PHASES)
         stacks, findings = make_stacks(subject, _stratum(subject), labelled, names, lambda _: np.eye(4))
         output.stacks.extend(stacks)
@@ -264,7 +267,7 @@ def _label_of(image: Path) -> Path:
 
 def _read_mask(image: Path) -> NDArray[np.uint8]:
     path = _label_of(image)
-    mask = read_grey(path)
+    mask = read_picture(path).grey
     values = np.unique(mask)
     if not np.isin(values, (0, 255)).all():
         raise UserError(f"{path}: holds the values {values[:5]}. A mask holds 0 and 255 only: export it again.")

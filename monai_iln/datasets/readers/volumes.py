@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,48 +15,80 @@ from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import MOST_VOXELS, displacement, slice_axis
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.readers.matching import FilePair, PairedFiles
-from monai_iln.datasets.readers.structures import Structure, label_values, refuse_several_values
+from monai_iln.datasets.readers.structures import Wanted, label_values, refuse_several_values
 from monai_iln.datasets.readers.tables import SubjectInfo, find_stratum, find_times
 from monai_iln.datasets.stacks import Finding, ReaderOutput, Stack
 from monai_iln.errors import UserError
 
 
-class _LabelledVolume(NamedTuple):
-    """An image and its label at one time. The time counts from 0; it is ``None`` where the files hold only one."""
+class LabelledVolume(NamedTuple):
+    """An image and its label at one time.
+
+    Attributes:
+        pair: The files, and whose they are.
+        time: The time, from 0, or ``None`` where the files hold only one.
+        image: An array ``(H, W, Z)``.
+        label: An array ``(H, W, Z)`` of the values in the file.
+        affine: The affine to RAS millimetres.
+        slices: The numbers of the slices, from 1; empty if they are all of one file.
+        files: The files of the slices; empty if they are all of one file.
+    """
 
     pair: FilePair
     time: int | None
     image: NDArray[Any]
     label: NDArray[Any]
     affine: NDArray[np.float64]
+    slices: tuple[int, ...] = ()
+    files: tuple[str, ...] = ()
 
     def finding(self, reason: str, phase: str, detail: str) -> Finding:
         return Finding(reason, self.pair.subject, phase, None, str(self.pair.label), detail)
 
 
-def read_pairs(paired: PairedFiles, structure: Structure, progress: bool = False) -> ReaderOutput:
+def read_pairs(paired: PairedFiles, wanted: Wanted, progress: bool = False) -> ReaderOutput:
     """Read pairs of volumes, one stack for each subject and phase.
 
     Args:
         paired: The pairs, and what is known about their subjects.
-        structure: The structure of the label files that is labelled 1 in the stacks.
+        wanted: The structures of the label files that are labelled 1, 2, ... in the stacks.
         progress: Shows a bar.
 
     Raises:
         UserError: If two frames are of one subject and phase, or labels have several values and none was chosen.
     """
     findings = list(paired.findings)
-    read: list[list[_LabelledVolume]] = []
+    read: dict[FilePair | str, list[LabelledVolume]] = defaultdict(list)
     for pair in track(sorted(paired.pairs), "Reading", "pair", progress):
-        if volumes := _read_pair(pair, findings):
-            read.append(volumes)
-    if structure.value is None:
-        refuse_several_values([volume.label for volumes in read for volume in volumes])
+        if volumes := _read_pair(pair, findings):  # frames in files of their own are named together, as in a cine
+            read[pair if pair.time is None else pair.subject] += volumes
+    return make_stacks(read.values(), paired.subjects, wanted, findings)
+
+
+def make_stacks(
+    groups: Collection[Sequence[LabelledVolume]],
+    subjects: Mapping[str, SubjectInfo],
+    wanted: Wanted,
+    findings: list[Finding],
+) -> ReaderOutput:
+    """Name the phases of volumes and take the structures that are wanted, one stack for each subject and phase.
+
+    Args:
+        groups: The volumes, those of one cine together.
+        subjects: What is written about each subject.
+        wanted: The structures of the label files that are labelled 1, 2, ... in the stacks.
+        findings: What was found so far. What is found here joins it.
+
+    Raises:
+        UserError: If two volumes are of one subject and phase, or labels have several values and none was chosen.
+    """
+    if wanted.first.values is None:
+        refuse_several_values([volume.label for volumes in groups for volume in volumes])
     stacks: dict[tuple[str, str], Stack] = {}
-    for volumes in read:
-        info = paired.subjects.get(volumes[0].pair.subject, {})
-        for volume, phase in _name_phases(volumes, info, structure):
-            stack = _make_stack(volume, phase, find_stratum(info), structure)
+    for volumes in groups:
+        info = subjects.get(volumes[0].pair.subject, {})
+        for volume, phase in _name_phases(volumes, info, wanted):
+            stack = _make_stack(volume, phase, find_stratum(info), wanted)
             if isinstance(stack, Finding):
                 findings.append(stack)
             else:
@@ -63,10 +96,10 @@ def read_pairs(paired: PairedFiles, structure: Structure, progress: bool = False
     return ReaderOutput(list(stacks.values()), findings)
 
 
-def _read_pair(pair: FilePair, findings: list[Finding]) -> list[_LabelledVolume]:
+def _read_pair(pair: FilePair, findings: list[Finding]) -> list[LabelledVolume]:
     """The labelled times of a pair, slices last; none if it cannot be used. What is wrong joins the findings."""
 
-    def tell(reason: str, detail: str, path: Path = pair.label) -> list[_LabelledVolume]:
+    def tell(reason: str, detail: str, path: Path = pair.label) -> list[LabelledVolume]:
         findings.append(Finding(reason, pair.subject, pair.phase, None, str(path), detail))
         return []
 
@@ -96,24 +129,24 @@ def _read_pair(pair: FilePair, findings: list[Finding]) -> list[_LabelledVolume]
     image, label = (array.transpose(*order, *range(3, array.ndim)) for array in (image, label))
     affine[:, :3] = affine[:, order]
     if image.ndim == 3:
-        return [_LabelledVolume(pair, None, image, label, affine)]
+        return [LabelledVolume(pair, pair.time, image, label, affine)]
     times = np.flatnonzero(label.any(axis=(0, 1, 2)))
     if not len(times):
         return tell("empty-label", "no voxel is labelled at any time")
-    return [_LabelledVolume(pair, int(t), image[..., t].copy(), label[..., t].copy(), affine) for t in times]
+    return [LabelledVolume(pair, int(t), image[..., t].copy(), label[..., t].copy(), affine) for t in times]
 
 
 def _name_phases(
-    volumes: Sequence[_LabelledVolume], info: SubjectInfo, structure: Structure
-) -> Iterator[tuple[_LabelledVolume, str]]:
-    """The volumes of a pair with their phases. A time that the table does not name has none."""
+    volumes: Sequence[LabelledVolume], info: SubjectInfo, wanted: Wanted
+) -> Iterator[tuple[LabelledVolume, str]]:
+    """The volumes of a pair or a cine with their phases. A time that the table does not name has none."""
     times = [volume.time for volume in volumes if volume.time is not None]
     if not times:
         yield volumes[0], volumes[0].pair.phase or "1"
         return
     names = find_times(info, times)
     if not names and len(times) == 2:
-        first, second = (int(structure.cavity(volume.label).sum()) for volume in volumes)
+        first, second = (int(wanted.first.cavity(volume.label).sum()) for volume in volumes)
         diastole_first = times if first >= second else times[::-1]
         names = dict(zip(diastole_first, ("ED", "ES"), strict=True))
     if not names:
@@ -122,17 +155,18 @@ def _name_phases(
         yield volume, names.get(time, "")
 
 
-def _make_stack(volume: _LabelledVolume, phase: str, stratum: str, structure: Structure) -> Stack | Finding:
-    if doubt := structure.doubt(volume.label):
+def _make_stack(volume: LabelledVolume, phase: str, stratum: str, wanted: Wanted) -> Stack | Finding:
+    if doubt := wanted.first.doubt(volume.label):
         return volume.finding("label-values", phase, doubt)
     if not phase:
         detail = f"labelled at time {volume.time} (from 0), which the table names neither ED nor ES"
         return volume.finding("third-phase", phase, detail)
-    label = structure.mask(volume.label)
-    if not label.any():
-        wanted, found = structure.value or "of a structure", label_values(volume.label)
-        detail = f"no voxel has the value {wanted}; it holds {found}: choose one of those"
+    if missing := wanted.missing(volume.label):
+        values, found = missing[0].values, label_values(volume.label)
+        sought = " or ".join(map(str, values)) if values else "of a structure"
+        detail = f"no voxel has the value {sought}; it holds {found}: choose one of those"
         return volume.finding("empty-label", phase, detail)
+    label = wanted.label_map(volume.label)
     depth = label.shape[-1]
     return Stack(
         subject=volume.pair.subject,
@@ -141,10 +175,10 @@ def _make_stack(volume: _LabelledVolume, phase: str, stratum: str, structure: St
         image=volume.image,
         label=label,
         affine=volume.affine,
-        slices=tuple(range(1, depth + 1)),
-        files=(str(volume.pair.image),) * depth,
-        pool=structure.pool(volume.label),
-        thick_wall=structure.name in ("left-ventricle", "myocardium"),
+        slices=volume.slices or tuple(range(1, depth + 1)),
+        files=volume.files or (str(volume.pair.image),) * depth,
+        pool=wanted.pool(volume.label),
+        thick_wall=wanted.thick_wall,
     )
 
 

@@ -203,6 +203,14 @@ def test_images_of_16_bits(mirror):
     np.testing.assert_array_equal(stack.image[..., index], grey)
 
 
+def test_colours_of_the_mirror_are_told(mirror):
+    image = first(mirror, "Data/*/Images/*/*.png")
+    colours = np.asarray(Image.open(image).convert("RGB")).copy()
+    colours[5, 5] = 0, 255, 0
+    Image.fromarray(colours).save(image)
+    assert [(f.reason, f.file) for f in read_sunnybrook(mirror).findings] == [("colours", str(image))]
+
+
 def test_values_are_rescaled_where_the_header_asks_for_it(copied, stacks):
     for path in first(copied, "SCD_IMAGES_01/*").glob("CINESAX_300/*.dcm"):
         header = pydicom.dcmread(path)
