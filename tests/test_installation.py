@@ -113,6 +113,8 @@ def test_a_bundle_is_written(bare):
     )
     done = run(bare, write)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: python -m monai.bundle needs fire, yaml, ")
+    assert done.stderr.endswith('Run: pip install "monai-iln[bundle]"\n')
     assert (bare.parent / "rv" / "models" / "model.pt").is_file()
     assert (bare.parent / "rv" / "docs" / "folds.json").is_file()
 

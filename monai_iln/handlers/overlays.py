@@ -36,8 +36,8 @@ class SaveOverlay:
     """Draws a contact sheet of the slices: truth red, prediction green, both yellow.
 
     Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so. A
-    slice is called by subject and phase where the item has them, else by its file, with the folders in which files
-    differ.
+    slice is called by subject and phase where the item has them, else by its file, with its folders where two files
+    have one name.
 
     Where the output has the ``doubts`` of :class:`monai_iln.transforms.DoubtSlices`, a doubted slice has an orange
     frame and says why, and what was removed from it is red. Of more than 480 slices it then shows those that are
@@ -125,12 +125,16 @@ def _frame(caption: str, pixels: NDArray[np.float32], doubts: str) -> Tile:
 
 
 def _titles(names: Sequence[str]) -> dict[str, str]:
-    """The titles of stacks: of a file its folder below the one that all have in common, and its name without type."""
+    """The titles of stacks: of a file its name without type, below the folder of all where two have one name."""
     titles = dict(zip(names, names, strict=True))
     files = [Path(name) for name in names if Path(name).is_absolute()]
-    for file in files:
-        path = file.relative_to(os.path.commonpath([other.parent for other in files]))
-        titles[str(file)] = path.with_name(VOLUME_NAME.sub(r"\g<stem>", path.name)).as_posix()[-_MOST_LETTERS:]
+    stems = [VOLUME_NAME.sub(r"\g<stem>", file.name) for file in files]
+    for file, stem in zip(files, stems, strict=True):
+        title = stem
+        if len(set(stems)) < len(stems):
+            folder = file.parent.relative_to(os.path.commonpath([other.parent for other in files]))
+            title = (folder / stem).as_posix()
+        titles[str(file)] = title if len(title) <= _MOST_LETTERS else f"…{title[1 - _MOST_LETTERS :]}"
     return titles
 
 

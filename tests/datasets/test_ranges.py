@@ -73,6 +73,12 @@ def test_a_table_names_stacks_as_people_do(stacks, tmp_path, name):
     assert ranges(stacks, path, tmp_path) == ["2-9", "3-", "-4"]
 
 
+@pytest.mark.parametrize("ending", ["nii", "nii.gz", "hdr", "img", "nrrd", "nhdr", "mha", "mhd", "MHD"])
+def test_the_ending_of_any_format_may_be_left_out(tmp_path, ending):
+    stacks = [{"image": str(tmp_path / "stacks" / "P1" / f"ED.{ending}")}]
+    assert ranges(stacks, table(tmp_path, "P1/ED,2,9"), tmp_path) == ["2-9"]
+
+
 def test_a_table_of_some_stacks_in_a_spreadsheet_s_dialect(stacks, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("\ufeffnote;last;first;stack\nbasal;9;2;one_ED\n", encoding="utf-8")

@@ -45,7 +45,10 @@ def test_titles():
     assert _titles(["/data/series 3"]) == {"/data/series 3": "series 3"}
     files = ["/data/subject01/ED.nii.gz", "/data/subject02/rest/ED.nii.gz"]
     assert [*_titles(files).values()] == ["subject01/ED", "subject02/rest/ED"]
-    assert [*_titles([f"/data/{'x' * 30}1.nii"]).values()] == ["x" * 19 + "1"]
+    files = [f"/data/subject02/subject02_{phase}.nii.gz" for phase in ("ED", "ES")]
+    files.append("/data/subject17/subject17_ED.nii.gz")
+    assert [*_titles(files).values()] == ["subject02_ED", "subject02_ES", "subject17_ED"], "folders tell nothing more"
+    assert [*_titles([f"/data/{'x' * 30}1.nii"]).values()] == ["…" + "x" * 18 + "1"]
 
 
 def test_stacks_of_one_name_are_told_apart(tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def _choose(folder: Path, cines: Sequence[Cine], series: int | str | None, unfit
     listed = "\n".join(f"  {number}: {cine.describe()}" for number, cine in enumerate(cines, start=1))
     raise UserError(
         f"{folder}: {asked}{len(cines)} stacks:\n{listed}\nOne is segmented at a time: choose it with series (1 to "
-        f"{len(cines)}, or its UID), or give the folder that holds its files alone."
+        f"{len(cines)}, or a UID that it alone has), or give the folder that holds its files alone."
     )
 
 

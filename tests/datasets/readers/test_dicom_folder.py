@@ -89,7 +89,7 @@ def test_a_mixed_export_is_split_and_one_stack_is_chosen(tmp_path):
     assert "\n  4: cine_sax_0, oblique, nearest to sagittal, slices: 5, phases: 4" in message
     assert "SeriesNumbers 10 to 14, 5 UIDs, first file " in message
     assert "\n  5: LAX 30, axial, slices: 1, phases: 4" in message
-    assert "choose it with series (1 to 6, or its UID)" in message
+    assert "choose it with series (1 to 6, or a UID that it alone has)" in message
     with pytest.warns(DataWarning, match="4 files are passed over: .*DICOMDIR: Media Storage Directory"):
         check(tmp_path, series=4)
     with pytest.warns(DataWarning, match="4 files are passed over"):
