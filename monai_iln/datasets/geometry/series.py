@@ -133,12 +133,11 @@ def _misnumbered(slice_: Sequence[Frame], others: Sequence[Sequence[Frame]], mos
         return []
     times = np.array([frame.trigger_time for frame in slice_], dtype=float)
     late = _lateness(times, numbers)
-    if late is None:
-        odd = np.array([frame in _strangers(slice_, others, stride) for frame in slice_])
-    else:
-        odd = _mistimed(times, numbers, late / stride, most)
-        strangers = [frame in _strangers(slice_, others, 0) for frame in slice_]
-        odd &= ~_turned(numbers / stride, late / stride, odd, most) | strangers
+    strangers = _strangers(slice_, others, stride if late is None else 0)
+    odd = np.array([frame in strangers for frame in slice_])
+    if late is not None:
+        mistimed = _mistimed(times, numbers, late / stride, most)
+        odd = mistimed & (~_turned(numbers / stride, late / stride, mistimed, most) | odd)
     return [(slice_[i], f"its number {numbers[i]} does not belong to its slice and time") for i in odd.nonzero()[0]]
 
 
