@@ -203,6 +203,7 @@ def _parse(path: Path, header: Any, number: int | None) -> Frame:
     kind = [*(header.get("FrameType") or header.get("ImageType") or ())]
     kind += [_text(header, name) for name in _KIND]
     slope, intercept = _number(header, "RescaleSlope"), _number(header, "RescaleIntercept")
+    slice_step = abs(float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0))  # some write -8
     frame = Frame(
         path=path,
         instance=number or _whole(header, "InstanceNumber"),
@@ -212,7 +213,7 @@ def _parse(path: Path, header: Any, number: int | None) -> Frame:
         row_direction=(orientation[0], orientation[1], orientation[2]),
         column_direction=(orientation[3], orientation[4], orientation[5]),
         spacing=(rows, columns),
-        slice_step=float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0),
+        slice_step=slice_step,
         index=number - 1 if number else 0,
         uid=_text(header, "SOPInstanceUID"),
         study=tuple(_text(header, name) for name in _STUDY),

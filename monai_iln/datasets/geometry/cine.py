@@ -78,7 +78,7 @@ class Cine:
             f"phases: {phases}",
             "/".join(part for part in first.kind if part.isalpha() and not part.startswith("MONOCHROME")),
             f"SeriesNumber {numbers[0]}" if len(numbers) == 1 else f"SeriesNumbers {numbers[0]} to {numbers[-1]}",
-            f"UID {first.series_uid}" if len(self.series_uids) == 1 else f"{len(self.series_uids)} UIDs",
+            f"UID {first.series_uid or 'of no use'}" if len(self.series_uids) == 1 else f"{len(self.series_uids)} UIDs",
             f"first file {first.path.parent.name}/{first.path.name}",
         ]
         return ", ".join(part for part in parts if part)
@@ -122,13 +122,21 @@ def group_cines(frames: Sequence[Frame]) -> list[Cine]:
         The stacks, in order of their SeriesNumbers.
     """
     cines = []
-    for family in _families(frames):
+    for family in _families(_without_idle_uids(frames)):
         misfits = [misfit for series in _by_series(family) for misfit in find_misfits(series)]
         left_out = {id(frame) for frame, _ in misfits}
         for pile in _piles([frame for frame in family if id(frame) not in left_out]):
             own = [(frame, detail) for frame, detail in misfits if frame.series_uid in pile.series_uids]
             cines.append(_in_order(replace(pile, misfits=own)))
     return sorted(_without_strays(cines), key=lambda one: _age(one.frames))
+
+
+def _without_idle_uids(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The frames, without the UIDs of series where every file has one of its own, as some anonymizers write them."""
+    uids, numbers = {frame.series_uid for frame in frames}, {frame.series_number for frame in frames}
+    if len(numbers) < len(uids) == len(frames):
+        return [replace(frame, series_uid="") for frame in frames]
+    return frames
 
 
 def _families(frames: Sequence[Frame]) -> list[list[Frame]]:
