@@ -187,6 +187,15 @@ def test_a_missing_file_is_told_with_the_counts(tmp_path):
         read_stack(tmp_path, 1)
 
 
+def test_a_copy_that_was_changed_is_told_as_one_too_many(tmp_path):
+    for (slice_, phase), path in files(tmp_path):
+        frame(tmp_path, CINE[slice_, phase], slice_, phase, path.name, SOPInstanceUID=uid(path.name))
+    frame(tmp_path, CINE[2, 1], 2, 1, "again.dcm", SOPInstanceUID=uid("2_1.dcm"), PatientName="another")
+    message = r"4, 4, 5, 4, 4 files .*: too many for that of \S+: (2_1.dcm and again|again.dcm and 2_1).dcm have one"
+    with pytest.raises(UserError, match=message):
+        read_stack(tmp_path, 1)
+
+
 def test_a_missing_slice_is_told_with_its_place(tmp_path):
     for slice_, phase in np.ndindex(SLICES, PHASES):
         if slice_ != 2:
