@@ -105,7 +105,7 @@ def _choose(folder: Path, cines: Sequence[Cine], series: int | str | None, unfit
 def _check(folder: Path, cine: Cine, unfit: Sequence[NotASliceError]) -> None:
     """Refuse a stack in which a file is damaged or missing."""
     for error in unfit:
-        if error.series_uid in cine.series_uids:
+        if error.series_uid and error.series_uid in cine.series_uids:
             raise error
     if cine.misfits:
         told = _first([f"{frame.path} {detail}" for frame, detail in cine.misfits])

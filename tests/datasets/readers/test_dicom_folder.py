@@ -26,6 +26,7 @@ from dicom_layouts import (
     uid,
     write_others,
 )
+from pydicom.uid import UID
 
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.datasets.stacks import DataWarning
@@ -177,6 +178,14 @@ def test_copies_are_passed_over(name, tmp_path):
     shutil.copy(first, tmp_path / "zzz copy.dcm")
     shutil.copytree(tmp_path, tmp_path / "backup")
     with pytest.warns(DataWarning, match=rf"passed over: .*backup.* is a copy of .* and {SLICES * PHASES - 1} more"):
+        check(tmp_path)
+
+
+def test_what_has_no_series_belongs_to_none(tmp_path):
+    LAYOUTS["a_series_for_each_file"](tmp_path, CINE)
+    directory = header(None, SOPClassUID=UID("1.2.840.10008.1.3.10"), SeriesInstanceUID=None, Modality=None)
+    save(directory, tmp_path / "DICOMDIR")
+    with pytest.warns(DataWarning, match="1 files are passed over: .*DICOMDIR: Media Storage Directory"):
         check(tmp_path)
 
 
