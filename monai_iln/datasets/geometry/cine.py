@@ -225,7 +225,7 @@ def _merge_repeats(piles: Sequence[dict[int, Slice]]) -> list[Cine]:
     whole: list[tuple[dict[int, Slice], list[str]]] = []
     for pile in sorted(piles, key=len, reverse=True):
         for big, repeats in whole:
-            is_part = pile.keys() <= big.keys() and 2 * len(pile) <= len(big)
+            is_part = pile.keys() <= big.keys() and 2 * len(pile) <= len(big) and _are_as_long(pile, big)
             if is_part and all(_age(pile[place]) != _age(big[place]) for place in pile):
                 for place, slice_ in pile.items():
                     first, last = sorted((slice_, big[place]), key=_age)

@@ -171,6 +171,16 @@ def test_single_images_beside_a_cine_are_another_stack(tmp_path):
     check(tmp_path, series=1)
 
 
+def test_single_images_of_a_few_slices_are_no_acquisition_again(tmp_path):
+    LAYOUTS["one_series"](tmp_path, CINE)
+    for slice_ in (1, 2):
+        late = {"SeriesInstanceUID": uid("late"), "SeriesNumber": 9, "SeriesDescription": "late enhancement"}
+        frame(tmp_path, CINE[0, 0], slice_, 0, **late)
+    with pytest.raises(UserError, match=r"(?s)1: .*slices: 5, phases: 4.*2: late .*slices: 2, phases: 1,"):
+        read_stack(tmp_path, 1)
+    check(tmp_path, series=1)
+
+
 @pytest.mark.parametrize("name", ["one_series", "uk_biobank"])
 def test_copies_are_passed_over(name, tmp_path):
     LAYOUTS[name](tmp_path, CINE)
