@@ -17,7 +17,7 @@ import numpy as np
 
 from monai_iln.datasets.formats.dicom import Frame
 from monai_iln.datasets.geometry.phases import order_phases
-from monai_iln.datasets.geometry.series import Misfits, find_misfits, split_places
+from monai_iln.datasets.geometry.series import Misfits, find_misfits, split_places, without_idle_uids
 
 SAME_COSINE = 1e-3  # a difference of directions that shifts the corner of an image by less than 0.3 mm
 SAME_SIZE = 1e-3  # relative difference of pixel spacings
@@ -122,21 +122,13 @@ def group_cines(frames: Sequence[Frame]) -> list[Cine]:
         The stacks, in order of their SeriesNumbers.
     """
     cines = []
-    for family in _families(_without_idle_uids(frames)):
+    for family in _families(without_idle_uids(frames)):
         misfits = [misfit for series in _by_series(family) for misfit in find_misfits(series)]
         left_out = {id(frame) for frame, _ in misfits}
         for pile in _piles([frame for frame in family if id(frame) not in left_out]):
             own = [(frame, detail) for frame, detail in misfits if frame.series_uid in pile.series_uids]
             cines.append(_in_order(replace(pile, misfits=own)))
     return sorted(_without_strays(cines), key=lambda one: _age(one.frames))
-
-
-def _without_idle_uids(frames: Sequence[Frame]) -> Sequence[Frame]:
-    """The frames, without the UIDs of series where every file has one of its own, as some anonymizers write them."""
-    uids, numbers = {frame.series_uid for frame in frames}, {frame.series_number for frame in frames}
-    if len(numbers) < len(uids) == len(frames):
-        return [replace(frame, series_uid="") for frame in frames]
-    return frames
 
 
 def _families(frames: Sequence[Frame]) -> list[list[Frame]]:
