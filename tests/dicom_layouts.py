@@ -208,6 +208,18 @@ def a_reference_for_each_series(folder, cine):
 
 
 @layout
+def a_series_for_each_file(folder, cine):
+    for (slice_, phase), pixels in images(cine):
+        frame(folder, pixels, slice_, phase, SeriesInstanceUID=uid(slice_, phase))
+
+
+@layout
+def negative_steps(folder, cine):
+    for (slice_, phase), pixels in images(cine):
+        frame(folder, pixels, slice_, phase, SpacingBetweenSlices="-8")
+
+
+@layout
 def enhanced(folder, cine):
     """One file, phases after phases, the slices of each in order."""
     save(enhanced_dataset(cine, [(s, p) for p in range(cine.shape[1]) for s in range(cine.shape[0])]), folder / "file")

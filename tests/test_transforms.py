@@ -131,9 +131,12 @@ def test_an_image_and_its_label_lie_on_one_grid(tmp_path, prepared):
     loaded = LoadStackd(["image", "label"])({"image": image, "label": label})
     assert loaded["image"].shape == loaded["label"].shape
     array, affine = nib.load(image).get_fdata(), nib.load(image).affine
-    for wrong in (nib.Nifti1Image(array[:-1], affine), nib.Nifti1Image(array, affine @ np.diag([-1, 1, 1, 1]))):
+    for wrong, difference in (
+        (nib.Nifti1Image(array[:-1], affine), r"of shape \(\d+, \d+, \d+\), not \("),
+        (nib.Nifti1Image(array, affine @ np.diag([-1, 1, 1, 1])), r"in another place: .* corner lies \d+ voxels away"),
+    ):
         nib.save(wrong, tmp_path / "wrong.nii.gz")
-        with pytest.raises(UserError, match="wrong.nii.gz: the label of .*They lie on one grid"):
+        with pytest.raises(UserError, match=f"wrong.nii.gz: the label of .*, but {difference}.*They lie on one grid"):
             LoadStackd(["image", "label"])({"image": image, "label": tmp_path / "wrong.nii.gz"})
 
 

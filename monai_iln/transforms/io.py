@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
-from monai_iln.datasets.geometry.grids import same_place, slice_axis
+from monai_iln.datasets.geometry.grids import displacement, same_place, slice_axis
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, require
@@ -30,11 +30,14 @@ class _Grid(NamedTuple):
     affine: NDArray[np.float64]
     oriented: bool
 
-    def holds(self, other: _Grid) -> bool:
-        """Whether another grid is this one, up to rounding."""
+    def difference(self, other: _Grid) -> str:
+        """How another grid differs from this one by more than rounding; empty if it does not."""
         if self.shape != other.shape:
-            return False
-        return not (self.oriented and other.oriented) or same_place(self.affine, other.affine, self.shape)
+            return f"of shape {other.shape}, not {self.shape}"
+        if not (self.oriented and other.oriented) or same_place(self.affine, other.affine, self.shape):
+            return ""
+        distance = displacement(self.affine, other.affine, self.shape)
+        return f"in another place: by its affine, a corner lies {distance:.3g} voxels away"
 
 
 class LoadStack(Transform):
@@ -137,10 +140,10 @@ class LoadStackd(MapTransform):
         stacks = {}
         for key, (pixels, grid) in read.items():
             _, expected = read[first]
-            if not expected.holds(grid):
+            if difference := expected.difference(grid):
                 raise UserError(
-                    f"{data[key]}: the {key} of {data[first]}, but shape {grid.shape} and not {expected.shape}, or in "
-                    f"another place by its affine. They lie on one grid: draw or export the {key} on the {first}."
+                    f"{data[key]}: the {key} of {data[first]}, but {difference}. They lie on one grid: draw or export "
+                    f"the {key} on the {first}."
                 )
             values = round_labels(pixels, data[key]) if key == CommonKeys.LABEL else pixels
             stacks[key] = _as_tensor(values, expected.affine, data[key])

@@ -64,7 +64,8 @@ class Frame:
     Attributes:
         path: The file.
         instance: The InstanceNumber, in a file of several frames the number of the frame, from 1; or ``NO_NUMBER``.
-        series: What all frames share of a series of :func:`~monai_iln.datasets.geometry.series.find_series`.
+        series: What frames share, beside their UID, in a series of
+            :func:`~monai_iln.datasets.geometry.series.find_series`.
         shape: The rows and columns.
         position: The centre of the first pixel.
         row_direction: The direction in which columns count.
@@ -199,25 +200,25 @@ def _parse(path: Path, header: Any, number: int | None) -> Frame:
     x, y, z = (float(v) for v in header.ImagePositionPatient)
     rows, columns = (float(v) for v in header.PixelSpacing)
     prefix = re.sub(r"-?\d+$|.*\..*", "", path.stem)  # a name with dots is a UID, not that of a series
-    series_uid = _text(header, "SeriesInstanceUID")
     kind = [*(header.get("FrameType") or header.get("ImageType") or ())]
     kind += [_text(header, name) for name in _KIND]
     slope, intercept = _number(header, "RescaleSlope"), _number(header, "RescaleIntercept")
+    slice_step = abs(float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0))  # some write -8
     frame = Frame(
         path=path,
         instance=number or _whole(header, "InstanceNumber"),
-        series=(str(path.parent), prefix, series_uid, *(f"{v:.3f}" for v in orientation)),
+        series=(str(path.parent), prefix, *(f"{v:.3f}" for v in orientation)),
         shape=(int(header.Rows), int(header.Columns)),
         position=(x, y, z),
         row_direction=(orientation[0], orientation[1], orientation[2]),
         column_direction=(orientation[3], orientation[4], orientation[5]),
         spacing=(rows, columns),
-        slice_step=float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0),
+        slice_step=slice_step,
         index=number - 1 if number else 0,
         uid=_text(header, "SOPInstanceUID"),
         study=tuple(_text(header, name) for name in _STUDY),
         reference=_text(header, "FrameOfReferenceUID"),
-        series_uid=series_uid,
+        series_uid=_text(header, "SeriesInstanceUID"),
         series_number=_whole(header, "SeriesNumber"),
         description=_text(header, "SeriesDescription"),
         kind=tuple(map(str, kind)),

@@ -17,7 +17,7 @@ import numpy as np
 
 from monai_iln.datasets.formats.dicom import Frame
 from monai_iln.datasets.geometry.phases import order_phases
-from monai_iln.datasets.geometry.series import Misfits, find_misfits, split_places
+from monai_iln.datasets.geometry.series import Misfits, find_misfits, split_places, without_idle_uids
 
 SAME_COSINE = 1e-3  # a difference of directions that shifts the corner of an image by less than 0.3 mm
 SAME_SIZE = 1e-3  # relative difference of pixel spacings
@@ -78,7 +78,7 @@ class Cine:
             f"phases: {phases}",
             "/".join(part for part in first.kind if part.isalpha() and not part.startswith("MONOCHROME")),
             f"SeriesNumber {numbers[0]}" if len(numbers) == 1 else f"SeriesNumbers {numbers[0]} to {numbers[-1]}",
-            f"UID {first.series_uid}" if len(self.series_uids) == 1 else f"{len(self.series_uids)} UIDs",
+            f"UID {first.series_uid or 'of no use'}" if len(self.series_uids) == 1 else f"{len(self.series_uids)} UIDs",
             f"first file {first.path.parent.name}/{first.path.name}",
         ]
         return ", ".join(part for part in parts if part)
@@ -122,7 +122,7 @@ def group_cines(frames: Sequence[Frame]) -> list[Cine]:
         The stacks, in order of their SeriesNumbers.
     """
     cines = []
-    for family in _families(frames):
+    for family in _families(without_idle_uids(frames)):
         misfits = [misfit for series in _by_series(family) for misfit in find_misfits(series)]
         left_out = {id(frame) for frame, _ in misfits}
         for pile in _piles([frame for frame in family if id(frame) not in left_out]):
@@ -217,7 +217,7 @@ def _merge_repeats(piles: Sequence[dict[int, Slice]]) -> list[Cine]:
     whole: list[tuple[dict[int, Slice], list[str]]] = []
     for pile in sorted(piles, key=len, reverse=True):
         for big, repeats in whole:
-            is_part = pile.keys() <= big.keys() and 2 * len(pile) <= len(big)
+            is_part = pile.keys() <= big.keys() and 2 * len(pile) <= len(big) and _are_as_long(pile, big)
             if is_part and all(_age(pile[place]) != _age(big[place]) for place in pile):
                 for place, slice_ in pile.items():
                     first, last = sorted((slice_, big[place]), key=_age)

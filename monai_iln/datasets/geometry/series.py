@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ Misfits = list[tuple[Frame, str]]
 def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[Path, UserError]]]:
     """All series of DICOM files in and below folders as contours know them, and the files that cannot be read.
 
-    The frames of a series share folder, start of the file name, UID and orientation, because Sunnybrook's series share
+    The frames of a series share folder, start of the file name, orientation and UID, because Sunnybrook's series share
     one UID. Where names decide nothing, see :func:`~monai_iln.datasets.geometry.cine.group_cines`.
 
     Args:
@@ -33,7 +34,7 @@ def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[
         The series, each sorted by InstanceNumber, and each damaged file with what is wrong with it.
     """
     require_extra("reading DICOM", "data", "pydicom")
-    series: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
+    usable: list[Frame] = []
     damaged = []
     for path in sorted({path for folder in folders for path in list_files(folder) if is_dicom(path)}):
         try:
@@ -46,8 +47,23 @@ def find_series(folders: Iterable[Path]) -> tuple[list[list[Frame]], list[tuple[
                 message = f"{path}: no InstanceNumber, by which contours name frames. Export the file again."
                 damaged.append((path, UserError(message)))
             else:
-                series[frame.series].append(frame)
+                usable.append(frame)
+    series: dict[tuple[str, ...], list[Frame]] = defaultdict(list)
+    for frame in without_idle_uids(usable):
+        series[(*frame.series, frame.series_uid)].append(frame)
     return [sorted(frames, key=lambda f: f.instance) for frames in series.values()], damaged
+
+
+def without_idle_uids(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames, without the UIDs of series where every file has one of its own, as some anonymizers write them.
+
+    Args:
+        frames: The frames of any number of series.
+    """
+    uids, numbers = {frame.series_uid for frame in frames}, {frame.series_number for frame in frames}
+    if len(numbers) < len(uids) == len(frames):
+        return [replace(frame, series_uid="") for frame in frames]
+    return list(frames)
 
 
 def split_places(frames: Sequence[Frame]) -> list[list[Frame]]:
@@ -133,12 +149,11 @@ def _misnumbered(slice_: Sequence[Frame], others: Sequence[Sequence[Frame]], mos
         return []
     times = np.array([frame.trigger_time for frame in slice_], dtype=float)
     late = _lateness(times, numbers)
-    if late is None:
-        odd = np.array([frame in _strangers(slice_, others, stride) for frame in slice_])
-    else:
-        odd = _mistimed(times, numbers, late / stride, most)
-        strangers = [frame in _strangers(slice_, others, 0) for frame in slice_]
-        odd &= ~_turned(numbers / stride, late / stride, odd, most) | strangers
+    strangers = _strangers(slice_, others, stride if late is None else 0)
+    odd = np.array([frame in strangers for frame in slice_])
+    if late is not None:
+        mistimed = _mistimed(times, numbers, late / stride, most)
+        odd = mistimed & (~_turned(numbers / stride, late / stride, mistimed, most) | odd)
     return [(slice_[i], f"its number {numbers[i]} does not belong to its slice and time") for i in odd.nonzero()[0]]
 
 

@@ -20,6 +20,8 @@ from monai_iln.datasets.readers.volumes import read_pairs
 from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError
 
+_NOT_THERE = "in its folder has its numbers and phase in the name; for other folders, use patterns for image and mask"
+
 
 class _Volume(NamedTuple):
     """A volume with the words of its name.
@@ -138,7 +140,7 @@ def _match(volumes: Sequence[_Volume]) -> tuple[list[tuple[_Volume, _Volume]], l
             names = ", ".join(image.path.name for image in near)
             lone.append(_Lone(label.path, "mismatch", f"belongs to {names} alike: use patterns for image and mask"))
         else:
-            lone.append(_Lone(label.path, "no-image", "no image in its folder has its numbers and phase in the name"))
+            lone.append(_Lone(label.path, "no-image", f"no image {_NOT_THERE}"))
     pairs = []
     without = []
     for image in images:
@@ -153,7 +155,7 @@ def _match(volumes: Sequence[_Volume]) -> tuple[list[tuple[_Volume, _Volume]], l
     for image in without:
         # A cine beside single frames is what they were taken from.
         if not (len(image.shape) == 4 and pairs):
-            lone.append(_Lone(image.path, "no-label", "no label in its folder has its numbers and phase in the name"))
+            lone.append(_Lone(image.path, "no-label", f"no label {_NOT_THERE}"))
     return pairs, lone
 
 

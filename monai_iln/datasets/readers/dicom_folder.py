@@ -105,20 +105,19 @@ def _choose(folder: Path, cines: Sequence[Cine], series: int | str | None, unfit
 def _check(folder: Path, cine: Cine, unfit: Sequence[NotASliceError]) -> None:
     """Refuse a stack in which a file is damaged or missing."""
     for error in unfit:
-        if error.series_uid in cine.series_uids:
+        if error.series_uid and error.series_uid in cine.series_uids:
             raise error
     if cine.misfits:
         told = _first([f"{frame.path} {detail}" for frame, detail in cine.misfits])
         raise UserError(f"{folder}: a header was changed or damaged. {told}. Restore the file, or remove its slice.")
     counts = cine.counts
     if min(counts) < max(counts):
-        short = [slice_[0] for slice_ in cine.slices if len(slice_) < max(counts)]
         strays = [f"{frame.path}, {detail}" for frame, detail in cine.strays]
         hint = f" It may be {_first(strays)}." if strays else ""
         raise UserError(
             f"{folder}: {', '.join(map(str, counts))} files for the {len(counts)} slices, in order of their places: "
-            f"too few for that of {short[0].path.name}.{hint} Every slice must be there in every phase, once, or "
-            "phases would mix: add what is missing, remove what is there twice."
+            f"{_odd_slice(cine)}.{hint} Every slice must be there in every phase, once, or phases would mix: add what "
+            "is missing, remove what is there twice."
         )
     if counts[0] > 1 and not cine.key:
         raise UserError(
@@ -126,6 +125,21 @@ def _check(folder: Path, cine: Cine, unfit: Sequence[NotASliceError]) -> None:
             "TriggerTime, TemporalPositionIdentifier, AcquisitionTime and InstanceNumber are missing, or the same in "
             "two files of a slice. Export the files again, with one of them."
         )
+
+
+def _odd_slice(cine: Cine) -> str:
+    """The first slice that has not as many files as most, and files of it that are one image."""
+    usual = max(cine.counts, key=lambda count: (cine.counts.count(count), count))
+    slice_ = next(slice_ for slice_ in cine.slices if len(slice_) != usual)
+    if len(slice_) < usual:
+        return f"too few for that of {slice_[0].path.name}"
+    told = f"too many for that of {slice_[0].path.name}"
+    known: dict[tuple[str, int], Frame] = {}
+    for frame in slice_:
+        twin = known.setdefault((frame.uid, frame.index), frame)
+        if frame.uid and twin is not frame:
+            return f"{told}: {twin.path.name} and {frame.path.name} have one SOPInstanceUID"
+    return told
 
 
 def _take_phase(folder: Path, cine: Cine, phase: int | None) -> list[Frame]:

@@ -26,6 +26,7 @@ from dicom_layouts import (
     uid,
     write_others,
 )
+from pydicom.uid import UID
 
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.datasets.stacks import DataWarning
@@ -170,6 +171,16 @@ def test_single_images_beside_a_cine_are_another_stack(tmp_path):
     check(tmp_path, series=1)
 
 
+def test_single_images_of_a_few_slices_are_no_acquisition_again(tmp_path):
+    LAYOUTS["one_series"](tmp_path, CINE)
+    for slice_ in (1, 2):
+        late = {"SeriesInstanceUID": uid("late"), "SeriesNumber": 9, "SeriesDescription": "late enhancement"}
+        frame(tmp_path, CINE[0, 0], slice_, 0, **late)
+    with pytest.raises(UserError, match=r"(?s)1: .*slices: 5, phases: 4.*2: late .*slices: 2, phases: 1,"):
+        read_stack(tmp_path, 1)
+    check(tmp_path, series=1)
+
+
 @pytest.mark.parametrize("name", ["one_series", "uk_biobank"])
 def test_copies_are_passed_over(name, tmp_path):
     LAYOUTS[name](tmp_path, CINE)
@@ -180,10 +191,27 @@ def test_copies_are_passed_over(name, tmp_path):
         check(tmp_path)
 
 
+def test_what_has_no_series_belongs_to_none(tmp_path):
+    LAYOUTS["a_series_for_each_file"](tmp_path, CINE)
+    directory = header(None, SOPClassUID=UID("1.2.840.10008.1.3.10"), SeriesInstanceUID=None, Modality=None)
+    save(directory, tmp_path / "DICOMDIR")
+    with pytest.warns(DataWarning, match="1 files are passed over: .*DICOMDIR: Media Storage Directory"):
+        check(tmp_path)
+
+
 def test_a_missing_file_is_told_with_the_counts(tmp_path):
     LAYOUTS["a_series_for_each_slice"](tmp_path, CINE)
     sorted(tmp_path.iterdir())[7].unlink()
     with pytest.raises(UserError, match=r"(4, )*3(, 4)* files for the 5 slices.*Every slice must be there"):
+        read_stack(tmp_path, 1)
+
+
+def test_a_copy_that_was_changed_is_told_as_one_too_many(tmp_path):
+    for (slice_, phase), path in files(tmp_path):
+        frame(tmp_path, CINE[slice_, phase], slice_, phase, path.name, SOPInstanceUID=uid(path.name))
+    frame(tmp_path, CINE[2, 1], 2, 1, "again.dcm", SOPInstanceUID=uid("2_1.dcm"), PatientName="another")
+    message = r"4, 4, 5, 4, 4 files .*: too many for that of \S+: (2_1.dcm and again|again.dcm and 2_1).dcm have one"
+    with pytest.raises(UserError, match=message):
         read_stack(tmp_path, 1)
 
 

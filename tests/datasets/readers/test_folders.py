@@ -490,6 +490,7 @@ class TestFoldersByRule:
         assert [stack.phase for stack in reading.stacks] == ["ES"]
         left = ({"ED.nii", "ED_rv.nii"} - {lost}).pop()
         assert faults(reading) == [("no-image" if left == "ED_rv.nii" else "no-label", "P1", "", left)]
+        assert "for other folders, use patterns for image and mask" in reading.findings[0].detail
 
     def test_other_images_beside(self, tmp_path):
         home = tmp_path / "P1"

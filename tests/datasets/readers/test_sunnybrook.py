@@ -61,6 +61,18 @@ def test_every_layout_gives_the_truth(layout, tmp_path):
     assert not truths
 
 
+def test_a_uid_of_a_series_for_each_file_tells_no_series(official, copied):
+    for path in copied.rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID = pydicom.uid.generate_uid()
+        dataset.save_as(path)
+    as_it_was, anonymized = read_sunnybrook(official), read_sunnybrook(copied)
+    assert anonymized.findings == as_it_was.findings == []
+    for one, other in zip(as_it_was.stacks, anonymized.stacks, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.label, other.label)
+
+
 @pytest.mark.parametrize("label", KINDS)
 def test_every_structure(label, official):
     reading = read_sunnybrook(official, label=label)
