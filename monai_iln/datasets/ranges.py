@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.errors import UserError, did_you_mean, require
 from monai_iln.files import read_csv
 
 RANGE_KEY = "slice_range"
 _RANGE = re.compile(r"\s*(\d*)\s*-\s*(\d*)\s*")
 _COLUMNS = ("stack", "first", "last")
-_ENDINGS = re.compile(r"(\.nii|\.hdr|\.img|\.nrrd|\.mha)?(\.gz)?$", re.IGNORECASE)
 
 
 def parse_range(text: str) -> tuple[int | None, int | None]:
@@ -142,5 +142,5 @@ def _names(path: Path, folder: Path) -> set[str]:
     whole = [path, path.absolute(), Path(path.name)]
     if path.is_relative_to(folder):
         whole.append(path.relative_to(folder))
-    names = {one.as_posix() for one in whole} | {str(one) for one in whole}
-    return names | {_ENDINGS.sub("", name) for name in names}
+    whole += [without_type(one) for one in whole]
+    return {one.as_posix() for one in whole} | {str(one) for one in whole}

@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_iln.datasets.formats.volumes import VOLUME_NAME
+from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number
@@ -130,7 +130,7 @@ def _titles(names: Sequence[str]) -> dict[str, str]:
     files = [Path(name) for name in names if Path(name).is_absolute()]
     for file in files:
         path = file.relative_to(os.path.commonpath([other.parent for other in files]))
-        titles[str(file)] = path.with_name(VOLUME_NAME.sub(r"\g<stem>", path.name)).as_posix()[-_MOST_LETTERS:]
+        titles[str(file)] = without_type(path).as_posix()[-_MOST_LETTERS:]
     return titles
 
 
