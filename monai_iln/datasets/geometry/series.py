@@ -15,7 +15,7 @@ from monai_iln.errors import UserError
 from monai_iln.extras import require_extra
 
 SAME_SLICE_MM = 0.5  # frames closer than this are one slice; real slices lie 5 mm apart and more
-_MAX_PHASES = 60
+MAX_PHASES = 60  # of a cycle
 
 Misfits = list[tuple[Frame, str]]
 
@@ -58,7 +58,7 @@ def split_places(frames: Sequence[Frame]) -> list[list[Frame]]:
     Args:
         frames: Parallel frames.
     """
-    normal = np.mean([frame.normal for frame in frames], axis=0)
+    normal = np.sum([frame.normal for frame in frames], axis=0) / max(len(frames), 1)
     depths = [float(normal @ frame.position) for frame in frames]
     places: list[list[Frame]] = []
     last = -np.inf
@@ -159,7 +159,7 @@ def _turned(
 ) -> NDArray[np.bool_]:
     """Which frames are late by a whole cycle, because it does not begin with the R wave."""
     low, high = steps[~odd].min(), steps[~odd].max()
-    cycle = np.clip(np.abs(late), 0.8 * most, _MAX_PHASES)
+    cycle = np.clip(np.abs(late), 0.8 * most, MAX_PHASES)
     return np.asarray((np.abs(late) == cycle) & (np.maximum(steps, high) - np.minimum(steps, low) < cycle + 0.5))
 
 
