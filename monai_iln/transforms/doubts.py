@@ -28,7 +28,8 @@ class DoubtSlices(Transform):
     A slice is doubted for any of these:
 
     - ``removed``: the network marked something here, and the largest component of the stack does not hold it.
-    - ``empty``: nothing is marked, though the slice lies between marked ones or those that a person has named.
+    - ``empty``: nothing is marked, though the slice lies between marked ones or those that a person has named; or
+      nothing is marked in the whole stack.
     - ``edge``: it is marked, and the first or last of the stack. Either the heart goes on, or this is not the heart.
     - ``alone``: it is marked, and no slice beside it is.
     - ``jump``: it differs from the marked slices beside it. The areas have a ratio of more than 2.3, or the centres lie
@@ -68,7 +69,7 @@ class DoubtSlices(Transform):
         first, last = parse_range(slices) if slices else (None, None)
         count = marked.shape[-1]
         shown = [*(np.flatnonzero(marked.any(axis=(0, 1))) + 1), *filter(None, (first, last))]
-        heart = range(min(shown, default=1), max(shown, default=0) + 1)
+        heart = range(min(shown, default=1), max(shown, default=count) + 1)
         rows = []
         for index, (ratio, shift) in enumerate(_jumps(marked)):
             here = marked[..., index]

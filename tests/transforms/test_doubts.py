@@ -134,7 +134,8 @@ def test_nothing_at_all_in_named_slices():
 
 def test_an_empty_stack():
     rows = doubts(EMPTY, EMPTY)
-    assert words(rows) == ["", ""]
+    assert words(rows) == ["empty", "empty"]
+    assert words(doubts(EMPTY)) == ["empty"]
     assert [row["pixels"] for row in rows] == [0, 0]
 
 
