@@ -103,14 +103,18 @@ def find_misfits(frames: Sequence[Frame]) -> Misfits:
         if home is not None:
             name = slices[home][0].path.name
             misfits.append((frame, f"lies {distances[home]:.1f} mm apart from its slice, which is that of {name}"))
-    return misfits if len(misfits) <= max(1, len(frames) // 10) else []  # a series of few files has no rule
+    if len(misfits) > max(1, len(frames) // 10):  # a series of few files has no rule
+        return []
+    return misfits
 
 
 def _home(frame: Frame, slices: Sequence[Sequence[Frame]]) -> int | None:
     """The one slice between whose numbers the frame's number is missing."""
     numbers = [{one.instance for one in slice_} for slice_ in slices]
     around = [place for place, known in enumerate(numbers) if min(known) < frame.instance < max(known)]
-    return around[0] if len(around) == 1 and frame.instance not in numbers[around[0]] else None
+    if len(around) != 1 or frame.instance in numbers[around[0]]:
+        return None
+    return around[0]
 
 
 def _shifted(slice_: Sequence[Frame]) -> Misfits:
@@ -180,10 +184,9 @@ def _lateness(times: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray
     """By how many numbers the time of each frame is late, if times are told and rise with the numbers."""
     steps = np.diff(numbers)
     rates = np.diff(times)[steps > 0] / steps[steps > 0]
-    rate = np.median(rates) if len(rates) else 0.0
-    if not rate > 0:  # also if a time is missing
+    if not len(rates) or not np.median(rates) > 0:  # also if a time is missing
         return None
-    late = times / rate - numbers
+    late = times / np.median(rates) - numbers
     return np.asarray(late - np.median(late))
 
 

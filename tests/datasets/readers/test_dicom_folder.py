@@ -94,7 +94,7 @@ def test_a_mixed_export_is_split_and_one_stack_is_chosen(tmp_path):
         check(tmp_path, series=4)
     with pytest.warns(DataWarning, match="4 files are passed over"):
         check(tmp_path, series=uid("slice", 2))
-    for wrong in (0, 7, -1, "1.2.3", uid("scout")):
+    for wrong in (0, 7, -1, "²", "1.2.3", uid("scout")):
         with pytest.raises(UserError, match=rf"series {wrong} is (none|more than one) of 6 stacks"):
             read_stack(tmp_path, 1, series=wrong)
 
