@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from monai_iln.datasets.formats.dicom import Frame
-from monai_iln.datasets.geometry.series import MAX_PHASES, SAME_SLICE_MM, Misfits, split_places
+from monai_iln.datasets.geometry.series import MAX_PHASES, SAME_SLICE_MM, Misfits, measure_distances, split_places
 
 _CYCLE = 8  # phases of a slice by which a series is known to be a whole cine
 _USUAL_PHASES = 20
@@ -188,7 +188,7 @@ def _contradiction(frame: Frame, rule: _Rule, places: _Places) -> str:
     slice_ = rule.place(frame)[0]
     others = [other for other, place in places.items() if place[0] == slice_]
     if others:
-        (distance,) = _distances([frame], others)
+        (distance,) = measure_distances([frame], others)
         return f"its number {frame.instance} is of slice {slice_ + 1}, and it lies {distance:.1f} mm off"
     return f"its number {frame.instance} is of none of the slices"
 
@@ -210,13 +210,7 @@ def _beside(places: _Places) -> Misfits:
         slices[slice_].append(frame)
     found = []
     for slice_, frames in slices.items():
-        for frame, distance in zip(frames, _distances(frames, frames), strict=True):
+        for frame, distance in zip(frames, measure_distances(frames, frames), strict=True):
             if distance > SAME_SLICE_MM:
                 found.append((frame, f"it lies {distance:.1f} mm beside the other frames of slice {slice_ + 1}"))
     return found
-
-
-def _distances(frames: Sequence[Frame], others: Sequence[Frame]) -> list[float]:
-    """The distances of frames from where most of others lie, in mm."""
-    usual = np.median([other.position for other in others], axis=0)
-    return [float(np.linalg.norm(np.asarray(frame.position) - usual)) for frame in frames]

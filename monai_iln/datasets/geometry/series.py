@@ -71,6 +71,17 @@ def split_places(frames: Sequence[Frame]) -> list[list[Frame]]:
     return places
 
 
+def measure_distances(frames: Sequence[Frame], others: Sequence[Frame]) -> list[float]:
+    """The distances of frames from where most of others lie, in mm.
+
+    Args:
+        frames: The frames.
+        others: The frames that they are compared with.
+    """
+    usual = np.median([other.position for other in others], axis=0)
+    return [float(np.linalg.norm(np.asarray(frame.position) - usual)) for frame in frames]
+
+
 def find_misfits(frames: Sequence[Frame]) -> Misfits:
     """Find the frames whose header does not fit with those of their series, as if it had been changed or damaged.
 
@@ -119,11 +130,9 @@ def _home(frame: Frame, slices: Sequence[Sequence[Frame]]) -> int | None:
 
 def _shifted(slice_: Sequence[Frame]) -> Misfits:
     """Frames that lie beside the others of their slice."""
-    positions = np.array([frame.position for frame in slice_])
-    distances = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
     return [
         (frame, f"lies {distance:.1f} mm beside the other frames of its slice")
-        for frame, distance in zip(slice_, distances, strict=True)
+        for frame, distance in zip(slice_, measure_distances(slice_, slice_), strict=True)
         if distance > SAME_SLICE_MM
     ]
 
