@@ -110,6 +110,17 @@ def test_magnitude_and_phase_images_of_one_series_are_two_stacks(tmp_path):
     check(tmp_path, flow, series="2")
 
 
+def test_two_echoes_of_one_series_are_two_stacks(tmp_path):
+    late = random_cine(5)
+    for slice_, phase in np.ndindex(SLICES, PHASES):
+        frame(tmp_path, CINE[slice_, phase], slice_, phase, EchoTime="1.10")
+        frame(tmp_path, late[slice_, phase], slice_, phase, EchoTime="5.5")
+    with pytest.raises(UserError, match="2 stacks"):
+        read_stack(tmp_path, 1)
+    check(tmp_path, series=1)
+    check(tmp_path, late, series=2)
+
+
 def test_two_patients_are_two_stacks(tmp_path):
     LAYOUTS["kaggle"](tmp_path / "a", CINE[:3])
     for slice_, phase in np.ndindex(2, PHASES):
