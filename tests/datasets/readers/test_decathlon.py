@@ -171,6 +171,7 @@ def test_nothing_left(listed, tmp_path):
         ({"labels": {"0": "background"}}, "names 1 labels"),
         ({"labels": {"0": "background", "1": "a", "2": "a"}}, "names 3 labels, 2 of them different"),
         ({"labels": {"0": "background", "one": "a"}}, "cannot be read as a dataset.json"),
+        ({"labels": {"background": 0, "a": 1.5}}, "cannot be read as a dataset.json"),
         ({"training": []}, "lists nothing under 'training'"),
         ({"training": [{"image": ["a", "b"], "label": "c"}]}, "item 0 .*one image and one label"),
         (
