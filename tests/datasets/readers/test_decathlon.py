@@ -71,6 +71,12 @@ def test_subjects_by_pattern(tmp_path, pattern, subjects, phases):
     assert len({(item["subject"], item["fold"]) for item in items}) == len(set(subjects))
 
 
+def test_names_that_differ_in_case_are_of_one_subject(tmp_path):
+    folder = write_decathlon(tmp_path / "list", ["p1_base", "P1_Base"])
+    with pytest.raises(UserError, match="both are subject P1 at Base"):
+        prepare_decathlon(folder, tmp_path / "out", subject="{subject}_{phase}", folds=2)
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
