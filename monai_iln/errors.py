@@ -6,12 +6,13 @@ import difflib
 import logging
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 _MOST_SHOWN = 40  # names in a message
+_MOST_DETAILS = 3
 _USUAL_FORMAT = warnings.formatwarning
 
 
@@ -106,6 +107,20 @@ def root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
+
+
+def first_of(details: Sequence[str]) -> str:
+    """The first three of many details, and how many more there are.
+
+    Args:
+        details: The details.
+
+    Example:
+        >>> first_of("abcde")
+        'a; b; c; and 2 more'
+    """
+    more = [f"and {len(details) - _MOST_DETAILS} more"] * (len(details) > _MOST_DETAILS)
+    return "; ".join([*details[:_MOST_DETAILS], *more])
 
 
 def is_monai_command() -> bool:

@@ -13,7 +13,7 @@ from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES, FOLDER_LAYO
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the two kinds of data as subcommands; what they leave in ``run`` is to be called with the result."""
+    """Add the kinds of data as subcommands; what they leave in ``run`` is to be called with the result."""
     describe(
         parser,
         "Turn raw data into NIfTI stacks and datalist.json, with a report on bad data.",

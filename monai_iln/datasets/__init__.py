@@ -8,12 +8,11 @@ if TYPE_CHECKING:
     from monai_iln.datasets.datalist import (
         check_datalist,
         describe_datalist,
-        find_stacks,
-        find_stacks_folder,
         read_datalist,
         slice_items,
         split_datalist,
     )
+    from monai_iln.datasets.inference import find_stacks, find_stacks_folder
     from monai_iln.datasets.prepare import (
         phantom_datalist,
         prepare_decathlon,
@@ -67,8 +66,8 @@ __getattr__ = lazy_getattr(
         "add_ranges": "ranges",
         "check_datalist": "datalist",
         "describe_datalist": "datalist",
-        "find_stacks": "datalist",
-        "find_stacks_folder": "datalist",
+        "find_stacks": "inference",
+        "find_stacks_folder": "inference",
         "inspect_stacks": "quality.inspection",
         "phantom_datalist": "prepare",
         "prepare_decathlon": "prepare",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,17 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.labels import round_labels
-from monai_iln.datasets.formats.listing import is_dicom, list_files
-from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_header, read_voxels
+from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
-from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
 from monai_iln.datasets.stacks import Stack
 from monai_iln.errors import UserError
 from monai_iln.files import write_json
 
 FILE_NAME = "datalist.json"
-_STACK_NAME = re.compile(r".+\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
 _KINDS = {"image": str, "label": str, "subject": str, "phase": str, "fold": int}
 _NAMES = {str: "text", int: "a whole number"}
 
@@ -337,73 +332,6 @@ def slice_items(stacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for item in stacks
         for index in range(read_header(item["image"]).shape[-1])
     ]
-
-
-def find_stacks(path: Path | str) -> list[str]:
-    """Find the stacks that inference is to segment.
-
-    Args:
-        path: A file, a folder with a datalist (its images are taken), a folder with files below it, or a folder with
-            the DICOM files of one stack in and below it. Files are those of NIfTI, NRRD and MetaImage.
-
-    Returns:
-        The paths of the files, or of the one DICOM folder.
-
-    Raises:
-        UserError: If there is nothing of the kind, images and labels are mixed, or two files of a folder have one name:
-            their masks would overwrite each other.
-    """
-    path = Path(path)
-    if path.is_file():
-        return [str(path)]
-    if (path / FILE_NAME).is_file():
-        found = [Path(item["image"]) for item in read_datalist(path)]
-    else:
-        found = sorted(file for file in path.rglob("*") if _STACK_NAME.fullmatch(file.name))
-        _refuse_labels(path, found)
-    names = Counter(file.with_name(VOLUME_NAME.sub(r"\g<stem>", file.name)) for file in found)
-    twins = [name for name, count in names.items() if count > 1]
-    if twins:
-        raise UserError(
-            f"{path}: {len(twins)} names occur more than once in a folder, the first is {twins[0]}. Masks are named "
-            "after the images and would overwrite each other: keep one file of each."
-        )
-    if found:
-        return [str(file) for file in found]
-    if path.is_dir() and any(map(is_dicom, list_files(path))):
-        return [str(path)]
-    raise UserError(
-        f"{path}: no stack found. It must be a NIfTI file, a folder with .nii, .nii.gz, .nrrd or .mha files, or a "
-        "folder with the DICOM files of one short-axis stack."
-    )
-
-
-def _refuse_labels(path: Path, files: Sequence[Path]) -> None:
-    """Refuse labels among images: they would be segmented as if they were images."""
-    labels = [
-        file for file in files if any(part.casefold() in LABEL_FOLDERS for part in file.relative_to(path).parts[:-1])
-    ]
-    if 0 < len(labels) < len(files):
-        raise UserError(
-            f"{path}: {len(labels)} of {len(files)} files lie in folders of labels, such as {labels[0]}. Images are "
-            "segmented, and labels are none: give a folder with the images alone."
-        )
-
-
-def find_stacks_folder(path: Path | str) -> str:
-    """Find the folder that the stacks of :func:`find_stacks` have in common. Their masks keep what lies below it.
-
-    Args:
-        path: The path, as for :func:`find_stacks`.
-
-    Returns:
-        The absolute path of the folder, or ``path`` where no stack is found: whoever loads them is told why.
-    """
-    try:
-        folders = [str(Path(file).absolute().parent) for file in find_stacks(path)]
-    except UserError:
-        return str(path)
-    return os.path.commonpath(folders)
 
 
 def summarize(path: Path | str, items: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_iln.datasets.formats.volumes import VOLUME_NAME
+from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.errors import UserError, did_you_mean, require
 from monai_iln.files import read_csv
 
@@ -142,6 +142,5 @@ def _names(path: Path, folder: Path) -> set[str]:
     whole = [path, path.absolute(), Path(path.name)]
     if path.is_relative_to(folder):
         whole.append(path.relative_to(folder))
-    names = {one.as_posix() for one in whole} | {str(one) for one in whole}
-    matches = map(VOLUME_NAME.fullmatch, names)
-    return names | {match["stem"] for match in matches if match}
+    whole += [without_type(one) for one in whole]
+    return {one.as_posix() for one in whole} | {str(one) for one in whole}

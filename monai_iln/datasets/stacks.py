@@ -84,7 +84,9 @@ class Finding(NamedTuple):
             actions: The action for each reason, see :func:`~monai_iln.datasets.quality.reasons.choose_actions`.
         """
         action = actions[self.reason]
-        return "keep" if action == "exclude" and not self.about_label else action
+        if action == "exclude" and not self.about_label:
+            return "keep"
+        return action
 
 
 class ReaderOutput(NamedTuple):

@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_iln.datasets.formats.volumes import VOLUME_NAME
+from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number
@@ -128,13 +128,15 @@ def _titles(names: Sequence[str]) -> dict[str, str]:
     """The titles of stacks: of a file its name without type, below the folder of all where two have one name."""
     titles = dict(zip(names, names, strict=True))
     files = [Path(name) for name in names if Path(name).is_absolute()]
-    stems = [VOLUME_NAME.sub(r"\g<stem>", file.name) for file in files]
+    stems = [without_type(file).name for file in files]
     for file, stem in zip(files, stems, strict=True):
         title = stem
         if len(set(stems)) < len(stems):
             folder = file.parent.relative_to(os.path.commonpath([other.parent for other in files]))
             title = (folder / stem).as_posix()
-        titles[str(file)] = title if len(title) <= _MOST_LETTERS else f"…{title[1 - _MOST_LETTERS :]}"
+        if len(title) > _MOST_LETTERS:
+            title = f"…{title[1 - _MOST_LETTERS :]}"
+        titles[str(file)] = title
     return titles
 
 

@@ -28,7 +28,8 @@ class DoubtSlices(Transform):
     A slice is doubted for any of these:
 
     - ``removed``: the network marked something here, and the largest component of the stack does not hold it.
-    - ``empty``: nothing is marked, though the slice lies between marked ones or those that a person has named.
+    - ``empty``: nothing is marked, though the slice lies between marked ones or those that a person has named; or
+      nothing is marked in the whole stack.
     - ``edge``: it is marked, and the first or last of the stack. Either the heart goes on, or this is not the heart.
     - ``alone``: it is marked, and no slice beside it is.
     - ``jump``: it differs from the marked slices beside it. The areas have a ratio of more than 2.3, or the centres lie
@@ -65,10 +66,12 @@ class DoubtSlices(Transform):
         marked = _array(mask[0]) != 0
         removed = (_array(logits.argmax(0)) != 0) & ~marked
         probability = 1 - _array(torch.as_tensor(logits).float().softmax(0)[0])
-        first, last = parse_range(slices) if slices else (None, None)
+        first, last = parse_range(slices or "-")
         count = marked.shape[-1]
-        shown = [*(np.flatnonzero(marked.any(axis=(0, 1))) + 1), *filter(None, (first, last))]
-        heart = range(min(shown, default=1), max(shown, default=0) + 1)
+        ends = [1, count]
+        if marked.any():
+            ends = [*(np.flatnonzero(marked.any(axis=(0, 1))) + 1), *filter(None, (first, last))]
+        heart = range(min(ends), max(ends) + 1)
         rows = []
         for index, (ratio, shift) in enumerate(_jumps(marked)):
             here = marked[..., index]
@@ -80,10 +83,14 @@ class DoubtSlices(Transform):
                 "shift": shift,
                 "removed_pixels": int(removed[..., index].sum()),
             }
-            inside = (first or 1) <= index + 1 <= (last or count)
             on_edge = (index == 0 and first is None) or (index == count - 1 and last is None)
-            doubts = _doubts(row, on_edge, count == 1) if row["pixels"] else _missed(row, heart)
-            row["doubts"] = " ".join(doubts) if inside else ""
+            if not (first or 1) <= index + 1 <= (last or count):  # outside of what a person has named
+                doubts = []
+            elif row["pixels"]:
+                doubts = _doubts(row, on_edge, count == 1)
+            else:
+                doubts = _missed(row, heart)
+            row["doubts"] = " ".join(doubts)
             rows.append(row)
         return rows
 

@@ -187,7 +187,8 @@ def test_a_subject_that_cannot_name_a_file(stacks, tmp_path):
 
 def test_find_stacks_of_every_format(tmp_path):
     names = ["a.nii", "b.nii.gz", "c.nrrd", "d.nhdr", "e.mha", "f.mhd", "sub/G.NRRD"]
-    for name in [*names, "d.raw", "h.hdr", "notes.txt"]:
+    hidden = ["._b.nii.gz", ".cache/c.nii", "__MACOSX/b.nii.gz"]  # as macOS leaves them
+    for name in [*names, *hidden, "d.raw", "h.hdr", "notes.txt"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_stacks(tmp_path) == [str(tmp_path / name) for name in names]

@@ -85,6 +85,12 @@ def test_a_table_of_some_stacks_in_a_spreadsheet_s_dialect(stacks, tmp_path):
     assert ranges(stacks, str(path), tmp_path) == ["2-9", None, None]
 
 
+@pytest.mark.parametrize("ending", ["nii", "nrrd", "nhdr", "mha", "MHD"])
+def test_the_type_of_a_file_may_be_left_out(tmp_path, ending):
+    stacks = [{"image": str(tmp_path / "stacks" / f"v1.2.{ending}")}]
+    assert ranges(stacks, table(tmp_path, "v1.2,2,9"), tmp_path) == ["2-9"]
+
+
 def test_a_folder_of_dicom_files_is_named_by_its_folder(tmp_path):
     folder = tmp_path / "CINESAX_300"
     folder.mkdir()

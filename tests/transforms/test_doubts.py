@@ -128,13 +128,15 @@ def test_nothing_where_the_heart_should_be(named, found):
     assert [word.replace("alone", "") for word in words(rows)] == found
 
 
-def test_nothing_at_all_in_named_slices():
-    assert words(doubts(EMPTY, EMPTY, EMPTY, named="2-3")) == ["", "empty", "empty"]
+@pytest.mark.parametrize(("named", "found"), [("2-3", ["", "empty", "empty"]), ("-2", ["empty", "empty", ""])])
+def test_nothing_at_all_in_named_slices(named, found):
+    assert words(doubts(EMPTY, EMPTY, EMPTY, named=named)) == found
 
 
 def test_an_empty_stack():
     rows = doubts(EMPTY, EMPTY)
-    assert words(rows) == ["", ""]
+    assert words(rows) == ["empty", "empty"]
+    assert words(doubts(EMPTY)) == ["empty"]
     assert [row["pixels"] for row in rows] == [0, 0]
 
 

@@ -134,12 +134,14 @@ def read_frames(path: Path) -> list[Frame]:
         NotASliceError: If the file is whole, but holds no grey image with a place.
         UserError: If the file cannot be read, or claims what cannot be.
     """
+    frames: list[Frame] = []
     try:
         with quiet_pydicom() as pydicom:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
             series_uid = str(header.get("SeriesInstanceUID") or "")
             fault = _why_no_slice(header)
-            frames = [] if fault else [_parse(path, one, number) for one, number in _split(header)]
+            if not fault:
+                frames = [_parse(path, one, number) for one, number in _split(header)]
     except Exception as error:  # pydicom raises many kinds on damaged headers
         raise UserError(
             f"{path}: cannot be read as a DICOM image ({type(error).__name__}: {error}). A frame needs "
@@ -214,7 +216,7 @@ def _parse(path: Path, header: Any, number: int | None) -> Frame:
         column_direction=(orientation[3], orientation[4], orientation[5]),
         spacing=(rows, columns),
         slice_step=slice_step,
-        index=number - 1 if number else 0,
+        index=(number or 1) - 1,
         uid=_text(header, "SOPInstanceUID"),
         study=tuple(_text(header, name) for name in _STUDY),
         reference=_text(header, "FrameOfReferenceUID"),
@@ -254,12 +256,16 @@ def _number(header: Any, *names: str) -> float | None:
 
 def _whole(header: Any, name: str) -> int:
     value = _number(header, name)
-    return NO_NUMBER if value is None else int(value)
+    if value is None:
+        return NO_NUMBER
+    return int(value)
 
 
 def _text(header: Any, name: str) -> str:
     value = header.get(name)
-    return "" if value is None else str(value)
+    if value is None:
+        return ""
+    return str(value)
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def _stored_values_2(dataset: Any, frame: Frame) -> NDArray[np.generic]:
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         pixels = pixels[frame.index]
     unused = dataset.BitsAllocated - dataset.BitsStored
-    return pixels << unused >> unused if unused else pixels
+    return np.asarray(pixels << unused >> unused)
 
 
 def _is_decodable(syntax: Any) -> bool:

@@ -86,7 +86,7 @@ def check_size(header: VolumeHeader, packed: bool) -> None:
 
     Args:
         header: The header.
-        packed: Whether the file is compressed.
+        packed: True for a compressed file.
 
     Raises:
         UserError: If sizes do not agree.
@@ -107,8 +107,9 @@ def check_values(array: NDArray[Any], path: Path) -> None:
     Raises:
         UserError: If there are any.
     """
-    is_float = array.dtype.kind not in "iu"
-    bad = np.count_nonzero(~(np.abs(array) <= _LARGEST)) if is_float else 0
+    if array.dtype.kind in "iu":
+        return
+    bad = np.count_nonzero(~(np.abs(array) <= _LARGEST))
     if bad:
         raise UserError(
             f"{path}: {bad} voxels are NaN, infinite or beyond {_LARGEST:.1g}. Every voxel needs a value that networks "

@@ -115,7 +115,9 @@ def _read_header(path: Path, start: bytes) -> ItkHeader:
     if text.units - {"mm"}:
         raise ValueError(f"lengths in {', '.join(sorted(text.units))}, not in mm")
     check_shape([*text.sizes, 1, 1])
-    data = path.parent / text.data if text.data else path
+    data = path
+    if text.data:
+        data, offset = path.parent / text.data, 0
     if not data.is_file():
         raise ValueError(f"there is no {text.data} beside it")
     reader = _read_information(path)
@@ -130,7 +132,7 @@ def _read_header(path: Path, start: bytes) -> ItkHeader:
     check_affine(affine)
     shape = check_shape(reader.GetSize())
     dtype = _dtype(reader).newbyteorder(text.order)
-    return ItkHeader(path, data, shape, affine, text.oriented, "", dtype, 0 if text.data else offset, text.encoding)
+    return ItkHeader(path, data, shape, affine, text.oriented, "", dtype, offset, text.encoding)
 
 
 def _read_text(path: Path, start: bytes) -> tuple[_Text, int]:
@@ -190,12 +192,16 @@ def _parse_meta(text: str) -> _Text:
     data = _find(fields, "ElementDataFile")
     if data.upper().startswith("LIST") or "%" in data or fields.get("HeaderSize", "0") != "0":
         raise ValueError("voxels in several files, or behind something else: save it as one file")
-    encoding = "zlib" if _is_true(fields, "CompressedData") else "raw"
+    if data.upper() == "LOCAL":
+        data = ""
+    encoding = "raw"
     if not _is_true(fields, "BinaryData"):
         encoding = "ASCII"
+    elif _is_true(fields, "CompressedData"):
+        encoding = "zlib"
     return _Text(
         sizes=[*map(int, _find(fields, "DimSize").split()), int(fields.get("ElementNumberOfChannels", "1"))],
-        data="" if data.upper() == "LOCAL" else data,
+        data=data,
         encoding=encoding,
         order=">" if _is_true(fields, "BinaryDataByteOrderMSB") or _is_true(fields, "ElementByteOrderMSB") else "<",
         oriented=not {"TransformMatrix", "Rotation", "Orientation"}.isdisjoint(fields),

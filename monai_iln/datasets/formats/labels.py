@@ -32,7 +32,9 @@ def round_labels(array: NDArray[Any], name: object = "the label") -> NDArray[Any
         [0, 1, 2]
     """
     is_float = array.dtype.kind == "f"
-    whole = np.rint(array) if is_float else array
+    whole = array
+    if is_float:
+        whole = np.rint(array)
     wrong = (whole < 0) | (whole > _LARGEST)
     if is_float:
         wrong |= np.abs(array - whole) > TOLERANCE

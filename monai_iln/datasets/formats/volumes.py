@@ -20,6 +20,22 @@ VOLUME_NAME = re.compile(
 )
 
 
+def without_type(path: Path) -> Path:
+    """The path of a volume without the type of the file.
+
+    Args:
+        path: The path. One that is not of a volume stays as it is.
+
+    Example:
+        >>> without_type(Path("patient001/ED.nii.gz")).as_posix()
+        'patient001/ED'
+    """
+    match = VOLUME_NAME.fullmatch(path.name)
+    if match is None:
+        return path
+    return path.with_name(match["stem"])
+
+
 def read_volume(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Read a volume, axes and values as stored.
 

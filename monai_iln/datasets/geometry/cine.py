@@ -18,6 +18,7 @@ import numpy as np
 from monai_iln.datasets.formats.dicom import Frame
 from monai_iln.datasets.geometry.phases import order_phases
 from monai_iln.datasets.geometry.series import Misfits, find_misfits, split_places, without_idle_uids
+from monai_iln.errors import first_of
 
 SAME_COSINE = 1e-3  # a difference of directions that shifts the corner of an image by less than 0.3 mm
 SAME_SIZE = 1e-3  # relative difference of pixel spacings
@@ -136,7 +137,7 @@ def _families(frames: Sequence[Frame]) -> list[list[Frame]]:
     families: dict[tuple[object, ...], list[list[Frame]]] = defaultdict(list)
     is_told = _references_tell(frames)
     for frame in frames:
-        alike = families[frame.study, frame.kind, frame.shape, frame.reference if is_told else ""]
+        alike = families[frame.study, frame.kind, frame.shape, is_told and frame.reference]
         for family in alike:
             if _is_alike(frame, family[0]):
                 family.append(frame)
@@ -209,7 +210,7 @@ def _rounds(runs: dict[int, Slice]) -> list[dict[int, Slice]]:
         rounds = [list(group) for _, group in groupby(by_time, key=lambda frame: frame.acquisition_time)]
         if len(slice_) > usual and len(rounds) * usual == len(slice_) and {*map(len, rounds)} == {usual}:
             before[place], last[place] = rounds[-2], rounds[-1]
-    return [before, last] if before else [last]
+    return [one for one in (before, last) if one]
 
 
 def _merge_repeats(piles: Sequence[dict[int, Slice]]) -> list[Cine]:
@@ -265,8 +266,7 @@ def _difference(one: Frame, other: Frame) -> str:
 
 
 def _shortened(details: Sequence[str], what: str) -> list[str]:
-    """One sentence of many details: the first three and how many more."""
+    """One sentence of many details, or none of no details."""
     if not details:
         return []
-    more = f" and {len(details) - 3} more" if len(details) > 3 else ""
-    return [f"{what}: {'; '.join(details[:3])}{more}"]
+    return [f"{what}: {first_of(details)}"]

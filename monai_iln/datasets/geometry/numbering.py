@@ -6,22 +6,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from monai_iln.datasets.formats.dicom import Frame
+from monai_iln.datasets.formats.dicom import Frame
+from monai_iln.datasets.geometry.series import MAX_PHASES, SAME_SLICE_MM, Misfits, measure_distances, split_places
 
 _CYCLE = 8  # phases of a slice by which a series is known to be a whole cine
-_USUAL_PHASES, _MAX_PHASES = 20, 60
-_SAME_SLICE_MM = 0.5  # frames closer than this are of one slice; real slices lie 5 mm apart and more
+_USUAL_PHASES = 20
 # The part of a series' frames, and the number in a short one of ten and more, that may contradict the others. Beyond
 # it the numbers follow another rule.
 _MOST_MISPLACED, _MOST_IN_SHORT = 0.05, 2
 
-_Places = dict["Frame", tuple[int, int]]  # slice and phase of every frame, from 0
-_Misplaced = list[tuple["Frame", str]]
+_Places = dict[Frame, tuple[int, int]]  # slice and phase of every frame, from 0
 
 
 class Numbering(NamedTuple):
@@ -35,26 +33,7 @@ class Numbering(NamedTuple):
 
     places: dict[int, tuple[int, int, Frame]]
     phases: int
-    misplaced: _Misplaced
-
-
-def split_slices(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """The frames of each slice in order of phase; slices in order of their first InstanceNumber.
-
-    A cine series holds every slice once for each cardiac phase. Frames at one place along the normal are one slice.
-
-    Args:
-        frames: The frames of one series.
-    """
-    slices: list[list[Frame]] = []
-    for frame in sorted(frames, key=lambda f: f.depth):
-        if slices and frame.depth - slices[-1][-1].depth < _SAME_SLICE_MM:
-            slices[-1].append(frame)
-        else:
-            slices.append([frame])
-    for slice_ in slices:
-        slice_.sort(key=lambda f: f.instance)
-    return sorted(slices, key=lambda s: s[0].instance)
+    misplaced: Misfits
 
 
 def number_frames(frames: Sequence[Frame]) -> Numbering:
@@ -68,9 +47,11 @@ def number_frames(frames: Sequence[Frame]) -> Numbering:
     Args:
         frames: The frames of one series.
     """
-    slices = split_slices(frames)
+    # Both the phases of a slice and the slices come in the order of their numbers.
+    slices = [sorted(place, key=lambda f: f.instance) for place in split_places(frames)]
+    slices.sort(key=lambda s: s[0].instance)
     rule, contradicting = _find_rule(slices)
-    misplaced: _Misplaced = []
+    misplaced: Misfits = []
     if rule is None:
         places = {frame: (s, p) for s, slice_ in enumerate(slices) for p, frame in enumerate(slice_)}
     else:
@@ -121,7 +102,7 @@ def _usual_lengths(slices: Sequence[Sequence[Frame]]) -> list[int]:
 def _rules(slices: Sequence[Sequence[Frame]]) -> Iterator[_Rule]:
     """All rules that the numbers may follow, the likely ones first."""
     most, lowest = _most(slices), min((slice_[0].instance for slice_ in slices), default=1)
-    lengths = [*_usual_lengths(slices), *range(1, _MAX_PHASES + 1)]
+    lengths = [*_usual_lengths(slices), *range(1, MAX_PHASES + 1)]
     # InstanceNumbers count from 1, some file names from 0; some series begin anywhere.
     for length, first in (*product(lengths, (1, 0)), *product(lengths, (lowest,))):
         yield _Rule(first, length, True, length)
@@ -197,7 +178,7 @@ def _on_the_row(doubted: Sequence[Frame], rule: _Rule, places: _Places) -> _Plac
     for frame in doubted:
         slice_, phase = rule.place(frame)
         distance = np.linalg.norm(start + slope * slice_ - np.asarray(frame.position))
-        if slice_ not in slices and slice_ >= 0 and 0 <= phase < rule.phases and distance < _SAME_SLICE_MM:
+        if slice_ not in slices and slice_ >= 0 and 0 <= phase < rule.phases and distance < SAME_SLICE_MM:
             found[frame] = slice_, phase
     return found
 
@@ -207,12 +188,12 @@ def _contradiction(frame: Frame, rule: _Rule, places: _Places) -> str:
     slice_ = rule.place(frame)[0]
     others = [other for other, place in places.items() if place[0] == slice_]
     if others:
-        (distance,) = _distances([frame], others)
+        (distance,) = measure_distances([frame], others)
         return f"its number {frame.instance} is of slice {slice_ + 1}, and it lies {distance:.1f} mm off"
     return f"its number {frame.instance} is of none of the slices"
 
 
-def _repeated(places: _Places) -> _Misplaced:
+def _repeated(places: _Places) -> Misfits:
     """The frames that share a number."""
     counts = Counter(frame.instance for frame in places)
     return [
@@ -222,20 +203,14 @@ def _repeated(places: _Places) -> _Misplaced:
     ]
 
 
-def _beside(places: _Places) -> _Misplaced:
+def _beside(places: _Places) -> Misfits:
     """The frames that lie in the plane of their slice, but beside it."""
     slices = defaultdict(list)
     for frame, (slice_, _) in places.items():
         slices[slice_].append(frame)
     found = []
     for slice_, frames in slices.items():
-        for frame, distance in zip(frames, _distances(frames, frames), strict=True):
-            if distance > _SAME_SLICE_MM:
+        for frame, distance in zip(frames, measure_distances(frames, frames), strict=True):
+            if distance > SAME_SLICE_MM:
                 found.append((frame, f"it lies {distance:.1f} mm beside the other frames of slice {slice_ + 1}"))
     return found
-
-
-def _distances(frames: Sequence[Frame], others: Sequence[Frame]) -> list[float]:
-    """The distances of frames from where most of others lie, in mm."""
-    usual = np.median([other.position for other in others], axis=0)
-    return [float(np.linalg.norm(np.asarray(frame.position) - usual)) for frame in frames]

@@ -16,7 +16,7 @@ from monai_iln.errors import UserError
 from monai_iln.extras import require_extra
 
 SAME_SLICE_MM = 0.5  # frames closer than this are one slice; real slices lie 5 mm apart and more
-_MAX_PHASES = 60
+MAX_PHASES = 60  # of a cycle
 
 Misfits = list[tuple[Frame, str]]
 
@@ -74,7 +74,7 @@ def split_places(frames: Sequence[Frame]) -> list[list[Frame]]:
     Args:
         frames: Parallel frames.
     """
-    normal = np.mean([frame.normal for frame in frames], axis=0)
+    normal = np.sum([frame.normal for frame in frames], axis=0) / max(len(frames), 1)
     depths = [float(normal @ frame.position) for frame in frames]
     places: list[list[Frame]] = []
     last = -np.inf
@@ -85,6 +85,17 @@ def split_places(frames: Sequence[Frame]) -> list[list[Frame]]:
             places.append([frame])
         last = depth
     return places
+
+
+def measure_distances(frames: Sequence[Frame], others: Sequence[Frame]) -> list[float]:
+    """The distances of frames from where most of others lie, in mm.
+
+    Args:
+        frames: The frames.
+        others: The frames that they are compared with.
+    """
+    usual = np.median([other.position for other in others], axis=0)
+    return [float(np.linalg.norm(np.asarray(frame.position) - usual)) for frame in frames]
 
 
 def find_misfits(frames: Sequence[Frame]) -> Misfits:
@@ -119,23 +130,25 @@ def find_misfits(frames: Sequence[Frame]) -> Misfits:
         if home is not None:
             name = slices[home][0].path.name
             misfits.append((frame, f"lies {distances[home]:.1f} mm apart from its slice, which is that of {name}"))
-    return misfits if len(misfits) <= max(1, len(frames) // 10) else []  # a series of few files has no rule
+    if len(misfits) > max(1, len(frames) // 10):  # a series of few files has no rule
+        return []
+    return misfits
 
 
 def _home(frame: Frame, slices: Sequence[Sequence[Frame]]) -> int | None:
     """The one slice between whose numbers the frame's number is missing."""
     numbers = [{one.instance for one in slice_} for slice_ in slices]
     around = [place for place, known in enumerate(numbers) if min(known) < frame.instance < max(known)]
-    return around[0] if len(around) == 1 and frame.instance not in numbers[around[0]] else None
+    if len(around) != 1 or frame.instance in numbers[around[0]]:
+        return None
+    return around[0]
 
 
 def _shifted(slice_: Sequence[Frame]) -> Misfits:
     """Frames that lie beside the others of their slice."""
-    positions = np.array([frame.position for frame in slice_])
-    distances = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
     return [
         (frame, f"lies {distance:.1f} mm beside the other frames of its slice")
-        for frame, distance in zip(slice_, distances, strict=True)
+        for frame, distance in zip(slice_, measure_distances(slice_, slice_), strict=True)
         if distance > SAME_SLICE_MM
     ]
 
@@ -174,7 +187,7 @@ def _turned(
 ) -> NDArray[np.bool_]:
     """Which frames are late by a whole cycle, because it does not begin with the R wave."""
     low, high = steps[~odd].min(), steps[~odd].max()
-    cycle = np.clip(np.abs(late), 0.8 * most, _MAX_PHASES)
+    cycle = np.clip(np.abs(late), 0.8 * most, MAX_PHASES)
     return np.asarray((np.abs(late) == cycle) & (np.maximum(steps, high) - np.minimum(steps, low) < cycle + 0.5))
 
 
@@ -195,10 +208,9 @@ def _lateness(times: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray
     """By how many numbers the time of each frame is late, if times are told and rise with the numbers."""
     steps = np.diff(numbers)
     rates = np.diff(times)[steps > 0] / steps[steps > 0]
-    rate = np.median(rates) if len(rates) else 0.0
-    if not rate > 0:  # also if a time is missing
+    if not len(rates) or not np.median(rates) > 0:  # also if a time is missing
         return None
-    late = times / rate - numbers
+    late = times / np.median(rates) - numbers
     return np.asarray(late - np.median(late))
 
 

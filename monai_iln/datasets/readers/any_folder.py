@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_volume
+from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_volume, without_type
 from monai_iln.datasets.readers.matching import PHASE_WORDS, FilePair, Files, PairedFiles, below_source, list_volumes
 from monai_iln.datasets.readers.structures import MOST_VALUES, Label, find_structures, label_values
 from monai_iln.datasets.readers.tables import read_tables
@@ -116,8 +116,7 @@ def _subject_folder(path: Path, source: Path) -> Path:
 
 def _look_at(path: Path, folder: Path) -> _Volume:
     """A volume as what it is: files of few whole numbers are labels."""
-    name = path.relative_to(folder).as_posix()
-    words = Counter(_words(name[: -len(path.name)] + VOLUME_NAME.sub(r"\g<stem>", path.name)))
+    words = Counter(_words(without_type(path.relative_to(folder)).as_posix()))
     try:
         array, _ = read_volume(path)
     except UserError:  # told when the pair is read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,5 +60,5 @@ def _label(entry: tuple[str, Any]) -> tuple[str, tuple[int, ...]]:
     if isinstance(value, str):
         return value, (int(key),)
     if isinstance(value, list):
-        return key, tuple(map(int, value))
-    return key, (int(value),)
+        return key, tuple(map(index, value))
+    return key, (index(value),)  # which refuses 1.5

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai_iln.datasets.formats.archives import SUFFIXES
-from monai_iln.datasets.formats.volumes import VOLUME_NAME
+from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.datasets.readers.dataset_json import FILE_NAME, DatasetJson, read_dataset_json
 from monai_iln.datasets.readers.matching import FilePair
 from monai_iln.datasets.readers.patterns import compile_pattern
@@ -95,7 +95,7 @@ def _read_item(dataset: DatasetJson, number: int, item: Any, pattern: str) -> Fi
             "remove its folds."
         )
     image, label = ((dataset.path.parent / str(file)).absolute() for file in files)
-    match = compile_pattern(pattern).fullmatch(VOLUME_NAME.sub(r"\g<stem>", image.name))
+    match = compile_pattern(pattern).fullmatch(without_type(image).name)
     if match is None:
         raise UserError(
             f"{pattern!r}: does not match {image.name} of item {number}. The pattern is compared with the whole name "

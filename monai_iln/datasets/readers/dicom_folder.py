@@ -15,10 +15,8 @@ from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.datasets.geometry.cine import Cine, drop_copies, group_cines
 from monai_iln.datasets.geometry.series import find_misfits
 from monai_iln.datasets.stacks import DataWarning
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, first_of
 from monai_iln.extras import require_extra
-
-_MOST_NAMED = 3  # files in a message
 
 
 def read_stack(
@@ -58,7 +56,7 @@ def read_stack(
     others += [str(error).rstrip(".") for error in unfit]
     notes += [*cine.notes, *(f"{frame.path} is passed over, {detail}" for frame, detail in cine.strays)]
     if others:
-        notes.append(f"{len(others)} files are passed over: {_first(others)}")
+        notes.append(f"{len(others)} files are passed over: {first_of(others)}")
     if notes:
         warnings.warn(f"{folder}: {'. '.join(notes)}.", DataWarning, stacklevel=2)
     return stack, stack_affine(members)
@@ -83,18 +81,20 @@ def _find_frames(folder: Path) -> tuple[list[Frame], list[NotASliceError], list[
 def _choose(folder: Path, cines: Sequence[Cine], series: int | str | None, unfit: Sequence[NotASliceError]) -> Cine:
     """The one stack of a folder, or the one that is asked for."""
     if not cines:
-        found = (
-            f"no image of a stack: {_first([str(error).rstrip('.') for error in unfit])}" if unfit else "no DICOM file"
-        )
+        found = "no DICOM file"
+        if unfit:
+            found = f"no image of a stack: {first_of([str(error).rstrip('.') for error in unfit])}"
         raise UserError(f"{folder}: {found}. Give the folder that holds the DICOM files of one stack.")
     chosen = list(cines)
-    if series is not None and str(series).isdigit():
-        chosen = list(cines)[int(series) - 1 : int(series)] if int(series) > 0 else []
+    if series is not None and str(series).isdecimal():
+        chosen = [cine for number, cine in enumerate(cines, start=1) if number == int(series)]
     elif series is not None:
         chosen = [cine for cine in cines if str(series) in cine.series_uids]
     if len(chosen) == 1:
         return chosen[0]
-    asked = "" if series is None else f"series {series} is {'more than one' if chosen else 'none'} of "
+    asked = ""
+    if series is not None:
+        asked = f"series {series} is {'more than one' if chosen else 'none'} of "
     listed = "\n".join(f"  {number}: {cine.describe()}" for number, cine in enumerate(cines, start=1))
     raise UserError(
         f"{folder}: {asked}{len(cines)} stacks:\n{listed}\nOne is segmented at a time: choose it with series (1 to "
@@ -108,12 +108,14 @@ def _check(folder: Path, cine: Cine, unfit: Sequence[NotASliceError]) -> None:
         if error.series_uid and error.series_uid in cine.series_uids:
             raise error
     if cine.misfits:
-        told = _first([f"{frame.path} {detail}" for frame, detail in cine.misfits])
+        told = first_of([f"{frame.path} {detail}" for frame, detail in cine.misfits])
         raise UserError(f"{folder}: a header was changed or damaged. {told}. Restore the file, or remove its slice.")
     counts = cine.counts
     if min(counts) < max(counts):
         strays = [f"{frame.path}, {detail}" for frame, detail in cine.strays]
-        hint = f" It may be {_first(strays)}." if strays else ""
+        hint = ""
+        if strays:
+            hint = f" It may be {first_of(strays)}."
         raise UserError(
             f"{folder}: {', '.join(map(str, counts))} files for the {len(counts)} slices, in order of their places: "
             f"{_odd_slice(cine)}.{hint} Every slice must be there in every phase, once, or phases would mix: add what "
@@ -150,7 +152,8 @@ def _take_phase(folder: Path, cine: Cine, phase: int | None) -> list[Frame]:
             f"{folder}: a cine with {phases} phases of {len(cine.slices)} slices. One phase is segmented at a time: "
             f"choose it with phase (1 to {phases})."
         )
-    phase = 1 if phase is None else phase
+    if phase is None:
+        phase = 1
     if not 1 <= phase <= phases:
         raise UserError(f"{folder}: phase {phase} of {phases}. Phases count from 1 to {phases}: choose one of them.")
     return [slice_[phase - 1] for slice_ in cine.slices]
@@ -171,9 +174,3 @@ def _unevenness(members: Sequence[Frame]) -> str:
         f"{one} and {two}, {np.median(steps):.1f} mm between most. A stack needs one step between slices: add what is "
         "missing, remove what is not of it, or segment the parts one by one."
     )
-
-
-def _first(details: Sequence[str]) -> str:
-    """The first of many details, and how many more there are."""
-    more = f"; and {len(details) - _MOST_NAMED} more" if len(details) > _MOST_NAMED else ""
-    return "; ".join(details[:_MOST_NAMED]) + more

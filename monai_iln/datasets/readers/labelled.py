@@ -42,13 +42,17 @@ class LabelledFrame:
     @property
     def depth(self) -> float:
         """Where the frame lies along its normal, 0 where that is not known."""
-        return 0.0 if self.frame is None else self.frame.depth
+        if self.frame is None:
+            return 0.0
+        return self.frame.depth
 
     @property
     def form(self) -> tuple[object, ...]:
         """The sizes and the spacing, which all frames of a stack have in common."""
         shapes = (*self.image.shape, *self.label.shape)
-        return shapes if self.frame is None else (*shapes, self.frame.spacing)
+        if self.frame is None:
+            return shapes
+        return (*shapes, self.frame.spacing)
 
 
 def name_phases(frames: Sequence[LabelledFrame], phases: int) -> dict[int, str]:

@@ -94,13 +94,15 @@ def _read_case(case: str) -> tuple[str, str]:
     named = [PHASE_WORDS[word.casefold()] for word in words if word.casefold() in PHASE_WORDS]
     if not subject:
         return case, ""
-    return subject, [*words[-1:], *named][-1] if words else ""
+    return subject, ["", *words[-1:], *named][-1]
 
 
 def _with_time(pair: FilePair) -> FilePair:
     """The pair, of which the number of its frame is the time, as in a cine."""
     match = _FRAME.fullmatch(pair.phase)
-    return pair._replace(phase="", time=int(match["number"]) - 1) if match else pair
+    if match is None:
+        return pair
+    return pair._replace(phase="", time=int(match["number"]) - 1)
 
 
 def _descriptions(files: Files) -> list[Path]:

@@ -82,7 +82,9 @@ def _place(path: Path) -> _Place:
     marker = max(place for place, part in enumerate(parts) if part.casefold() == _kind(path))
     folder = Path(*parts[:marker], *parts[marker + 1 :])
     phase = PHASE_WORDS.get(folder.name.casefold())
-    return _Place(folder.parent, phase) if phase else _Place(folder, "1")
+    if phase is None:
+        return _Place(folder, "1")
+    return _Place(folder.parent, phase)
 
 
 def _tell(findings: list[Finding], reason: str, pair: FilePair, number: int | None, path: Path, detail: str) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from monai_iln.datasets.formats.contours import Points, rasterize
 from monai_iln.datasets.formats.dicom import Frame
 from monai_iln.datasets.formats.dicom_pixels import read_pixels
-from monai_iln.datasets.geometry.numbering import number_frames, split_slices
+from monai_iln.datasets.geometry.numbering import number_frames
+from monai_iln.datasets.geometry.series import split_places
 from monai_iln.datasets.quality.inspection import contrast
 from monai_iln.errors import UserError
 
@@ -75,7 +76,7 @@ def _possible_series(series: Sequence[Sequence[Frame]], points: ContourPoints) -
     possible = []
     for frames in series:
         numbering = number_frames(frames)
-        is_stack = len(split_slices(frames)) > 1 or len(frames) == 1
+        is_stack = len(split_places(frames)) > 1 or len(frames) == 1
         is_numbered = len(numbering.misplaced) <= _MOST_IN_DOUBT * len(frames)
         held = len(numbers & numbering.places.keys())
         if is_stack and is_numbered and extent <= max(frames[0].shape) and 2 * held >= len(numbers):

@@ -17,11 +17,8 @@ Label = str | int | Sequence[str | int]  # one structure or several, by names or
 Values = Mapping[str, tuple[int, ...]]  # what label files have inside each structure; they may overlap
 
 MOST_VALUES = 16  # of a label file; images, of 8 bit too, have more
-_WALL = (
-    "myocardium",
-    "infarction",
-    "no-reflow",
-)  # they are compared with their images at the blood pool that they hold
+# Structures of the wall are compared with their images at the blood pool that they hold.
+_WALL = ("myocardium", "infarction", "no-reflow")
 
 
 class Structure(NamedTuple):
@@ -57,7 +54,9 @@ class Structure(NamedTuple):
     def cavity(self, label: NDArray[Any]) -> NDArray[np.uint8]:
         """The blood pool, which is the structure itself where that is a ventricle."""
         pool = self.pool(label)
-        return self.mask(label) if pool is None else pool
+        if pool is None:
+            return self.mask(label)
+        return pool
 
     def doubt(self, label: NDArray[Any]) -> str:
         """The fault of the values of a label file, or an empty text."""

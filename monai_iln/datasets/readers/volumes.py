@@ -75,9 +75,9 @@ def make_stacks(
 
     Args:
         groups: The volumes, those of one cine together.
-        subjects: What is written about each subject.
+        subjects: The information about each subject, from tables.
         wanted: The structures of the label files that are labelled 1, 2, ... in the stacks.
-        findings: What was found so far. What is found here joins it.
+        findings: The findings so far. Those of this function join them.
 
     Raises:
         UserError: If two volumes are of one subject and phase, or labels have several values and none was chosen.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monai_iln.datasets.formats.dicom import Frame
-from monai_iln.datasets.geometry.numbering import number_frames, split_slices
+from monai_iln.datasets.geometry.numbering import number_frames
 
 AXES = {"row_direction": (1.0, 0.0, 0.0), "column_direction": (0.0, 1.0, 0.0), "spacing": (1.0, 1.0)}
 
@@ -42,8 +42,7 @@ def places(frames):
 def test_slices_and_phases_come_from_geometry():
     # Two phases of three slices 2 mm apart, from feet to head, each position with the jitter of a written header.
     frames = [frame(2 * k + p, -2.0 * k + 0.01 * p) for k in range(3) for p in (2, 1)]
-    slices = split_slices(frames)
-    assert [[frame.instance for frame in slice_] for slice_ in slices] == [[1, 2], [3, 4], [5, 6]]
+    assert places(frames) == {1: (0, 0), 2: (0, 1), 3: (1, 0), 4: (1, 1), 5: (2, 0), 6: (2, 1)}
 
 
 @pytest.mark.parametrize("first", [1, 0, 3])

@@ -71,6 +71,12 @@ def test_subjects_by_pattern(tmp_path, pattern, subjects, phases):
     assert len({(item["subject"], item["fold"]) for item in items}) == len(set(subjects))
 
 
+def test_names_that_differ_in_case_are_of_one_subject(tmp_path):
+    folder = write_decathlon(tmp_path / "list", ["p1_base", "P1_Base"])
+    with pytest.raises(UserError, match="both are subject P1 at Base"):
+        prepare_decathlon(folder, tmp_path / "out", subject="{subject}_{phase}", folds=2)
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
@@ -171,6 +177,7 @@ def test_nothing_left(listed, tmp_path):
         ({"labels": {"0": "background"}}, "names 1 labels"),
         ({"labels": {"0": "background", "1": "a", "2": "a"}}, "names 3 labels, 2 of them different"),
         ({"labels": {"0": "background", "one": "a"}}, "cannot be read as a dataset.json"),
+        ({"labels": {"background": 0, "a": 1.5}}, "cannot be read as a dataset.json"),
         ({"training": []}, "lists nothing under 'training'"),
         ({"training": [{"image": ["a", "b"], "label": "c"}]}, "item 0 .*one image and one label"),
         (

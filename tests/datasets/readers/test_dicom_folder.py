@@ -95,7 +95,7 @@ def test_a_mixed_export_is_split_and_one_stack_is_chosen(tmp_path):
         check(tmp_path, series=4)
     with pytest.warns(DataWarning, match="4 files are passed over"):
         check(tmp_path, series=uid("slice", 2))
-    for wrong in (0, 7, -1, "1.2.3", uid("scout")):
+    for wrong in (0, 7, -1, "²", "1.2.3", uid("scout")):
         with pytest.raises(UserError, match=rf"series {wrong} is (none|more than one) of 6 stacks"):
             read_stack(tmp_path, 1, series=wrong)
 
@@ -109,6 +109,17 @@ def test_magnitude_and_phase_images_of_one_series_are_two_stacks(tmp_path):
         read_stack(tmp_path, 1)
     check(tmp_path, series=1)
     check(tmp_path, flow, series="2")
+
+
+def test_two_echoes_of_one_series_are_two_stacks(tmp_path):
+    late = random_cine(5)
+    for slice_, phase in np.ndindex(SLICES, PHASES):
+        frame(tmp_path, CINE[slice_, phase], slice_, phase, EchoTime="1.10")
+        frame(tmp_path, late[slice_, phase], slice_, phase, EchoTime="5.5")
+    with pytest.raises(UserError, match="2 stacks"):
+        read_stack(tmp_path, 1)
+    check(tmp_path, series=1)
+    check(tmp_path, late, series=2)
 
 
 def test_two_patients_are_two_stacks(tmp_path):
