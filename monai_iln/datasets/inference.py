@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from monai_iln.datasets.datalist import FILE_NAME, read_datalist
@@ -15,6 +15,7 @@ from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
 from monai_iln.errors import UserError
 
 _STACK_NAME = re.compile(r".+\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
+_LABEL_NAME = re.compile(r"(?P<image>.+)_(gt|labels?|masks?|seg)", re.IGNORECASE)
 
 
 def find_stacks(path: Path | str) -> list[str]:
@@ -61,14 +62,22 @@ def find_stacks(path: Path | str) -> list[str]:
 
 def _refuse_labels(path: Path, files: Sequence[Path]) -> None:
     """Refuse labels among images: they would be segmented as if they were images."""
-    labels = [
-        file for file in files if any(part.casefold() in LABEL_FOLDERS for part in file.relative_to(path).parts[:-1])
-    ]
+    stems = set(map(without_type, files))
+    labels = [file for file in files if _is_label(file.relative_to(path), without_type(file), stems)]
     if 0 < len(labels) < len(files):
         raise UserError(
-            f"{path}: {len(labels)} of {len(files)} files lie in folders of labels, such as {labels[0]}. Images are "
-            "segmented, and labels are none: give a folder with the images alone."
+            f"{path}: {len(labels)} of {len(files)} files are labels, by their folders or their names, such as "
+            f"{labels[0]}. Images are segmented, and labels are none: give a folder with the images alone, or one that "
+            "monai-iln prepare has made."
         )
+
+
+def _is_label(place: Path, stem: Path, stems: Collection[Path]) -> bool:
+    """Whether a file lies in a folder of labels, or is named as the label of a file beside it."""
+    if any(part.casefold() in LABEL_FOLDERS for part in place.parts[:-1]):
+        return True
+    match = _LABEL_NAME.fullmatch(stem.name)
+    return match is not None and stem.with_name(match["image"]) in stems
 
 
 def find_stacks_folder(path: Path | str) -> str:

@@ -185,6 +185,18 @@ def test_a_subject_that_cannot_name_a_file(stacks, tmp_path):
         write_datalist([replace(stacks[0], subject="../up")], tmp_path, name="", labels=(), folds={"../up": 0})
 
 
+@pytest.mark.parametrize("ending", ["_gt", "_label", "-seg", "_mask2"])
+def test_labels_beside_their_images(tmp_path, ending):
+    """ACDC, as it is downloaded. A name that merely ends so is no label."""
+    for name in ("patient001_frame01", f"patient001_frame01{ending}", "other_gt"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    if ending in ("_gt", "_label"):
+        with pytest.raises(UserError, match=f"1 of 3 files are labels, .*frame01{ending}.nii.gz.*prepare has made"):
+            find_stacks(tmp_path)
+    else:
+        assert len(find_stacks(tmp_path)) == 3
+
+
 def test_find_stacks_of_every_format(tmp_path):
     names = ["a.nii", "b.nii.gz", "c.nrrd", "d.nhdr", "e.mha", "f.mhd", "sub/G.NRRD"]
     hidden = ["._b.nii.gz", ".cache/c.nii", "__MACOSX/b.nii.gz"]  # as macOS leaves them
@@ -202,7 +214,7 @@ def test_find_stacks(prepared, official, tmp_path):
     assert find_stacks(prepared) == [item["image"] for item in read_datalist(prepared)]
     shutil.copytree(prepared / "images", tmp_path / "a" / "images")
     shutil.copytree(prepared / "labels", tmp_path / "a" / "labels")
-    with pytest.raises(UserError, match="12 of 24 files lie in folders of labels"):
+    with pytest.raises(UserError, match="12 of 24 files are labels, by their folders or their names"):
         find_stacks(tmp_path / "a")
     assert len(find_stacks(tmp_path / "a" / "labels")) == 12, "who asks for labels gets them"
     file = next((prepared / "images").iterdir())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from monai_iln.datasets.formats.listing import list_files
+from monai_iln.datasets.readers.dataset_json import FILE_NAME as DATASET_JSON
 from monai_iln.datasets.readers.layouts import FOLDER_LAYOUTS
 from monai_iln.datasets.readers.matching import Files
 from monai_iln.datasets.readers.patterns import find_by_pattern
@@ -113,6 +114,11 @@ def _choose_reader(files: Files, sources: Sequence[Path], layout: str | None) ->
     published = [name for name in found if name != "folders"]
     if layout is None and len(published) > 1:
         raise UserError(f"{where}: holds the layouts {' and '.join(published)}. Choose one with --layout.")
+    if layout is None and found == ["folders"] and any(path.name == DATASET_JSON for path in files):
+        raise UserError(
+            f"{where}: holds a {DATASET_JSON}, but no images named as nnU-Net names them. A decathlon list is read by "
+            "monai-iln prepare decathlon: use that, or choose --layout folders."
+        )
     if not found or layout not in (None, *found):
         names = ", ".join(sorted({path.name for path in files})[:5]) or "none"
         other = f", or the layout {found[-1]}" if found else ""

@@ -12,10 +12,17 @@ from monai.data import load_decathlon_datalist
 from phantom_folders import VOLUME, write_decathlon
 
 from monai_iln.cli import main
-from monai_iln.datasets import DataWarning, check_datalist, describe_datalist, prepare_decathlon, split_datalist
+from monai_iln.datasets import (
+    DataWarning,
+    check_datalist,
+    describe_datalist,
+    prepare_decathlon,
+    prepare_folders,
+    split_datalist,
+)
 from monai_iln.errors import UserError
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "hippocampus"
+REAL = Path(__file__).parents[4] / "shared" / "data" / "hippocampus"
 NAMES = ["lung_001", "lung_002", "lung_004", "lung_010"]
 
 
@@ -27,6 +34,13 @@ def save(path, array, affine=None):
 @pytest.fixture
 def listed(tmp_path):
     return write_decathlon(tmp_path / "Task06 Lung", NAMES)
+
+
+def test_folders_name_the_command_that_reads_a_list(listed, tmp_path):
+    with pytest.raises(UserError, match="holds a dataset.json, .* prepare decathlon: use that"):
+        prepare_folders(listed, tmp_path / "out")
+    with pytest.raises(UserError, match="of 0 stacks with a label none is left"), pytest.warns(DataWarning):
+        prepare_folders(listed, tmp_path / "out", layout="folders")
 
 
 def test_a_list_becomes_a_datalist(listed, tmp_path):
