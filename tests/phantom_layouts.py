@@ -15,6 +15,12 @@ from monai_iln.files import write_csv
 
 # The data came in three parts, whose contours count backwards.
 PARTS = (("training", "Training", 3), ("validation", "Validation", 2), ("online", "Online", 1))
+#: The structures, made of the masks of a phantom.
+TRUTH = {
+    "right-ventricle": lambda masks: masks["right"] & ~masks["epicardium"],
+    "left-ventricle": lambda masks: masks["endocardium"],
+    "myocardium": lambda masks: masks["epicardium"] & ~masks["endocardium"],
+}
 
 
 def padded_name(heart: Heart) -> str:

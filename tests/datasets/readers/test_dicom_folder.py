@@ -270,8 +270,11 @@ def files(folder):
 )
 def test_one_wrong_header_is_named(elements, message, layout, tmp_path):
     for (slice_, phase), path in files(tmp_path):
-        series = {"SeriesInstanceUID": uid(slice_), "SeriesNumber": slice_, "InstanceNumber": phase + 1}
-        given = (series if layout == "slices" else {}) | (elements if (slice_, phase) == (2, 1) else {})
+        given = {}
+        if layout == "slices":
+            given |= {"SeriesInstanceUID": uid(slice_), "SeriesNumber": slice_, "InstanceNumber": phase + 1}
+        if (slice_, phase) == (2, 1):
+            given |= elements
         frame(tmp_path, CINE[slice_, phase], slice_, phase, path.name, **given)
     with pytest.raises(UserError, match=f"(?s){message}"):
         read_stack(tmp_path, 1)

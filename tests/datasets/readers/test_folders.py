@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from phantom_layouts import ALL_LAYOUTS
+from phantom_layouts import ALL_LAYOUTS, TRUTH
 
 from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
@@ -28,11 +28,6 @@ from monai_iln.errors import UserError
 REAL = Path(__file__).parents[4] / "shared" / "data" / "rv" / "chla"
 SMALL = {"subjects": 4, "slices": 5, "phases": 4, "size": 96}
 AFFINE = np.diag([-1.5, -1.5, 8.0, 1.0])
-TRUTH = {
-    "right-ventricle": lambda masks: masks["right"] & ~masks["epicardium"],
-    "left-ventricle": lambda masks: masks["endocardium"],
-    "myocardium": lambda masks: masks["epicardium"] & ~masks["endocardium"],
-}
 
 
 @pytest.fixture(scope="module")

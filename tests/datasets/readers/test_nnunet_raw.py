@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from phantom_folders import LAYOUTS, write_nnunet
+from phantom_layouts import TRUTH
 
 from monai_iln.datasets import read_folders
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
@@ -20,11 +21,6 @@ from monai_iln.errors import UserError
 
 SMALL = {"subjects": 3, "slices": 5, "phases": 4, "size": 96}
 FRAMES = Layout(partial(write_nnunet, frames=True), acdc_name, LAYOUTS["nnunet"].slices, landscape=True)
-TRUTH = {
-    "right-ventricle": lambda masks: masks["right"] & ~masks["epicardium"],
-    "left-ventricle": lambda masks: masks["endocardium"],
-    "myocardium": lambda masks: masks["epicardium"] & ~masks["endocardium"],
-}
 
 
 @pytest.fixture(scope="module")
