@@ -129,6 +129,11 @@ def _add_output_and_folds(parser: argparse.ArgumentParser) -> None:
         "(default: 3)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the folds (default: 0)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="the number of processes (default: one a core)")
+    parser.add_argument(
+        "--backend", choices=("loky", "ray"), default="loky", help="this machine, or a Ray cluster (default: loky)"
+    )
+    parser.add_argument("--address", metavar="HOST:PORT", help="the address of the Ray cluster")
 
 
 def _folds(text: str) -> int | Path:
@@ -173,6 +178,7 @@ def _findings(options: argparse.Namespace) -> dict[str, list[str]]:
 def _prepare(prepare: Any, options: argparse.Namespace, **own: Any) -> None:
     from monai_iln.datasets import DataWarning, read_datalist
     from monai_iln.datasets.datalist import summarize
+    from monai_iln.parallel import Workers
 
     warnings.simplefilter("always", DataWarning)  # several are raised at one place
     datalist = prepare(
@@ -181,6 +187,7 @@ def _prepare(prepare: Any, options: argparse.Namespace, **own: Any) -> None:
         **own,
         folds=options.folds,
         seed=options.seed,
+        workers=Workers(options.jobs, options.backend, options.address),
         progress=True,
     )
     print(summarize(datalist, read_datalist(datalist)))

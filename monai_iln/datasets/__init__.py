@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         prepare_right_ventricle,
         prepare_sunnybrook,
     )
-    from monai_iln.datasets.quality.inspection import inspect_stacks
     from monai_iln.datasets.quality.reasons import REASONS
+    from monai_iln.datasets.quality.subjects import inspect_stacks
     from monai_iln.datasets.ranges import add_ranges
     from monai_iln.datasets.readers.folders import read_folders, read_right_ventricle
     from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
@@ -68,7 +68,7 @@ __getattr__ = lazy_getattr(
         "describe_datalist": "datalist",
         "find_stacks": "inference",
         "find_stacks_folder": "inference",
-        "inspect_stacks": "quality.inspection",
+        "inspect_stacks": "quality.subjects",
         "phantom_datalist": "prepare",
         "prepare_decathlon": "prepare",
         "prepare_folders": "prepare",

@@ -26,53 +26,59 @@ _KINDS = {"image": str, "label": str, "subject": str, "phase": str, "fold": int}
 _NAMES = {str: "text", int: "a whole number"}
 
 
-def write_datalist(
-    stacks: Sequence[Stack],
-    folder: Path,
-    *,
-    name: str,
-    labels: Sequence[str],
-    folds: Mapping[str, int],
-    progress: bool = False,
-) -> None:
-    """Write stacks as NIfTI files and the datalist over them.
-
-    The datalist is ``folder/datalist.json``. Its items under ``"training"`` have ``image``, ``label`` (paths relative
-    to the file), ``sha256`` of both, ``subject``, ``phase``, ``fold`` and ``slices``.
+def write_stack(stack: Stack, folder: Path) -> dict[str, Any]:
+    """Write the NIfTI files of a stack.
 
     Args:
-        stacks: The stacks of the data set.
+        stack: The stack.
         folder: The folder to write into.
-        name: The name of the data set.
-        labels: The names of the label values 0, 1, ...
-        folds: The fold of every subject.
-        progress: Shows a bar.
+
+    Returns:
+        The item of the stack for the datalist, without a fold: ``image`` and ``label`` (paths relative to the folder),
+        ``sha256`` of both, ``subject``, ``phase`` and ``slices``.
 
     Raises:
-        UserError: If a subject's name cannot be part of a file's name, or two stacks would have one name.
+        UserError: If the subject's name cannot be part of a file's name.
     """
-    items = []
-    file_names = Counter(f"{stack.subject}_{stack.phase}".casefold() for stack in stacks)
-    for file_name, count in file_names.items():
+    files = _name_files(stack)
+    for key, array in (("image", _storable(stack.image)), ("label", stack.label)):
+        file = folder / files[key]
+        file.parent.mkdir(exist_ok=True)
+        nifti = nib.Nifti1Image(array, stack.affine)
+        nifti.header.set_xyzt_units("mm")
+        nib.save(nifti, file)
+    hashes = {key: _sha256(folder / file) for key, file in files.items()}
+    return {**files, "sha256": hashes, "subject": stack.subject, "phase": stack.phase, "slices": list(stack.slices)}
+
+
+def remove_stack(stack: Stack, folder: Path) -> None:
+    """Remove the NIfTI files of a stack, if they are there."""
+    for file in _name_files(stack).values():
+        (folder / file).unlink(missing_ok=True)
+
+
+def _name_files(stack: Stack) -> dict[str, str]:
+    name = f"{stack.subject}_{stack.phase}.nii.gz"
+    if len(Path(name).parts) != 1:
+        raise UserError(f"subject {stack.subject!r}: cannot name a file. Rename it without slashes.")
+    return {"image": f"images/{name}", "label": f"labels/{name}"}
+
+
+def refuse_shared_files(items: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse stacks that would have one file. Some file systems take names that differ in case for one.
+
+    Args:
+        items: The items of the stacks.
+
+    Raises:
+        UserError: If two stacks would have one file.
+    """
+    for file, count in Counter(item["image"].casefold() for item in items).items():
         if count > 1:
             raise UserError(
-                f"{count} stacks would be called {file_name}. Files are named after subject and phase: rename one."
+                f"{count} stacks would be called {Path(file).name}. Files are named after subject and phase: rename "
+                "one."
             )
-    for stack in track(stacks, "Writing", "stack", progress):
-        item: dict[str, Any] = {}
-        for key, array in (("image", _storable(stack.image)), ("label", stack.label)):
-            file = Path(f"{key}s") / f"{stack.subject}_{stack.phase}.nii.gz"
-            if len(file.parts) != 2:
-                raise UserError(f"subject {stack.subject!r}: cannot name a file. Rename it without slashes.")
-            (folder / file.parent).mkdir(exist_ok=True)
-            nifti = nib.Nifti1Image(array, stack.affine)
-            nifti.header.set_xyzt_units("mm")
-            nib.save(nifti, folder / file)
-            item[key] = file.as_posix()
-        item["sha256"] = {key: _sha256(folder / item[key]) for key in ("image", "label")}
-        item |= {"subject": stack.subject, "phase": stack.phase, "fold": folds[stack.subject]}
-        items.append(item | {"slices": list(stack.slices)})
-    write_items(folder, items, name=name, labels=dict(enumerate(labels)), modality={"0": "MRI"})
 
 
 def write_items(

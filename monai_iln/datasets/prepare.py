@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from monai_iln.datasets.datalist import FILE_NAME, check_item, write_datalist, write_items
+from monai_iln.datasets.datalist import FILE_NAME, check_item, write_items
 from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
 from monai_iln.datasets.formats.archives import unpacked
-from monai_iln.datasets.formats.listing import Sources, list_sources
+from monai_iln.datasets.formats.listing import Sources, list_files, list_sources
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.phantom import write_phantom
-from monai_iln.datasets.progress import track
-from monai_iln.datasets.quality.exclusion import exclude_slices
-from monai_iln.datasets.quality.inspection import inspect_stacks
+from monai_iln.datasets.pipeline import PreparedSubjects, Renamer
 from monai_iln.datasets.quality.reasons import choose_actions
-from monai_iln.datasets.quality.report import TABLE, summarize, write_report
+from monai_iln.datasets.quality.report import TABLE, flag_frames, summarize, write_sheet, write_table
 from monai_iln.datasets.readers.decathlon import DecathlonList, read_decathlon
-from monai_iln.datasets.readers.folders import read_folders
+from monai_iln.datasets.readers.folders import plan_folders
 from monai_iln.datasets.readers.matching import FilePair
+from monai_iln.datasets.readers.plan import Plan
 from monai_iln.datasets.readers.structures import Label, list_labels
-from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
-from monai_iln.datasets.stacks import DataWarning, Finding, ReaderOutput, Stack
+from monai_iln.datasets.readers.sunnybrook import plan_sunnybrook
+from monai_iln.datasets.stacks import DataWarning, Finding
+from monai_iln.datasets.unfinished import UNFINISHED, StoppedError, map_resumably, resumable_folder, writing
 from monai_iln.errors import UserError
 from monai_iln.extras import require_extra
-from monai_iln.files import new_folder, require_new
+from monai_iln.files import require_new
+from monai_iln.parallel import Workers
+
+_WORK_FORMAT = 1  # one more whenever work that was begun by an older version cannot go on
 
 Folds = int | Path | str | Sequence[Sequence[str]]
 
@@ -45,6 +50,7 @@ def prepare_sunnybrook(
     seed: int = 0,
     keep: Collection[str] = (),
     exclude: Collection[str] = (),
+    workers: Workers | None = None,
     progress: bool = False,
 ) -> Path:
     """Turn Sunnybrook data into NIfTI stacks and a datalist.
@@ -53,7 +59,8 @@ def prepare_sunnybrook(
         sources: Folders or archives with the raw data, see
             :func:`~monai_iln.datasets.readers.sunnybrook.read_sunnybrook`.
         output: The folder to make. It must not exist, or be empty. It appears whole or not at all, with ``images``,
-            ``labels``, ``datalist.json`` and the exclusion report, ``exclusions.csv`` and ``exclusions.png``.
+            ``labels``, ``datalist.json`` and the exclusion report, ``exclusions.csv`` and ``exclusions.png``. What is
+            done before a stop stays in ``OUTPUT.unfinished``, and the same call goes on there.
         label: The structure that is labelled 1.
         layout: ``"dicom"`` or ``"png"``, or ``None`` to find out.
         folds: The number of folds into which subjects are dealt, balanced over the pathologies; or lists of the
@@ -62,6 +69,7 @@ def prepare_sunnybrook(
         seed: The seed of the folds.
         keep: The reasons of :data:`~monai_iln.datasets.quality.reasons.REASONS` for which nothing is excluded.
         exclude: The reasons for which frames are excluded, though by default they are kept.
+        workers: The processes that share the work. ``None`` is one for each core.
         progress: Shows bars.
 
     Returns:
@@ -73,11 +81,8 @@ def prepare_sunnybrook(
     Warns:
         DataWarning: For every reason for which something was left out, excluded or found doubtful.
     """
-
-    def read(paths: Sequence[Path]) -> ReaderOutput:
-        return read_sunnybrook(paths, label=label, layout=layout, progress=progress)
-
-    return _prepare(read, sources, output, "Sunnybrook Cardiac Data", [label], folds, seed, keep, exclude, progress)
+    request = _Request("Sunnybrook Cardiac Data", [label], folds, seed, keep, exclude, workers or Workers(), progress)
+    return _prepare(partial(plan_sunnybrook, label=label, layout=layout), sources, output, request)
 
 
 def prepare_folders(
@@ -92,6 +97,7 @@ def prepare_folders(
     seed: int = 0,
     keep: Collection[str] = (),
     exclude: Collection[str] = (),
+    workers: Workers | None = None,
     progress: bool = False,
 ) -> Path:
     """Turn data with a folder for each subject into NIfTI stacks and a datalist: ACDC, M&Ms, RVSC, or one's own.
@@ -99,12 +105,10 @@ def prepare_folders(
     ``label``, ``layout``, ``image`` and ``mask`` are those of
     :func:`~monai_iln.datasets.readers.folders.read_folders`, all others those of :func:`prepare_sunnybrook`.
     """
-
-    def read(paths: Sequence[Path]) -> ReaderOutput:
-        return read_folders(paths, label=label, layout=layout, image=image, mask=mask, progress=progress)
-
     names = [f"value {one}" if isinstance(one, int) else one for one in list_labels(label)]
-    return _prepare(read, sources, output, "Cardiac MRI", names, folds, seed, keep, exclude, progress)
+    request = _Request("Cardiac MRI", names, folds, seed, keep, exclude, workers or Workers(), progress)
+    plan = partial(plan_folders, label=label, layout=layout, image=image, mask=mask)
+    return _prepare(plan, sources, output, request)
 
 
 prepare_right_ventricle = prepare_folders  # the former name
@@ -117,6 +121,7 @@ def prepare_decathlon(
     subject: str = "{subject}",
     folds: Folds = 3,
     seed: int = 0,
+    workers: Workers | None = None,
     progress: bool = False,
 ) -> Path:
     """Turn a decathlon list without subjects or folds into a datalist over the same volumes.
@@ -132,6 +137,7 @@ def prepare_decathlon(
         subject: The pattern that tells the subject from the name of an image, such as ``"{subject}_{phase}"``.
         folds: The folds, as for :func:`prepare_sunnybrook`; ``seed`` is that of their shuffle.
         seed: The seed of the folds.
+        workers: The processes that share the work. ``None`` is one for each core.
         progress: Shows a bar.
 
     Returns:
@@ -146,89 +152,161 @@ def prepare_decathlon(
     output, actions = _begin(output, (), ())
     folds = _check_folds(folds, seed)
     listed = read_decathlon(Path(source), subject)
-    items, findings = _look_into(listed, progress)
-    for line in summarize(findings, actions):
-        warnings.warn(DataWarning(line), stacklevel=2)
-    if not items:
-        first = next(finding for finding in findings if actions[finding.reason] != "keep")
-        raise UserError(f"{source}: of {len(listed.pairs)} volumes none is left. The first finding is: {first.detail}")
-    fold_of = _deal({pair.subject: "" for pair in listed.pairs}, folds, seed)
-    with new_folder(output) as folder:
-        write_report(folder, (), findings, actions)
-        items = [item | {"fold": fold_of[item["subject"]]} for item in items]
-        write_items(folder, items, name=listed.name, labels=listed.labels, modality=listed.modality)
+    key = _work_key([listed.pairs, listed.labels], [file for pair in listed.pairs for file in (pair.image, pair.label)])
+    with resumable_folder(output, key) as folder:
+        items, findings = _look_into(listed, folder, workers or Workers(), progress)
+        for line in summarize(findings, actions):
+            warnings.warn(DataWarning(line), stacklevel=2)
+        if not items:
+            first = next(finding for finding in findings if actions[finding.reason] != "keep")
+            raise UserError(
+                f"{source}: of {len(listed.pairs)} volumes none is left. The first finding is: {first.detail}"
+            )
+        fold_of = _deal({pair.subject: "" for pair in listed.pairs}, folds, seed)
+        with writing(folder):
+            write_table(folder, findings, actions)
+            items = [item | {"fold": fold_of[item["subject"]]} for item in items]
+            write_items(folder, items, name=listed.name, labels=listed.labels, modality=listed.modality)
     return output / FILE_NAME
 
 
-def _look_into(listed: DecathlonList, progress: bool) -> tuple[list[dict[str, Any]], list[Finding]]:
+def _look_into(
+    listed: DecathlonList, folder: Path, workers: Workers, progress: bool
+) -> tuple[list[dict[str, Any]], list[Finding]]:
     """The items that training can read, and everything that is wrong with the volumes."""
-    items: dict[FilePair, dict[str, Any]] = {}
-    owners: dict[str, list[FilePair]] = defaultdict(list)
+    pairs = {str(pair.image): pair for pair in listed.pairs}
+    looks = map_resumably(
+        partial(_look_at, values=list(listed.labels)),
+        pairs,
+        folder,
+        workers,
+        title="Checking",
+        unit="volume",
+        progress=progress,
+    )
+    items: dict[str, dict[str, Any]] = {}
+    owners: dict[str, list[str]] = defaultdict(list)
     findings = []
-
-    def tell(reason: str, pair: FilePair, path: Path, detail: str) -> None:
-        findings.append(Finding(reason, pair.subject, pair.phase, None, str(path), detail))
-
-    for pair in track(listed.pairs, "Checking", "volume", progress):
-        item: dict[str, Any] = {"image": str(pair.image), "label": str(pair.label)}
-        try:
-            headers = read_header(pair.image), read_header(pair.label)
-            _, label = map(read_voxels, headers)
-            hashes = check_item(item, list(listed.labels))
-        except UserError as error:
-            tell("unreadable", pair, pair.label, str(error))
-            continue
-        if (label != np.rint(label)).any():  # the reader that a training has may not round, as those here do
-            tell("label-values", pair, pair.label, "holds values that are not whole numbers, if only by rounding")
-            continue
-        for header in headers:
-            if header.doubt:
-                tell("contradictory-header", pair, header.path, f"{header.doubt}. The file stays as it is")
-        items[pair] = item | {"sha256": hashes, "subject": pair.subject, "phase": pair.phase}
-        owners[hashes["image"]].append(pair)
+    for image, look in looks:
+        findings += [Finding(*finding) for finding in look["findings"]]
+        if look["item"] is not None:
+            items[image] = look["item"]
+            owners[look["item"]["sha256"]["image"]].append(image)
     for twins in owners.values():
         if len(twins) > 1:
-            for pair in twins:
-                tell("same-image", pair, pair.image, f"identical: {', '.join(str(twin.image) for twin in twins)}")
-                del items[pair]
+            for image in twins:
+                detail = f"identical: {', '.join(twins)}"
+                findings.append(_tell(pairs[image], "same-image", pairs[image].image, detail))
+                del items[image]
     return list(items.values()), findings
 
 
+def _tell(pair: FilePair, reason: str, path: Path, detail: str) -> Finding:
+    return Finding(reason, pair.subject, pair.phase, None, str(path), detail)
+
+
+def _look_at(pair: FilePair, values: Sequence[int]) -> dict[str, Any]:
+    """The item of a pair, ``None`` if training cannot read it, and the findings about it."""
+    item: dict[str, Any] = {"image": str(pair.image), "label": str(pair.label)}
+    try:
+        headers = read_header(pair.image), read_header(pair.label)
+        _, label = map(read_voxels, headers)
+        hashes = check_item(item, values)
+    except UserError as error:
+        return {"item": None, "findings": [_tell(pair, "unreadable", pair.label, str(error))]}
+    if (label != np.rint(label)).any():  # the reader that a training has may not round, as those here do
+        detail = "holds values that are not whole numbers, if only by rounding"
+        return {"item": None, "findings": [_tell(pair, "label-values", pair.label, detail)]}
+    doubts = [
+        _tell(pair, "contradictory-header", header.path, f"{header.doubt}. The file stays as it is")
+        for header in headers
+        if header.doubt
+    ]
+    return {"item": item | {"sha256": hashes, "subject": pair.subject, "phase": pair.phase}, "findings": doubts}
+
+
+class _Request(NamedTuple):
+    """What is asked for besides the data."""
+
+    name: str
+    structures: Sequence[str]
+    folds: Folds
+    seed: int
+    keep: Collection[str]
+    exclude: Collection[str]
+    workers: Workers
+    progress: bool
+
+
 def _prepare(
-    read: Callable[[Sequence[Path]], ReaderOutput],
-    sources: Sources,
-    output: Path | str,
-    name: str,
-    structures: Sequence[str],
-    folds: Folds,
-    seed: int,
-    keep: Collection[str],
-    exclude: Collection[str],
-    progress: bool,
+    make_plan: Callable[[Sequence[Path]], Plan], sources: Sources, output: Path | str, request: _Request
 ) -> Path:
-    output, actions = _begin(output, keep, exclude)
-    folds = _check_folds(folds, seed)
+    output, actions = _begin(output, request.keep, request.exclude)
+    folds = _check_folds(request.folds, request.seed)
     paths = list_sources(sources)
-    stacks, findings = _read_sources(read, paths, progress)
-    findings += inspect_stacks(stacks, progress)
-    good, gaps = exclude_slices(stacks, findings, actions)
-    findings += gaps
+    with unpacked(paths, request.progress) as roots:
+        renamer = Renamer(tuple(str(root) for root in roots if root not in paths), ", ".join(map(str, paths)))
+        try:
+            plan = make_plan(roots)
+        except UserError as error:
+            raise UserError(renamer.text(str(error))) from error
+        key = _work_key([repr(make_plan), actions], [file for path in paths for file in list_files(path)])
+        with resumable_folder(output, key) as folder:
+            subjects = PreparedSubjects(plan, folder, actions, renamer, request.workers, request.progress)
+            _finish(subjects, request, folds)
+    return output / FILE_NAME
+
+
+def _finish(subjects: PreparedSubjects, request: _Request, folds: int | Sequence[Sequence[str]]) -> None:
+    """Write the report and the datalist, and tell what was found."""
+    folder, actions = subjects.folder, subjects.actions
+    findings, items, stacks = subjects.findings(), subjects.items(), list(subjects.stacks())
     for line in summarize(findings, actions):
-        warnings.warn(DataWarning(line), stacklevel=3)
-    if not good:
+        warnings.warn(DataWarning(line), stacklevel=4)
+    if not items:
         raise UserError(
-            f"{', '.join(map(str, paths))}: of {len(stacks)} stacks with a label none is left. "
+            f"{subjects.renamer.shown}: of {len(stacks)} stacks with a label none is left. "
             f"{_explain_loss(findings, actions)}"
         )
-    fold_of = _deal({stack.subject: stack.stratum for stack in stacks}, folds, seed)
-    with new_folder(output) as folder:
-        write_report(folder, stacks, findings, actions)
-        write_datalist(good, folder, name=name, labels=("background", *structures), folds=fold_of, progress=progress)
+    try:
+        fold_of = _deal({stack.subject: stack.stratum for stack in stacks}, folds, request.seed)
+    except UserError as error:  # the lists of folds may be corrected, and nothing need be read again
+        raise StoppedError(str(error)) from error
+    slices = [(stack.subject, stack.phase, number) for stack in stacks for number in stack.slices]
+    flagged = flag_frames(slices, findings, actions)
+    with writing(folder):
+        write_table(folder, findings, actions)
+        if flagged:
+            write_sheet(folder, subjects.draw(flagged), len(flagged))
+        labels = dict(enumerate(("background", *request.structures)))
+        dealt = [_with_fold(item, fold_of[item["subject"]]) for item in items]
+        write_items(folder, dealt, name=request.name, labels=labels, modality={"0": "MRI"})
     if findings:
-        excluded = _count_slices(stacks) - _count_slices(good)
+        excluded = len(slices) - sum(len(item["slices"]) for item in items)
+        output = folder.with_name(folder.name.removesuffix(UNFINISHED))
         detail = f"{excluded} frames excluded, {len(findings)} findings in all: see {output / TABLE}."
-        warnings.warn(DataWarning(detail), stacklevel=3)
-    return output / FILE_NAME
+        warnings.warn(DataWarning(detail), stacklevel=4)
+
+
+def _with_fold(item: Mapping[str, Any], fold: int) -> dict[str, Any]:
+    rest = {key: value for key, value in item.items() if key != "slices"}
+    return {**rest, "fold": fold, "slices": item["slices"]}
+
+
+def _work_key(work: Any, files: Sequence[Path]) -> str:
+    """A text that is another for other work: what is asked for, and the files with their sizes and times."""
+    found = [(str(file), *_look_up(file)) for file in files]
+    text = json.dumps([_WORK_FORMAT, work, found], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _look_up(file: Path) -> tuple[int, int]:
+    """The size of a file and the time of its last change, in nanoseconds."""
+    try:
+        status = file.stat()
+    except OSError:  # told when it is read
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def _begin(output: Path | str, keep: Collection[str], exclude: Collection[str]) -> tuple[Path, dict[str, str]]:
@@ -263,32 +341,6 @@ def _explain_loss(findings: Sequence[Finding], actions: Mapping[str, str]) -> st
     if excluded:
         told += f", or keep what is right with --keep {' '.join(excluded)}"
     return f"{told}."
-
-
-def _count_slices(stacks: Sequence[Stack]) -> int:
-    return sum(len(stack.slices) for stack in stacks)
-
-
-def _read_sources(
-    read: Callable[[Sequence[Path]], ReaderOutput], paths: Sequence[Path], progress: bool
-) -> ReaderOutput:
-    """Read sources, archives among them, and call files by their names there, not in a folder that is gone."""
-    with unpacked(paths, progress) as roots:
-        temporary = [str(root) for root in roots if root not in paths]
-
-        def rename(text: str) -> str:
-            for folder in temporary:
-                text = text.replace(f"{folder}/", "").replace(folder, ", ".join(map(str, paths)))
-            return text
-
-        try:
-            stacks, findings = read(roots)
-        except UserError as error:
-            raise UserError(rename(str(error))) from error
-    return ReaderOutput(
-        [replace(stack, files=tuple(map(rename, stack.files))) for stack in stacks],
-        [finding._replace(file=rename(finding.file), detail=rename(finding.detail)) for finding in findings],
-    )
 
 
 def phantom_datalist(folder: Path | str, ventricle: str) -> str:

@@ -21,10 +21,10 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from monai_iln.cluster import connect_to_ray
 from monai_iln.configuration import read_configuration
 from monai_iln.errors import UserError
 from monai_iln.run_files import LOCK
-from monai_iln.study.cluster import connect_to_ray
 from monai_iln.study.grid import Run
 from monai_iln.study.records import (
     failure_path,
@@ -188,7 +188,7 @@ def run_on_all_ranks(runs: Sequence[Run], study: Study, folder: Path) -> None:
 def _execute_in_parallel(runs: Sequence[Run], study: Study, settings: WorkerSettings) -> BaseException | None:
     """Execute each run once. What breaks the backend, such as a killed worker, ends the pass and is returned."""
     if study.backend == "ray":
-        options = connect_to_ray(study)
+        options = connect_to_ray(study.address, study.jobs, study.gpus_per_run)
         tasks = [(run, replace(settings, threads=1, parent=None)) for run in runs]  # Ray deals out the GPUs
     else:
         options = {"n_jobs": _jobs(study), "backend": "loky"}

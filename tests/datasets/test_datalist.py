@@ -16,7 +16,7 @@ from monai_iln.datasets import (
     slice_items,
     split_datalist,
 )
-from monai_iln.datasets.datalist import write_datalist
+from monai_iln.datasets.datalist import write_stack
 from monai_iln.errors import UserError
 
 
@@ -174,15 +174,14 @@ def test_integers_of_64_bits_are_stored_smaller(stacks, tmp_path):
         stack = replace(stacks[0], image=stacks[0].image.astype(np.int64) + value)
         folder = tmp_path / str(number)
         folder.mkdir()
-        write_datalist([stack], folder, name="", labels=("background", "x"), folds={stack.subject: 0})
-        image = nib.load(read_datalist(folder)[0]["image"])
+        image = nib.load(folder / write_stack(stack, folder)["image"])
         assert image.get_data_dtype() == dtype
         np.testing.assert_array_equal(np.asanyarray(image.dataobj), stack.image)
 
 
 def test_a_subject_that_cannot_name_a_file(stacks, tmp_path):
     with pytest.raises(UserError, match="cannot name a file"):
-        write_datalist([replace(stacks[0], subject="../up")], tmp_path, name="", labels=(), folds={"../up": 0})
+        write_stack(replace(stacks[0], subject="../up"), tmp_path)
 
 
 @pytest.mark.parametrize("ending", ["_gt", "_label", "-seg", "_mask2"])

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 
 from monai_iln.datasets.readers.matching import Files, PairCollector, PairedFiles, find_volumes
+from monai_iln.datasets.readers.plan import Plan
 from monai_iln.datasets.readers.structures import Label, find_structures
 from monai_iln.datasets.readers.tables import INFO_NAME, SubjectInfo, read_info
-from monai_iln.datasets.readers.volumes import read_pairs
-from monai_iln.datasets.stacks import Finding, ReaderOutput
+from monai_iln.datasets.readers.volumes import plan_pairs
+from monai_iln.datasets.stacks import Finding
 
 #: The values of the label files.
 VALUES = {"right-ventricle": (1,), "myocardium": (2,), "left-ventricle": (3,)}
@@ -24,9 +25,9 @@ def holds(files: Files) -> bool:
     return any(path.name.casefold() == INFO_NAME for path in files) and any(find_volumes(files, _NAME))
 
 
-def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
-    """Read the labelled frames, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
-    return read_pairs(find_pairs(files), find_structures(label, VALUES), progress)
+def plan(files: Files, label: Label) -> Plan:
+    """Plan to read the labelled frames, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
+    return plan_pairs(find_pairs(files), find_structures(label, VALUES))
 
 
 def find_pairs(files: Files) -> PairedFiles:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
 from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_volume, without_type
-from monai_iln.datasets.readers.matching import PHASE_WORDS, FilePair, Files, PairedFiles, below_source, list_volumes
-from monai_iln.datasets.readers.structures import MOST_VALUES, Label, find_structures, label_values
-from monai_iln.datasets.readers.tables import read_tables
-from monai_iln.datasets.readers.volumes import read_pairs
-from monai_iln.datasets.stacks import Finding, ReaderOutput
+from monai_iln.datasets.readers.matching import PHASE_WORDS, FilePair, Files, below_source, list_volumes
+from monai_iln.datasets.readers.plan import Overview, Plan, SubjectOutput
+from monai_iln.datasets.readers.structures import MOST_VALUES, Label, Wanted, find_structures, label_values
+from monai_iln.datasets.readers.tables import SubjectInfo, read_tables
+from monai_iln.datasets.readers.volumes import read_pairs, refuse_several_values
+from monai_iln.datasets.stacks import Finding
 from monai_iln.errors import UserError
 
 _NOT_THERE = "in its folder has its numbers and phase in the name; for other folders, use patterns for image and mask"
@@ -28,12 +30,14 @@ class _Volume(NamedTuple):
 
     Attributes:
         path: The file.
+        place: The path below the source.
         words: The words and numbers of its name, and how often each occurs.
         kind: ``"image"``, ``"label"``, or empty if it cannot be read.
         shape: The shape of its array.
     """
 
     path: Path
+    place: str
     words: Counter[str]
     kind: str
     shape: tuple[int, ...]
@@ -61,43 +65,64 @@ def holds(files: Files) -> bool:
     return bool(list_volumes(files))
 
 
-def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
-    """Read the labelled frames, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
+def plan(files: Files, label: Label) -> Plan:
+    """Plan to read the labelled frames, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
     wanted = find_structures(label, {})
-    return read_pairs(find_pairs(files), wanted, progress)
+    folders: dict[str, dict[Path, list[_Candidate]]] = defaultdict(lambda: defaultdict(list))
+    for path in list_volumes(files).values():
+        folder = _subject_folder(path, files[path])
+        folders[folder.resolve().name][folder].append(_Candidate(path, below_source(path, files)))
+    infos, damaged = read_tables(files, folders)
+    subjects = {
+        subject: partial(_read_subject, subject, dict(own), infos.get(subject, {}), wanted)
+        for subject, own in folders.items()
+    }
+    return Plan(subjects, damaged, _refuse)
 
 
-def find_pairs(files: Files) -> PairedFiles:
-    """The images and labels of every folder, and what tables say about the subjects.
+class _Candidate(NamedTuple):
+    """A file that is an image or a label, and its path below the source."""
+
+    path: Path
+    place: str
+
+
+def _read_subject(
+    subject: str, folders: Mapping[Path, Sequence[_Candidate]], info: SubjectInfo, wanted: Wanted
+) -> SubjectOutput:
+    """Read a subject, whose name several folders may have, but only one that holds images with labels.
 
     Raises:
-        UserError: If two folders are of one subject, or one folder seems to hold several.
+        UserError: If two folders are of the subject.
     """
-    groups: dict[Path, list[Path]] = defaultdict(list)
-    for path in list_volumes(files).values():
-        groups[_subject_folder(path, files[path])].append(path)
     pairs: list[FilePair] = []
     findings = []
-    folders: dict[str, Path] = {}
-    for folder, paths in groups.items():
-        subject = folder.resolve().name
-        matched, lone = _match([_look_at(path, folder) for path in paths])
-        if matched and folders.setdefault(subject.casefold(), folder) != folder:
+    owner: Path | None = None
+    for folder, candidates in folders.items():
+        matched, lone = _match([_look_at(candidate, folder) for candidate in candidates])
+        if matched and owner is not None:
             raise UserError(
-                f"{folders[subject.casefold()]} and {folder}: both are subject {subject}, by their names. Rename one "
-                "if they are two persons; give one copy if they are one, or patterns for image and mask."
+                f"{owner} and {folder}: both are subject {subject}, by their names. Rename one if they are two "
+                "persons; give one copy if they are one, or patterns for image and mask."
             )
-        pairs += _name_phases(subject, matched, files)
+        if matched:
+            owner = folder
+        pairs += _name_phases(subject, matched)
         findings += [Finding(volume.reason, subject, "", None, str(volume.path), volume.detail) for volume in lone]
-    subjects = {pair.subject for pair in pairs}
-    if len(subjects) == 1 and len({pair.phase for pair in pairs} - {"ED", "ES"}) > 2:
+    output = read_pairs(sorted(pairs), info, wanted)
+    return output._replace(findings=findings + output.findings)
+
+
+def _refuse(overview: Overview) -> None:
+    """Refuse labels with several values, and a folder that seems to hold several subjects."""
+    subjects, phases = ({stack.subject for stack in overview.stacks}, {stack.phase for stack in overview.stacks})
+    if len(subjects) == 1 and len(phases - {"ED", "ES"}) > 2:
         raise UserError(
-            f"{pairs[0].image.parent}: {len(pairs)} images with labels in one folder, as if of one subject. Each "
-            "subject has a folder of its own: give the one above those, or say by patterns for image and mask where "
-            "names tell the subject."
+            f"{Path(overview.stacks[0].file).parent}: {len(overview.stacks)} images with labels in one folder, as if "
+            "of one subject. Each subject has a folder of its own: give the one above those, or say by patterns for "
+            "image and mask where names tell the subject."
         )
-    infos, damaged = read_tables(files, subjects)
-    return PairedFiles(pairs, findings + damaged, infos)
+    refuse_several_values(overview)
 
 
 def _words(name: str) -> list[str]:
@@ -114,16 +139,17 @@ def _subject_folder(path: Path, source: Path) -> Path:
     return folder
 
 
-def _look_at(path: Path, folder: Path) -> _Volume:
+def _look_at(candidate: _Candidate, folder: Path) -> _Volume:
     """A volume as what it is: files of few whole numbers are labels."""
+    path, place = candidate
     words = Counter(_words(without_type(path.relative_to(folder)).as_posix()))
     try:
         array, _ = read_volume(path)
     except UserError:  # told when the pair is read
-        return _Volume(path, words, "", ())
+        return _Volume(path, place, words, "", ())
     values = label_values(array)
     is_label = values is not None and len(values) <= MOST_VALUES
-    return _Volume(path, words, "label" if is_label else "image", array.shape)
+    return _Volume(path, place, words, "label" if is_label else "image", array.shape)
 
 
 def _match(volumes: Sequence[_Volume]) -> tuple[list[tuple[_Volume, _Volume]], list[_Lone]]:
@@ -166,14 +192,14 @@ def _nearest(label: _Volume, images: Sequence[_Volume]) -> list[_Volume]:
     return [image for image, score in zip(fits, scores, strict=True) if score == max(scores)]
 
 
-def _name_phases(subject: str, matched: Sequence[tuple[_Volume, _Volume]], files: Files) -> list[FilePair]:
+def _name_phases(subject: str, matched: Sequence[tuple[_Volume, _Volume]]) -> list[FilePair]:
     """The pairs of a subject with their phases: as their names say, or else what tells the names apart."""
     if not matched:
         return []
     pairs = []
     common = set.intersection(*(set(image.words) for image, _ in matched))
     for image, label in matched:
-        words = [*_words(below_source(label.path, files)), *_words(below_source(image.path, files))]
+        words = [*_words(label.place), *_words(image.place)]
         named = [PHASE_WORDS[word] for word in words if word in PHASE_WORDS]
         own = "-".join(word for word in image.words if word not in common)
         pairs.append(FilePair(subject, [own, *named][-1], image.path, label.path))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +16,10 @@ from monai_iln.datasets.formats.dicom import Frame, stack_affine
 from monai_iln.datasets.formats.dicom_pixels import read_pixels
 from monai_iln.datasets.geometry.numbering import Numbering, number_frames
 from monai_iln.datasets.geometry.series import find_series
-from monai_iln.datasets.progress import track
 from monai_iln.datasets.quality.contours import ContourFinding, check_contours, copied_contours
 from monai_iln.datasets.readers.labelled import LabelledFrame, make_stacks, name_phases
 from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES
+from monai_iln.datasets.readers.plan import Plan, SubjectOutput
 from monai_iln.datasets.readers.short_axis import choose_series
 from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError
@@ -25,44 +27,56 @@ from monai_iln.errors import UserError
 _MOST_NAMED = 3  # files that may be the missing one; the nearest come first
 
 
-def read_cines(
-    name: str,
+def plan_cines(
     contours: Mapping[str, ContourFiles],
     folders: Mapping[str, Collection[Path]],
     structure: str,
     *,
     stratum: Callable[[str], str] = lambda _: "",
     take: Callable[[Sequence[Frame]], list[Frame]] = list,
-    progress: bool = False,
-) -> ReaderOutput:
-    """Read the stacks of every subject with contours. Subjects with DICOM files alone become findings.
+) -> Plan:
+    """Plan to read the stacks of every subject with contours. Subjects with DICOM files alone become findings.
 
     Args:
-        name: The name of the data set, for the bar.
         contours: The contour files of each subject.
         folders: The folders of each subject's DICOM files.
         structure: The structure that is labelled, a key of
             :data:`~monai_iln.datasets.readers.layouts.CONTOURED_STRUCTURES`.
         stratum: A function that returns the stratum of a subject.
         take: A function that returns the frames of a series to be used, with the numbers that contours have.
-        progress: Shows a bar.
     """
-    output = ReaderOutput([], [])
     copies = defaultdict(list)
     for found in copied_contours(contours):
         copies[found.finding.subject].append(found)
-    for subject in track(sorted(contours), name, "subject", progress):
-        series, damaged = find_series(folders.get(subject, ()))
-        taken = [frames for frames in map(take, series) if frames]
-        stacks, findings = read_cine(subject, stratum(subject), taken, contours[subject], structure, copies[subject])
-        output.stacks.extend(stacks)
-        for path, error in damaged:
-            output.findings.append(Finding("unreadable", subject, "", None, str(path), str(error)))
-        output.findings.extend(findings)
-    for subject in sorted(folders.keys() - contours.keys()):
-        file = str(min(folders[subject]))
-        output.findings.append(Finding("no-label", subject, "", None, file, "DICOM files without contours"))
-    return output
+    subjects = {}
+    for subject, files in contours.items():
+        contoured = _ContouredSubject(subject, stratum(subject), list(folders.get(subject, ())), files, copies[subject])
+        subjects[subject] = partial(_read_subject, contoured, structure, take)
+    detail = "DICOM files without contours"
+    lone = sorted(folders.keys() - contours.keys())
+    return Plan(
+        subjects, [Finding("no-label", subject, "", None, str(min(folders[subject])), detail) for subject in lone]
+    )
+
+
+class _ContouredSubject(NamedTuple):
+    """A subject and its files."""
+
+    name: str
+    stratum: str
+    folders: list[Path]
+    contours: ContourFiles
+    copies: list[ContourFinding]
+
+
+def _read_subject(
+    subject: _ContouredSubject, structure: str, take: Callable[[Sequence[Frame]], list[Frame]]
+) -> SubjectOutput:
+    series, damaged = find_series(subject.folders)
+    taken = [frames for frames in map(take, series) if frames]
+    stacks, findings = read_cine(subject.name, subject.stratum, taken, subject.contours, structure, subject.copies)
+    unreadable = [Finding("unreadable", subject.name, "", None, str(path), str(error)) for path, error in damaged]
+    return SubjectOutput(stacks, unreadable + findings)
 
 
 def read_cine(

@@ -8,15 +8,17 @@ Labels are not compared with the brightness of images.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from monai_iln.datasets.readers.matching import Files, PairCollector, PairedFiles, find_volumes
+from monai_iln.datasets.readers.plan import Plan, SubjectOutput
 from monai_iln.datasets.readers.structures import Label, find_structures
 from monai_iln.datasets.readers.tables import SubjectInfo
-from monai_iln.datasets.readers.volumes import read_pairs
-from monai_iln.datasets.stacks import ReaderOutput
+from monai_iln.datasets.readers.volumes import plan_pairs
 
 #: The values of the label files, as the challenge counts them: 2 alone is normal muscle, 3 an infarction without the
 #: no-reflow in it.
@@ -30,11 +32,17 @@ def holds(files: Files) -> bool:
     return any(path.parent.name.casefold() == "contours" for path, _ in find_volumes(files, _NAME))
 
 
-def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
-    """Read the labelled stacks, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
-    stacks, findings = read_pairs(find_pairs(files), find_structures(label, VALUES), progress)
-    # An infarction is as bright as blood: what inspection knows of cines would exclude good cases.
-    return ReaderOutput([replace(stack, pool=np.zeros_like(stack.label)) for stack in stacks], findings)
+def plan(files: Files, label: Label) -> Plan:
+    """Plan to read the labelled stacks, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
+    pairs = plan_pairs(find_pairs(files), find_structures(label, VALUES))
+    subjects = {subject: partial(_read_subject, read) for subject, read in pairs.subjects.items()}
+    return replace(pairs, subjects=subjects)
+
+
+def _read_subject(read: Callable[[], SubjectOutput]) -> SubjectOutput:
+    """Read a case. An infarction is as bright as blood: what inspection knows of cines would exclude good cases."""
+    output = read()
+    return output._replace(stacks=[replace(stack, pool=np.zeros_like(stack.label)) for stack in output.stacks])
 
 
 def find_pairs(files: Files) -> PairedFiles:

@@ -12,8 +12,9 @@ from monai_iln.datasets.readers.dataset_json import FILE_NAME as DATASET_JSON
 from monai_iln.datasets.readers.layouts import FOLDER_LAYOUTS
 from monai_iln.datasets.readers.matching import Files
 from monai_iln.datasets.readers.patterns import find_by_pattern
+from monai_iln.datasets.readers.plan import Plan
 from monai_iln.datasets.readers.structures import Label, find_structures, list_labels
-from monai_iln.datasets.readers.volumes import read_pairs
+from monai_iln.datasets.readers.volumes import plan_pairs
 from monai_iln.datasets.stacks import ReaderOutput
 from monai_iln.errors import UserError
 
@@ -23,7 +24,7 @@ class _Reader(Protocol):
 
     def holds(self, files: Files) -> bool: ...
 
-    def read(self, files: Files, label: Label, progress: bool) -> ReaderOutput: ...
+    def plan(self, files: Files, label: Label) -> Plan: ...
 
 
 def read_folders(
@@ -83,6 +84,21 @@ def read_folders(
         >>> len(output.stacks)  # doctest: +SKIP
         200
     """
+    return plan_folders(sources, label=label, layout=layout, image=image, mask=mask).read(progress)
+
+
+read_right_ventricle = read_folders  # the former name
+
+
+def plan_folders(
+    sources: Sequence[Path],
+    *,
+    label: Label = "right-ventricle",
+    layout: str | None = None,
+    image: str | None = None,
+    mask: str | None = None,
+) -> Plan:
+    """Plan to read every labelled frame, see :func:`read_folders`."""
     labels = list_labels(label)
     label = labels[0] if len(labels) == 1 else tuple(labels)
     files: dict[Path, Path] = {}
@@ -90,19 +106,13 @@ def read_folders(
         folder = source if source.is_dir() else source.parent
         files |= dict.fromkeys(list_files(source), folder)
     if image is None and mask is None:
-        stacks, findings = _choose_reader(files, sources, layout).read(files, label, progress)
-    elif image is None or mask is None or layout not in (None, "folders"):
+        return _choose_reader(files, sources, layout).plan(files, label)
+    if image is None or mask is None or layout not in (None, "folders"):
         raise UserError(
             f"image pattern {image or 'none'}, mask pattern {mask or 'none'}, layout {layout or 'folders'}: patterns "
             "come as a pair, and for the layout folders alone. Give both, and no other layout."
         )
-    else:
-        wanted = find_structures(label, {})
-        stacks, findings = read_pairs(find_by_pattern(files, image, mask), wanted, progress)
-    return ReaderOutput(sorted(stacks, key=lambda stack: (stack.subject, stack.phase)), findings)
-
-
-read_right_ventricle = read_folders  # the former name
+    return plan_pairs(find_by_pattern(files, image, mask), find_structures(label, {}))
 
 
 def _choose_reader(files: Files, sources: Sequence[Path], layout: str | None) -> _Reader:

@@ -2,8 +2,9 @@
 
 To add a data set to ``monai-iln prepare folders``, copy a module of this package and name the copy in
 :data:`FOLDER_LAYOUTS`: ``acdc.py`` if images and labels are volumes, ``rvsc.py`` if they are DICOM files and contours.
-The module has two functions, ``holds(files)``, which recognizes the layout, and ``read(files, label, progress)``, which
-returns a :class:`~monai_iln.datasets.stacks.ReaderOutput`. ``files`` maps every file to the source in which it lies.
+The module has two functions, ``holds(files)``, which recognizes the layout, and ``plan(files, label)``, which returns a
+:class:`~monai_iln.datasets.readers.plan.Plan`: a function for each subject that reads it. ``files`` maps every file to
+the source in which it lies.
 """
 
 #: The layouts of ``monai-iln prepare folders``, and the module that reads each. Any other layout is *folders*.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from monai_iln.datasets.readers.matching import Files, PairCollector, PairedFiles, find_volumes
+from monai_iln.datasets.readers.plan import Plan
 from monai_iln.datasets.readers.structures import Label, find_structures
-from monai_iln.datasets.readers.volumes import read_pairs
-from monai_iln.datasets.stacks import ReaderOutput
+from monai_iln.datasets.readers.volumes import plan_pairs
 
 #: The values of the label files.
 VALUES = {"left-ventricle": (1,), "myocardium": (2,), "right-ventricle": (3,)}
@@ -23,9 +23,9 @@ def holds(files: Files) -> bool:
     return any(match["gt"] for _, match in find_volumes(files, _NAME))
 
 
-def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
-    """Read the labelled frames, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
-    return read_pairs(find_pairs(files), find_structures(label, VALUES), progress)
+def plan(files: Files, label: Label) -> Plan:
+    """Plan to read the labelled frames, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
+    return plan_pairs(find_pairs(files), find_structures(label, VALUES))
 
 
 def find_pairs(files: Files) -> PairedFiles:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from monai_iln.datasets.readers.dataset_json import FILE_NAME, read_dataset_json
 from monai_iln.datasets.readers.matching import PHASE_WORDS, FilePair, Files, PairCollector, PairedFiles, find_volumes
+from monai_iln.datasets.readers.plan import Plan
 from monai_iln.datasets.readers.structures import Label, Values, find_structures, hyphened
-from monai_iln.datasets.readers.volumes import read_pairs
-from monai_iln.datasets.stacks import ReaderOutput
+from monai_iln.datasets.readers.volumes import plan_pairs
 from monai_iln.errors import UserError
 
 _IMAGE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -40,10 +40,10 @@ def holds(files: Files) -> bool:
     )
 
 
-def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
-    """Read the labelled stacks, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
+def plan(files: Files, label: Label) -> Plan:
+    """Plan to read the labelled stacks, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
     wanted = find_structures(label, read_values(files))
-    return read_pairs(find_pairs(files), wanted, progress)
+    return plan_pairs(find_pairs(files), wanted)
 
 
 def read_values(files: Files) -> Values:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from monai_iln.datasets.formats.png import Picture, read_picture
-from monai_iln.datasets.progress import track
 from monai_iln.datasets.readers.layouts import IMAGE_FOLDERS, LABEL_FOLDERS
 from monai_iln.datasets.readers.matching import PHASE_WORDS, FilePair, Files, list_volumes
-from monai_iln.datasets.readers.structures import MOST_VALUES, Label, find_structures
-from monai_iln.datasets.readers.tables import read_tables
-from monai_iln.datasets.readers.volumes import LabelledVolume, make_stacks
-from monai_iln.datasets.stacks import Finding, ReaderOutput
+from monai_iln.datasets.readers.plan import Plan, SubjectOutput
+from monai_iln.datasets.readers.structures import MOST_VALUES, Label, Wanted, find_structures
+from monai_iln.datasets.readers.tables import SubjectInfo, read_tables
+from monai_iln.datasets.readers.volumes import LabelledVolume, make_stacks, refuse_several_values
+from monai_iln.datasets.stacks import Finding
 from monai_iln.errors import UserError
 
 
@@ -46,25 +47,43 @@ def holds(files: Files) -> bool:
     return any(_kind(path) in LABEL_FOLDERS for path in files if _is_picture(path)) and not list_volumes(files)
 
 
-def read(files: Files, label: Label, progress: bool = False) -> ReaderOutput:
-    """Read the labelled slices, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
+def plan(files: Files, label: Label) -> Plan:
+    """Plan to read the labelled slices, see :func:`~monai_iln.datasets.readers.folders.read_folders`."""
     wanted = find_structures(label, {})
-    images: dict[_Place, dict[str, Path]] = defaultdict(dict)
-    masks: dict[_Place, dict[str, Path]] = defaultdict(dict)
+    pictures: dict[str, dict[_Place, _Pictures]] = defaultdict(lambda: defaultdict(lambda: _Pictures({}, {})))
     for path in files:
         if _is_picture(path) and (kind := _kind(path)):
-            names = masks if kind in LABEL_FOLDERS else images
-            twin = names[_place(path)].setdefault(path.stem, path)
+            place = _place(path)
+            own = pictures[place.folder.name][place]
+            names = own.masks if kind in LABEL_FOLDERS else own.images
+            twin = names.setdefault(path.stem, path)
             if twin != path:
                 raise UserError(f"{twin} and {path}: both are of one slice. Give one copy.")
+    infos, damaged = read_tables(files, pictures)
+    subjects = {
+        subject: partial(_read_subject, subject, dict(own), infos.get(subject, {}), wanted)
+        for subject, own in pictures.items()
+    }
+    return Plan(subjects, damaged, refuse_several_values)
+
+
+class _Pictures(NamedTuple):
+    """The pictures of a stack by their names."""
+
+    images: dict[str, Path]
+    masks: dict[str, Path]
+
+
+def _read_subject(
+    subject: str, pictures: Mapping[_Place, _Pictures], info: SubjectInfo, wanted: Wanted
+) -> SubjectOutput:
     findings: list[Finding] = []
     volumes = []
-    for place in track(sorted({*images, *masks}), "Reading", "stack", progress):
-        pair = FilePair(place.folder.name, place.phase, place.folder, place.folder)
-        slices = _number(pair, _pair(pair, images[place], masks[place], findings), findings)
+    for place, (images, masks) in sorted(pictures.items()):
+        pair = FilePair(subject, place.phase, place.folder, place.folder)
+        slices = _number(pair, _pair(pair, images, masks, findings), findings)
         volumes += _read_slices(pair, slices, findings)
-    infos, damaged = read_tables(files, {volume.pair.subject for volume in volumes})
-    return make_stacks([[volume] for volume in volumes], infos, wanted, findings + damaged)
+    return make_stacks([[volume] for volume in volumes], info, wanted, findings)
 
 
 def _is_picture(path: Path) -> bool:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PureWindowsPath
 
 from monai_iln.datasets.formats.contours import FILE_NAME, ContourFiles, read_text
 from monai_iln.datasets.formats.dicom import Frame
-from monai_iln.datasets.readers.contoured import read_cines
-from monai_iln.datasets.stacks import Finding, ReaderOutput
+from monai_iln.datasets.readers.contoured import plan_cines
+from monai_iln.datasets.readers.plan import Plan, SubjectOutput
+from monai_iln.datasets.readers.structures import Label
+from monai_iln.datasets.stacks import Finding
 from monai_iln.errors import UserError
 
 #: The structures, and how contours call them.
@@ -31,18 +34,17 @@ def holds(files: Iterable[Path]) -> bool:
     return any(match and _SUBJECT.fullmatch(match["prefix"]) for match in matches)
 
 
-def read(files: Iterable[Path], label: str | int, progress: bool = False) -> ReaderOutput:
-    """Read every labelled frame, one stack for each subject and phase. Subjects are called P01 and so on.
+def plan(files: Iterable[Path], label: Label) -> Plan:
+    """Plan to read every labelled frame, one stack for each subject and phase. Subjects are called P01 and so on.
 
     Args:
         files: All files of the sources.
         label: A key of :data:`LABELS`.
-        progress: Shows a bar.
 
     Raises:
         UserError: If the label is another, or two files are of one frame.
     """
-    if label not in LABELS:
+    if not isinstance(label, str) or label not in LABELS:
         raise UserError(f"label {label!r}: RVSC has {', '.join(LABELS)}. Choose one of them.")
     contours: dict[str, dict[int, dict[str, Path]]] = defaultdict(lambda: defaultdict(dict))
     folders: dict[str, set[Path]] = defaultdict(set)
@@ -56,10 +58,22 @@ def read(files: Iterable[Path], label: str | int, progress: bool = False) -> Rea
             folders[match["prefix"].upper()].add(path.parent)
         elif match := _LIST.fullmatch(path.name):
             lists[match["prefix"].upper()] = path
-    stacks, findings = read_cines("RVSC", contours, folders, LABELS[label], take=_number_by_name, progress=progress)
-    for subject in sorted(contours.keys() & lists.keys()):
-        findings.extend(_find_missing(subject, lists[subject], contours[subject]))
-    return ReaderOutput([replace(stack, thick_wall=False) for stack in stacks], findings)
+    cines = plan_cines(contours, folders, LABELS[label], take=_number_by_name)
+    subjects = {
+        subject: partial(_read_subject, read, subject, lists.get(subject), contours[subject])
+        for subject, read in cines.subjects.items()
+    }
+    return replace(cines, subjects=subjects)
+
+
+def _read_subject(
+    read: Callable[[], SubjectOutput], subject: str, listing: Path | None, contours: ContourFiles
+) -> SubjectOutput:
+    output = read()
+    findings = list(output.findings)
+    if listing is not None:
+        findings += _find_missing(subject, listing, contours)
+    return SubjectOutput([replace(stack, thick_wall=False) for stack in output.stacks], findings)
 
 
 def _number_by_name(frames: Sequence[Frame]) -> list[Frame]:

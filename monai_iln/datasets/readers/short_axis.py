@@ -11,7 +11,7 @@ from monai_iln.datasets.formats.dicom import Frame
 from monai_iln.datasets.formats.dicom_pixels import read_pixels
 from monai_iln.datasets.geometry.numbering import number_frames
 from monai_iln.datasets.geometry.series import split_places
-from monai_iln.datasets.quality.inspection import contrast
+from monai_iln.datasets.quality.contrast import contrast
 from monai_iln.errors import UserError
 
 ContourPoints = Mapping[int, Mapping[str, Points]]  # by the number of the frame and the kind of contour

@@ -193,23 +193,5 @@ def hyphened(name: str) -> str:
     return name.strip().lower().replace("_", "-").replace(" ", "-")
 
 
-def refuse_several_values(labels: Sequence[NDArray[Any]]) -> None:
-    """Refuse labels of which most have several values: one must be chosen. If only a few have, those are damaged.
-
-    Args:
-        labels: The label maps of a data set.
-
-    Raises:
-        UserError: If most have several values.
-    """
-    values = [set(label_values(label) or ()) - {0} for label in labels]
-    several = [found for found in values if len(found) > 1]
-    if several and 2 * len(several) >= sum(map(bool, values)):
-        raise UserError(
-            f"{len(several)} of {len(labels)} labels have several values beside 0: {_listed(set().union(*several))}. "
-            "Which of them are learnt? Choose one or several numbers with --label."
-        )
-
-
 def _listed(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(values)))

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,10 @@ from numpy.typing import NDArray
 from monai_iln.datasets.formats.contours import FILE_NAME
 from monai_iln.datasets.formats.listing import Sources, is_dicom, list_files, list_sources
 from monai_iln.datasets.formats.png import read_picture
-from monai_iln.datasets.progress import track
-from monai_iln.datasets.readers.contoured import read_cines
+from monai_iln.datasets.readers.contoured import plan_cines
 from monai_iln.datasets.readers.labelled import LabelledFrame, make_stacks, name_phases
 from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES, SUNNYBROOK_LAYOUTS
+from monai_iln.datasets.readers.plan import Overview, Plan, SubjectOutput
 from monai_iln.datasets.stacks import Finding, ReaderOutput
 from monai_iln.errors import UserError
 from monai_iln.files import read_csv
@@ -70,6 +71,11 @@ def read_sunnybrook(
         UserError: If a source is missing, the sources hold none of the layouts or both, no subject has image and label,
             or tables or contours contradict one another.
     """
+    return plan_sunnybrook(sources, label=label, layout=layout).read(progress)
+
+
+def plan_sunnybrook(sources: Sources, *, label: str = "endocardium", layout: str | None = None) -> Plan:
+    """Plan to read every labelled frame, see :func:`read_sunnybrook`."""
     if label not in CONTOURED_STRUCTURES:
         raise UserError(f"label {label!r}: Sunnybrook has {', '.join(CONTOURED_STRUCTURES)}. Choose one of them.")
     paths = list_sources(sources)
@@ -90,10 +96,10 @@ def read_sunnybrook(
             "SC-N-02-IM-0001-0020.dcm.png (png). Give the folder above those."
         )
     if (layout or found[0]) == "dicom":
-        return _read_dicom(shown, files, label, progress)
+        return _plan_dicom(shown, files, label)
     if label != "endocardium":
         raise UserError(f"label {label!r}: the PNG mirror has the endocardium only. Choose that, or the DICOM data.")
-    return _read_png(images, _png_files(files, "Labels"), progress)
+    return _plan_png(images, _png_files(files, "Labels"))
 
 
 def _folders(file: Path, source: Path) -> tuple[str, ...]:
@@ -113,11 +119,10 @@ def _stratum(subject: str) -> str:
     return re.sub(r"-\d+$", "", subject)
 
 
-def _read_dicom(source: str, files: Files, label: str, progress: bool) -> ReaderOutput:
-    output = ReaderOutput([], [])
+def _plan_dicom(source: str, files: Files, label: str) -> Plan:
     contours, patients = _find_contours(files), _read_tables(files)
     folders: dict[str, set[Path]] = defaultdict(set)
-    unknown = 0
+    findings = []
     for folder, names in {(file.parent, names) for file, names in files.items() if is_dicom(file)}:
         for part in reversed(names):
             subject = patients.get(part, _name(part))
@@ -125,23 +130,29 @@ def _read_dicom(source: str, files: Files, label: str, progress: bool) -> Reader
                 folders[subject].add(folder)
                 break
         else:
-            unknown += 1
             detail = "DICOM files in no folder that is named after a subject, or after a patient in a table"
-            output.findings.append(Finding("no-label", "", "", None, str(folder), detail))
-    stacks, findings = read_cines("Sunnybrook", contours, folders, label, stratum=_stratum, progress=progress)
-    output.stacks.extend(stacks)
-    output.findings.extend(findings)
-    if not output.stacks:
-        faults = Counter((f.reason, f.subject) for f in output.findings if f.reason not in ("no-image", "no-label"))
-        found = ", ".join(f"{count} {reason} of {subject}" for (reason, subject), count in sorted(faults.items()))
-        on_the_way = f" Found on the way: {found}." if found else ""
-        raise UserError(
-            f"{source}: no subject has an image with a contour of the {label}. {len(contours)} subjects have contours "
-            f"of any kind, {len(folders)} have DICOM files, {unknown} folders of DICOM files are nobody's. A folder is "
-            "named after the subject, or after a patient that scd_patientdata.csv or link.csv joins to one: add what "
-            f"is missing.{on_the_way}"
-        )
-    return output
+            findings.append(Finding("no-label", "", "", None, str(folder), detail))
+    plan = plan_cines(contours, folders, label, stratum=_stratum)
+    counts = (
+        f"{len(contours)} subjects have contours of any kind, {len(folders)} have DICOM files, {len(findings)} folders "
+        "of DICOM files are nobody's"
+    )
+    refuse = partial(_refuse_nothing, source, label, counts)
+    return Plan(plan.subjects, [*findings, *plan.findings], refuse)
+
+
+def _refuse_nothing(source: str, label: str, counts: str, overview: Overview) -> None:
+    """Refuse DICOM files and contours of which nobody has both."""
+    if overview.stacks:
+        return
+    faults = Counter((f.reason, f.subject) for f in overview.findings if f.reason not in ("no-image", "no-label"))
+    found = ", ".join(f"{count} {reason} of {subject}" for (reason, subject), count in sorted(faults.items()))
+    on_the_way = f" Found on the way: {found}." if found else ""
+    raise UserError(
+        f"{source}: no subject has an image with a contour of the {label}. {counts}. A folder is named after the "
+        "subject, or after a patient that scd_patientdata.csv or link.csv joins to one: add what is "
+        f"missing.{on_the_way}"
+    )
 
 
 def _find_contours(files: Files) -> SubjectContours:
@@ -216,13 +227,13 @@ def _png_files(files: Files, kind: str) -> list[Path]:
     return found
 
 
-def _read_png(images: Sequence[Path], labels: Sequence[Path], progress: bool) -> ReaderOutput:
+def _plan_png(images: Sequence[Path], labels: Sequence[Path]) -> Plan:
     frames: dict[str, dict[int, Path]] = defaultdict(dict)
-    output = ReaderOutput([], [])
+    findings = []
     for path in {*labels} - {_label_of(image) for image in images}:
         subject, _ = _split_png_name(path)
         detail = "a mask without an image of its name"
-        output.findings.append(Finding("no-image", subject, "", None, str(path), detail))
+        findings.append(Finding("no-image", subject, "", None, str(path), detail))
     for path in images:
         subject, number = _split_png_name(path)
         twin = frames[subject].setdefault(number, path)
@@ -230,26 +241,31 @@ def _read_png(images: Sequence[Path], labels: Sequence[Path], progress: bool) ->
             raise UserError(
                 f"{path}: the same frame as {twin}, but another image. A frame must be there once: keep one."
             )
-    for subject, numbers in track(sorted(frames.items()), "Sunnybrook", "subject", progress):
-        labelled = []
-        for number, path in sorted(numbers.items()):
-            slice_, phase = divmod(number - 1, _PNG_PHASES)
-            try:
-                picture, mask = read_picture(path), _read_mask(path)
-            except UserError as error:
-                output.findings.append(Finding("unreadable", subject, "", slice_ + 1, str(path), str(error)))
-                continue
-            if picture.has_colours:
-                detail = "its brightness is taken; what is drawn into an image is learnt"
-                output.findings.append(Finding("colours", subject, "", slice_ + 1, str(path), detail))
-            labelled.append(LabelledFrame(slice_, phase, picture.grey, mask, mask, path))
-        names = name_phases(labelled, _PNG_PHASES)
-        stacks, findings = make_stacks(subject, _stratum(subject), labelled, names, lambda _: np.eye(4))
-        output.stacks.extend(stacks)
-        output.findings.extend(findings)
-    if not output.stacks:
-        raise UserError(f"{images[0].parent}: no image with a mask. {output.findings[0].detail}")
-    return output
+    subjects = {subject: partial(_read_png_subject, subject, numbers) for subject, numbers in frames.items()}
+    return Plan(subjects, findings, partial(_refuse_no_mask, images[0].parent))
+
+
+def _refuse_no_mask(folder: Path, overview: Overview) -> None:
+    if not overview.stacks:
+        raise UserError(f"{folder}: no image with a mask. {overview.findings[0].detail}")
+
+
+def _read_png_subject(subject: str, frames: Mapping[int, Path]) -> SubjectOutput:
+    labelled, unusable = [], []
+    for number, path in sorted(frames.items()):
+        slice_, phase = divmod(number - 1, _PNG_PHASES)
+        try:
+            picture, mask = read_picture(path), _read_mask(path)
+        except UserError as error:
+            unusable.append(Finding("unreadable", subject, "", slice_ + 1, str(path), str(error)))
+            continue
+        if picture.has_colours:
+            detail = "its brightness is taken; what is drawn into an image is learnt"
+            unusable.append(Finding("colours", subject, "", slice_ + 1, str(path), detail))
+        labelled.append(LabelledFrame(slice_, phase, picture.grey, mask, mask, path))
+    names = name_phases(labelled, _PNG_PHASES)
+    stacks, findings = make_stacks(subject, _stratum(subject), labelled, names, lambda _: np.eye(4))
+    return SubjectOutput(stacks, unusable + findings)
 
 
 def _split_png_name(path: Path) -> tuple[str, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import MOST_VOXELS, displacement, slice_axis
-from monai_iln.datasets.progress import track
 from monai_iln.datasets.readers.matching import FilePair, PairedFiles
-from monai_iln.datasets.readers.structures import Wanted, label_values, refuse_several_values
+from monai_iln.datasets.readers.plan import Overview, Plan, SubjectOutput
+from monai_iln.datasets.readers.structures import Wanted, label_values
 from monai_iln.datasets.readers.tables import SubjectInfo, find_stratum, find_times
-from monai_iln.datasets.stacks import Finding, ReaderOutput, Stack
+from monai_iln.datasets.stacks import Finding, Stack
 from monai_iln.errors import UserError
 
 
@@ -46,54 +47,83 @@ class LabelledVolume(NamedTuple):
         return Finding(reason, self.pair.subject, phase, None, str(self.pair.label), detail)
 
 
-def read_pairs(paired: PairedFiles, wanted: Wanted, progress: bool = False) -> ReaderOutput:
-    """Read pairs of volumes, one stack for each subject and phase.
+def plan_pairs(paired: PairedFiles, wanted: Wanted) -> Plan:
+    """Plan to read pairs of volumes, one stack for each subject and phase.
 
     Args:
         paired: The pairs, and what is known about their subjects.
         wanted: The structures of the label files that are labelled 1, 2, ... in the stacks.
-        progress: Shows a bar.
-
-    Raises:
-        UserError: If two frames are of one subject and phase, or labels have several values and none was chosen.
     """
-    findings = list(paired.findings)
-    read: dict[FilePair | str, list[LabelledVolume]] = defaultdict(list)
-    for pair in track(sorted(paired.pairs), "Reading", "pair", progress):
-        if volumes := _read_pair(pair, findings):  # frames in files of their own are named together, as in a cine
-            read[pair if pair.time is None else pair.subject] += volumes
-    return make_stacks(read.values(), paired.subjects, wanted, findings)
+    pairs: dict[str, list[FilePair]] = defaultdict(list)
+    for pair in sorted(paired.pairs):
+        pairs[pair.subject].append(pair)
+    subjects = {
+        subject: partial(read_pairs, own, paired.subjects.get(subject, {}), wanted) for subject, own in pairs.items()
+    }
+    return Plan(subjects, paired.findings, refuse_several_values)
+
+
+def read_pairs(pairs: Sequence[FilePair], info: SubjectInfo, wanted: Wanted) -> SubjectOutput:
+    """Read the pairs of one subject.
+
+    Args:
+        pairs: The pairs.
+        info: The information about the subject, from tables.
+        wanted: The structures of the label files that are labelled 1, 2, ... in the stacks.
+    """
+    findings: list[Finding] = []
+    cine: list[LabelledVolume] = []
+    groups = [cine]
+    for pair in pairs:
+        volumes = _read_pair(pair, findings)
+        if pair.time is None:
+            groups.append(volumes)
+        else:  # frames in files of their own are named together, as in a cine
+            cine += volumes
+    return make_stacks([volumes for volumes in groups if volumes], info, wanted, findings)
 
 
 def make_stacks(
-    groups: Collection[Sequence[LabelledVolume]],
-    subjects: Mapping[str, SubjectInfo],
-    wanted: Wanted,
-    findings: list[Finding],
-) -> ReaderOutput:
-    """Name the phases of volumes and take the structures that are wanted, one stack for each subject and phase.
+    groups: Collection[Sequence[LabelledVolume]], info: SubjectInfo, wanted: Wanted, findings: list[Finding]
+) -> SubjectOutput:
+    """Name the phases of one subject's volumes and take the structures that are wanted, one stack for each phase.
 
     Args:
         groups: The volumes, those of one cine together.
-        subjects: The information about each subject, from tables.
+        info: The information about the subject, from tables.
         wanted: The structures of the label files that are labelled 1, 2, ... in the stacks.
         findings: The findings so far. Those of this function join them.
-
-    Raises:
-        UserError: If two volumes are of one subject and phase, or labels have several values and none was chosen.
     """
-    if wanted.first.values is None:
-        refuse_several_values([volume.label for volumes in groups for volume in volumes])
-    stacks: dict[tuple[str, str], Stack] = {}
+    stacks, values = [], []
     for volumes in groups:
-        info = subjects.get(volumes[0].pair.subject, {})
         for volume, phase in _name_phases(volumes, info, wanted):
+            if wanted.first.values is None:
+                values.append(label_values(volume.label) or ())
             stack = _make_stack(volume, phase, find_stratum(info), wanted)
             if isinstance(stack, Finding):
                 findings.append(stack)
             else:
-                _add(stacks, stack)
-    return ReaderOutput(list(stacks.values()), findings)
+                stacks.append(stack)
+    return SubjectOutput(stacks, findings, values)
+
+
+def refuse_several_values(overview: Overview) -> None:
+    """Refuse labels of which most have several values: one must be chosen. If only a few have, those are damaged.
+
+    Args:
+        overview: The data set that was read.
+
+    Raises:
+        UserError: If most have several values.
+    """
+    values = [set(found) - {0} for found in overview.label_values]
+    several = [found for found in values if len(found) > 1]
+    if several and 2 * len(several) >= sum(map(bool, values)):
+        shown = ", ".join(map(str, sorted(set().union(*several))))
+        raise UserError(
+            f"{len(several)} of {len(values)} labels have several values beside 0: {shown}. "
+            "Which of them are learnt? Choose one or several numbers with --label."
+        )
 
 
 def _read_pair(pair: FilePair, findings: list[Finding]) -> list[LabelledVolume]:
@@ -180,14 +210,3 @@ def _make_stack(volume: LabelledVolume, phase: str, stratum: str, wanted: Wanted
         pool=wanted.pool(volume.label),
         thick_wall=wanted.thick_wall,
     )
-
-
-def _add(stacks: dict[tuple[str, str], Stack], stack: Stack) -> None:
-    # Some file systems take names that differ in case for one.
-    twin = stacks.setdefault((stack.subject.casefold(), stack.phase.casefold()), stack)
-    if twin is not stack:
-        raise UserError(
-            f"{twin.files[0]} and {stack.files[0]}: both are subject {stack.subject} at {stack.phase}. A subject has "
-            "one frame for each phase and a folder of its own: give one copy, or patterns for image and mask that tell "
-            "subject and phase."
-        )

@@ -8,8 +8,8 @@ import pytest
 
 from monai_iln.datasets import REASONS, inspect_stacks, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
+from monai_iln.datasets.quality.contrast import contrast
 from monai_iln.datasets.quality.exclusion import exclude_slices
-from monai_iln.datasets.quality.inspection import contrast
 from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.stacks import Finding, Stack
 from monai_iln.errors import UserError
@@ -236,7 +236,7 @@ def test_a_neighbour_in_the_other_phase_speaks_for_a_mask():
 
 
 def test_few_common_slices_accuse_nobody():
-    own = disc([1.0] * 6, subject="A")
+    own = disc([0.8] * 6, subject="A")
     other = disc([3.0] * 6, subject="BB", first=5)  # the slices 5 and 6 are common
     assert not flagged([own, other], "other-subject")
     whole = disc([3.0] * 6, subject="BB")

@@ -6,7 +6,7 @@ from PIL import Image
 
 from monai_iln.datasets.quality.exclusion import exclude_slices
 from monai_iln.datasets.quality.reasons import choose_actions
-from monai_iln.datasets.quality.report import summarize, write_report
+from monai_iln.datasets.quality.report import draw_frame, flag_frames, summarize, write_sheet, write_table
 from monai_iln.datasets.stacks import Finding, Stack
 
 TILE, CAPTION, NOTE = 224, 36, 18
@@ -39,6 +39,19 @@ def sheet(tmp_path):
     write_report(tmp_path, stacks, findings, choose_actions())
     with Image.open(tmp_path / "exclusions.png") as image:
         return np.asarray(image), tmp_path
+
+
+def write_report(folder, stacks, findings, actions):
+    """As prepare does, of stacks that are in memory."""
+    images = {(s.subject, s.phase, number): (s, i) for s in stacks for i, number in enumerate(s.slices)}
+    write_table(folder, findings, actions)
+    flagged = flag_frames(images, findings, actions)
+    pictures = {}
+    for frame in flagged[:120]:
+        own, index = images[frame[:3]]
+        pictures[frame] = draw_frame(own.image[..., index], own.cavity[..., index])
+    if flagged:
+        write_sheet(folder, pictures, len(flagged))
 
 
 def outline(tile):

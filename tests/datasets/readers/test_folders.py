@@ -101,7 +101,7 @@ def save_pair(image, label, seed=0):
 def test_every_layout_has_a_reader(name):
     reader = import_module(f"monai_iln.datasets.readers.{FOLDER_LAYOUTS[name]}")
     assert list(signature(reader.holds).parameters) == ["files"]
-    assert list(signature(reader.read).parameters) == ["files", "label", "progress"]
+    assert list(signature(reader.plan).parameters) == ["files", "label"]
 
 
 class TestPublishedLayouts:

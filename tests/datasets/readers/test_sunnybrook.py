@@ -15,9 +15,10 @@ from monai_iln.datasets import read_sunnybrook
 from monai_iln.datasets.formats.contours import FILE_NAME, rasterize, read_contour
 from monai_iln.datasets.formats.dicom import Frame, stack_affine, uneven_steps
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
+from monai_iln.datasets.quality.contrast import contrast
 from monai_iln.datasets.quality.exclusion import exclude_slices
-from monai_iln.datasets.quality.inspection import contrast, inspect_stacks
 from monai_iln.datasets.quality.reasons import choose_actions
+from monai_iln.datasets.quality.subjects import inspect_stacks
 from monai_iln.datasets.readers.contoured import structure_mask
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError

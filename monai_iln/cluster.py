@@ -7,22 +7,23 @@ from typing import Any
 
 from monai_iln.errors import UserError, require
 from monai_iln.extras import require_extra
-from monai_iln.study.settings import Study
 
 _PING_SECONDS = 30.0  # a node has to start Python first
 
 
-def connect_to_ray(study: Study) -> dict[str, Any]:
+def connect_to_ray(address: str | None, jobs: int | None = None, gpus_per_job: float = 0) -> dict[str, Any]:
     """Connect to a Ray cluster.
 
     Args:
-        study: The settings of the study.
+        address: The address of the cluster, ``HOST:PORT``. Without it one is started here.
+        jobs: The largest number of jobs at a time. ``None`` lets the cluster decide.
+        gpus_per_job: The share of a GPU that is reserved for each job.
 
     Returns:
-        The options of joblib for a pool of one worker for each run that fits into the cluster.
+        The options of joblib for a pool of one worker for each job that fits into the cluster.
 
     Raises:
-        UserError: If Ray is not installed, no cluster answers at the address, or no run fits into it.
+        UserError: If Ray is not installed, no cluster answers at the address, or no job fits into it.
     """
     require_extra("backend 'ray'", "ray", "ray")
     import ray
@@ -30,20 +31,18 @@ def connect_to_ray(study: Study) -> dict[str, Any]:
 
     if not ray.is_initialized():
         try:
-            ray.init(address=study.address, log_to_driver=False, configure_logging=False)
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
         except Exception as error:  # of many kinds
-            raise UserError(
-                f"address {study.address!r}: no Ray cluster answers there ({error}). Start one first."
-            ) from error
+            raise UserError(f"address {address!r}: no Ray cluster answers there ({error}). Start one first.") from error
     register_ray()
     # A pool waits for all of its workers, so there must not be more of them than the cluster can hold.
     cpus, gpus = _resources(ray)
     most = cpus
-    if study.gpus_per_run > 0:
-        most = min(cpus, int(gpus / study.gpus_per_run))
-    require(most > 0, f"a cluster with {cpus} CPUs and {gpus:g} GPUs", "no run fits into it", "lower gpus_per_run")
-    shares = {"num_cpus": 1, "num_gpus": study.gpus_per_run}
-    return {"backend": "ray", "n_jobs": min(study.jobs or most, most), "ray_remote_args": shares}
+    if gpus_per_job > 0:
+        most = min(cpus, int(gpus / gpus_per_job))
+    require(most > 0, f"a cluster with {cpus} CPUs and {gpus:g} GPUs", "no job fits into it", "lower the GPUs of each")
+    shares = {"num_cpus": 1, "num_gpus": gpus_per_job}
+    return {"backend": "ray", "n_jobs": min(jobs or most, most), "ray_remote_args": shares}
 
 
 def _resources(ray: Any) -> tuple[int, float]:

@@ -1,0 +1,181 @@
+"""Long work whose results wait in a folder of their own until it is finished, so that it can go on after a stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from filelock import FileLock, Timeout
+
+from monai_iln.datasets.progress import track
+from monai_iln.errors import UserError
+from monai_iln.files import new_file, require_new
+from monai_iln.parallel import Workers, run_in_parallel
+
+Task = TypeVar("Task")
+
+UNFINISHED = ".unfinished"  # the end of the folder's name
+
+_KEY, _LOCK, _RESULTS = ".key", ".lock", ".results"
+
+
+class StoppedError(UserError):
+    """An error that does not change the work: a full disk, or folds that do not fit. What is done is kept."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell a disk that is full, or a folder that cannot be written, as an error of the user's.
+
+    Args:
+        path: The file or folder that is written.
+
+    Raises:
+        StoppedError: If it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoppedError(f"{path}: cannot be written ({error}). Free the disk, or choose another folder.") from error
+
+
+@contextlib.contextmanager
+def resumable_folder(output: Path, key: str) -> Iterator[Path]:
+    """Fill a folder ``OUTPUT.unfinished``, and give it the name ``OUTPUT`` at the end.
+
+    If the work is stopped, the folder stays, and the same work goes on in it. A :class:`UserError` other than a
+    :class:`StoppedError` removes it: what the user corrects changes the work.
+
+    Args:
+        output: The folder's final name. It must not exist, or be an empty folder.
+        key: A text that is another for other work. What such work has left is removed.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        UserError: If ``output`` holds something already, or another process works on it.
+        StoppedError: If something cannot be written.
+    """
+    require_new(output)
+    folder = output.with_name(f"{output.name}{UNFINISHED}")
+    if folder.exists() and not (folder / _KEY).is_file():
+        raise UserError(f"{folder}: is there, and holds no unfinished work. Remove or rename it.")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK)
+    with writing(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"{folder}: another process works there. Wait for it, or choose another output.") from error
+    try:
+        with writing(folder):
+            _begin(folder, key)
+        yield folder
+        with writing(output):
+            _finish(folder, output, lock)
+    except StoppedError as error:
+        told = _keep(folder)
+        raise StoppedError(f"{error}{told}") from error
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException:
+        print(f"stopped.{_keep(folder)}", file=sys.stderr)
+        raise
+    finally:
+        lock.release()
+
+
+def _begin(folder: Path, key: str) -> None:
+    """Remove what other work has left."""
+    path = folder / _KEY
+    if path.is_file() and path.read_text(encoding="utf-8") == key:
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
+    path.write_text(key, encoding="utf-8")
+
+
+def _finish(folder: Path, output: Path, lock: FileLock) -> None:
+    shutil.rmtree(folder / _RESULTS, ignore_errors=True)
+    (folder / _KEY).unlink()
+    lock.release()  # some systems do not rename a folder with an open file
+    (folder / _LOCK).unlink(missing_ok=True)
+    if output.exists():
+        output.rmdir()
+    folder.replace(output)
+
+
+def _keep(folder: Path) -> str:
+    """Keep what is done, if anything is, and tell where."""
+    done = len(list((folder / _RESULTS).glob("*.json")))
+    if done:
+        return f" {done} subjects are done and kept in {folder}: the same command goes on there."
+    shutil.rmtree(folder, ignore_errors=True)
+    return ""
+
+
+class _Piece(NamedTuple):
+    """A task, and the file that gets its result."""
+
+    task: Any
+    path: Path
+
+
+def map_resumably(
+    function: Callable[[Task], dict[str, Any]],
+    tasks: Mapping[str, Task],
+    folder: Path,
+    workers: Workers,
+    *,
+    title: str,
+    unit: str,
+    progress: bool,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Call a function with each of many tasks, but for those whose result is there already.
+
+    Args:
+        function: The function. It returns what JSON can hold.
+        tasks: The tasks by their names.
+        folder: The folder of :func:`resumable_folder`.
+        workers: The processes to use.
+        title: The words before the bar.
+        unit: The name of one task.
+        progress: Shows a bar.
+
+    Yields:
+        The name of each task and its result, in the order of the tasks.
+
+    Raises:
+        StoppedError: If a result cannot be written.
+    """
+    results = folder / _RESULTS
+    with writing(results):
+        results.mkdir(exist_ok=True)
+    pieces = {name: _Piece(task, results / f"{place}.json") for place, (name, task) in enumerate(tasks.items())}
+    done = {name for name, piece in pieces.items() if piece.path.is_file()}
+    todo = [piece for name, piece in pieces.items() if name not in done]
+    with contextlib.closing(run_in_parallel(partial(_do, function), todo, workers)) as fresh:
+        for name in track(pieces, title, unit, progress):
+            if name in done:
+                yield name, json.loads(pieces[name].path.read_text(encoding="utf-8"))
+            else:
+                yield name, next(fresh)
+
+
+def _do(function: Callable[[Any], dict[str, Any]], piece: _Piece) -> dict[str, Any]:
+    result = function(piece.task)
+    with writing(piece.path), new_file(piece.path) as partial_path:
+        partial_path.write_text(json.dumps(result), encoding="utf-8")
+    return result

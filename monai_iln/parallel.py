@@ -1,0 +1,114 @@
+"""Independent pieces of work, done on all cores of this machine or on a cluster."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import joblib
+
+from monai_iln.cluster import connect_to_ray
+from monai_iln.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+BACKENDS = ("loky", "ray")
+_WATCH_SECONDS = 0.2
+_WORTH_A_PROCESS = 64  # pieces of work: to start a process takes as long as a dozen of them
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that work is shared among.
+
+    Attributes:
+        jobs: The number of processes. ``None`` takes one for each core, fewer where there is little to do.
+        backend: ``"loky"`` for processes of this machine, ``"ray"`` for a cluster.
+        address: The address of the Ray cluster, ``HOST:PORT``. Without it one is started here.
+
+    Raises:
+        UserError: If there is no such backend, or fewer than one process.
+    """
+
+    jobs: int | None = None
+    backend: str = "loky"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise UserError(f"backend {self.backend!r}: not known. It is one of {', '.join(BACKENDS)}: choose one.")
+        if self.jobs is not None and self.jobs < 1:
+            raise UserError(f"jobs {self.jobs}: at least one process does the work. Choose 1 or more.")
+
+
+def run_in_parallel(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: Workers | None = None
+) -> Generator[Result, None, None]:
+    """Call a function with each of many tasks.
+
+    Few results are held at a time, however many tasks there are.
+
+    Args:
+        function: The function, which can be pickled.
+        tasks: The tasks, which can be pickled.
+        workers: The processes to use. ``None`` is one for each core.
+
+    Yields:
+        The results, in the order of the tasks.
+
+    Raises:
+        UserError: If a process was killed, or the cluster cannot be used.
+
+    Example:
+        >>> list(run_in_parallel(abs, [-1, 2, -3]))
+        [1, 2, 3]
+    """
+    workers = workers or Workers()
+    jobs = min(workers.jobs or joblib.cpu_count(), len(tasks))
+    if workers.jobs is None:
+        jobs = min(jobs, len(tasks) // _WORTH_A_PROCESS)
+    if workers.backend == "ray":
+        options = connect_to_ray(workers.address, workers.jobs)
+    elif jobs > 1:
+        options = {"backend": "loky", "n_jobs": jobs}
+    else:
+        yield from map(function, tasks)
+        return
+    parallel = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="3 * n_jobs", **options)
+    try:
+        yield from parallel(joblib.delayed(_do)(function, task, os.getpid()) for task in tasks)
+    except joblib.externals.loky.process_executor.TerminatedWorkerError as error:
+        raise UserError(
+            f"a process of {jobs} was killed, as the system does when memory ends. Use fewer processes at a time."
+        ) from error
+
+
+def _do(function: Callable[[Task], Result], task: Task, parent: int) -> Result:
+    end_with(parent)
+    return function(task)
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent does: one that was killed cannot end its workers itself.
+
+    Args:
+        parent: The process that started this one. If another did, such as Ray, nothing happens.
+    """
+    if os.getppid() != parent or parent in _WATCHED:
+        return
+    _WATCHED.add(parent)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_WATCHED: set[int] = set()
