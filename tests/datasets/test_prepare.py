@@ -161,7 +161,8 @@ def test_an_interrupted_run_is_never_taken_for_whole(mirror, tmp_path, kind):
     command = [sys.executable, "-m", "monai_iln", "prepare", "sunnybrook", "--source", mirror, "--output", output]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
-        while not any(tmp_path.glob("out.unfinished/images/*")) and process.poll() is None and time.monotonic() < deadline:
+        images = tmp_path / "out.unfinished" / "images"
+        while not any(images.glob("*")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
         process.send_signal(kind)
         _, errors = process.communicate(timeout=60)

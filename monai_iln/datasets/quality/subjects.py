@@ -19,12 +19,11 @@ from monai_iln.datasets.quality.contrast import Array, Probe, compare
 from monai_iln.datasets.quality.inspection import Frame, Portrait, inspect_subject, labelled_slices, tell_copies
 from monai_iln.datasets.stacks import Finding, Stack
 
-# Medians of a subject's contrasts. Of the masks of one subject on another's images 99.7 % (Sunnybrook) and all (CHLA)
-# lie below 1.0, of the good subjects 5 % and 9 %. Where all contrasts are low, a doubtful one is low among them: the
-# best quarter starts at 1.6 and 1.8 in these data. Among thousands some fit any mask by chance, hence the margin.
-_DOUBTFUL = 1.0
-_DOUBTFUL_PART = 0.6
-_MARGIN = 0.2
+# Medians of a subject's contrasts. Of 108 good subjects of Sunnybrook and CHLA one lies below 0.86; of masks on the
+# images of others 98 % and 99.9 % do. Where all contrasts are low, a doubtful one is low among them: the best quarter of
+# these data starts at 1.6 and 1.8. To doubt more accuses good subjects: among thousands, some image fits any mask.
+_DOUBTFUL = 0.86
+_DOUBTFUL_PART = 0.55
 _NEAREST = 5  # subjects with masks of like place and size
 
 Masks = Mapping[tuple[str, int], Probe]  # by phase and slice
@@ -163,7 +162,7 @@ def tell_other_subject(frames: Iterable[Frame], portrait: Portrait, fits: Mappin
         fits: What :func:`measure_fit` says of its masks on the images of each candidate.
     """
     best = max(fits, key=lambda other: fits[other], default=None)
-    if best is None or fits[best] <= portrait.contrast + _MARGIN:
+    if best is None or fits[best] <= portrait.contrast:
         return
     detail = f"median contrast {portrait.contrast:.2f} on its own images, {fits[best]:.2f} on those of {best}"
     for frame in frames:
