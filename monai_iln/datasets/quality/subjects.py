@@ -20,7 +20,7 @@ from monai_iln.datasets.quality.inspection import Frame, Portrait, inspect_subje
 from monai_iln.datasets.stacks import Finding, Stack
 
 # Medians of a subject's contrasts. Of 108 good subjects of Sunnybrook and CHLA one lies below 0.86; of masks on the
-# images of others 98 % and 99.9 % do. Where all contrasts are low, a doubtful one is low among them: the best quarter of
+# images of others 98 % and 99.9 % do. Where all are low, a doubtful one is low among them: the best quarter of
 # these data starts at 1.6 and 1.8. To doubt more accuses good subjects: among thousands, some image fits any mask.
 _DOUBTFUL = 0.86
 _DOUBTFUL_PART = 0.55
