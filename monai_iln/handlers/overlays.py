@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,25 +30,35 @@ Key = tuple[str, str]  # of a stack: what it is called, and the file that tells 
 _DOUBTED = np.array([1.0, 0.5, 0.0], np.float32)  # orange
 _DOUBTED_INK = "#b04a00"  # as dark as text
 _FRAME_PIXELS = 3
+_GOLDEN = (1 + 5**0.5) / 2
 _NOTE = "green: the mask; orange frame: look here; red: removed, for it does not touch the rest"
 
 _MOST_LETTERS = 20  # of a title, which leave room for the number of a slice
 
 
 class _Sample:
-    """Tiles that were added, evenly spaced ones where they are many: from 480 to 960, however many were added."""
+    """Tiles that were added, a share of them where they are many: at most 960, however many were added.
+
+    Multiples of the golden ratio, of which only the fraction counts, fall evenly on [0, 1): those below a bound belong
+    to tiles that are evenly spaced. Every eighth tile would not do: of stacks of eight slices it is always the first.
+    """
 
     def __init__(self) -> None:
         self.tiles: list[tuple[Key, Tile]] = []
-        self._added, self._step = 0, 1
+        self._places: list[float] = []
+        self._added, self._share = 0, 1.0
 
     def add(self, key: Key, tile: Tile) -> None:
-        if self._added % self._step == 0:
-            self.tiles.append((key, tile))
+        place = self._added * _GOLDEN % 1
         self._added += 1
+        if place < self._share:
+            self.tiles.append((key, tile))
+            self._places.append(place)
         if len(self.tiles) > 2 * MOST_TILES:
-            self.tiles = self.tiles[::2]
-            self._step *= 2
+            self._share /= 2
+            kept = [place < self._share for place in self._places]
+            self.tiles = list(itertools.compress(self.tiles, kept))
+            self._places = list(itertools.compress(self._places, kept))
 
 
 @dataclass
