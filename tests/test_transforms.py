@@ -11,7 +11,7 @@ import SimpleITK
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch, set_track_meta
 from monai.data.utils import to_affine_nd
-from monai.transforms import Compose, Flipd, Invertd, ResizeWithPadOrCropd, Rotate, SaveImage
+from monai.transforms import Compose, Flipd, Invertd, RandFlipd, ResizeWithPadOrCropd, Rotate, SaveImage
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
@@ -478,6 +478,17 @@ def test_a_full_disk(folder, monkeypatch):
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("PytorchStreamWriter failed")))
     with pytest.raises(UserError, match="cannot keep slices there .*TMPDIR"):
         dataset[0]
+
+
+def test_a_load_with_a_state_does_not_change_what_is_drawn():
+    """MONAI's loader seeds every random object of a dataset in turn."""
+    found = []
+    for load in (None, Compose([])):
+        dataset = SliceDataset(make_stacks(), ["image", "label"], load, RandFlipd("image", prob=0.5))
+        torch.manual_seed(3)
+        DataLoader(dataset, num_workers=0)
+        found.append(dataset.transform.R.get_state()[1].tolist())
+    assert found[0] == found[1]
 
 
 def test_labels_are_kept_as_bytes_and_nothing_else():

@@ -281,6 +281,7 @@ class SliceDataset(Dataset):
         load: Callable[[Any], Any] | None = None,
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
+        super().__init__([], transform)  # first: MONAI's loader seeds what it finds, in the order of the attributes
         self._stacks = list(data)
         self._take = TakeSliced(keys)
         self._load = load
@@ -292,10 +293,9 @@ class SliceDataset(Dataset):
         else:
             self._folder = _make_folder(self)
             kept = [[(stack, index) for index in range(self._count(stack))] for stack in stacks]
-        slices = list(itertools.chain(*kept))
-        if not slices:
+        self.data = list(itertools.chain(*kept))
+        if not self.data:
             raise UserError("no slices to train on. The data must hold at least one stack: add some.")
-        super().__init__(slices, transform)
 
     def _transform(self, index: int) -> Any:
         kept = self.data[index]
