@@ -460,6 +460,14 @@ def test_workers_share_slices_beyond_memory(folder):
     assert len(list(folder.glob("*/*"))) == 6, "workers and copies leave it to the process that made it"
 
 
+def test_another_process_leaves_the_folder(folder, monkeypatch):
+    dataset = SliceDataset(make_stacks(), ["image", "label"])
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getpid", lambda: -1)  # as in a fork
+        del dataset
+    assert len(list(folder.iterdir())) == 1
+
+
 def test_stacks_that_do_not_tell_their_slices_are_counted(folder):
     stacks = [{"image": stack["image"], "label": stack["label"]} for stack in make_stacks()]
     assert len(SliceDataset(stacks, ["image", "label"])) == 6
