@@ -460,6 +460,17 @@ def test_workers_share_slices_beyond_memory(folder):
     assert len(list(folder.glob("*/*"))) == 6, "workers and copies leave it to the process that made it"
 
 
+def test_the_mean_of_the_stacks_tells_their_size(folder, monkeypatch):
+    """One of 100 bytes, image and label, is followed by one of 200."""
+    stacks = make_stacks()[1:]
+    monkeypatch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", 300)
+    assert SliceDataset(stacks, ["image", "label"])._folder is None
+    monkeypatch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", 250)
+    dataset = SliceDataset(stacks, ["image", "label"])
+    assert len(dataset) == 3
+    assert dataset._folder is not None
+
+
 def test_another_process_leaves_the_folder(folder, monkeypatch):
     dataset = SliceDataset(make_stacks(), ["image", "label"])
     with monkeypatch.context() as patch:

@@ -65,8 +65,7 @@ class CheckedItems:
 
     def __init__(self, datalist: Path) -> None:
         name = hashlib.sha256(os.fsencode(datalist.resolve())).hexdigest()
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-        self.path = folder / "monai_iln" / "checked" / f"{name}.json"
+        self.path = _cache_folder() / "monai_iln" / "checked" / f"{name}.json"
 
     def read(self) -> dict[str, Known]:
         """Read what is known, by :func:`key_of` an item."""
@@ -76,14 +75,8 @@ class CheckedItems:
                 key: Known(dict(stamps), {"image": hashes["image"], "label": hashes["label"]})
                 for key, (stamps, hashes) in entries.items()
             }
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            LookupError,
-        ):  # another program's file, or a damaged one
-            return {}
+        except (OSError, ValueError, TypeError, AttributeError, LookupError):
+            return {}  # missing, or damaged
 
     def write(self, known: Mapping[str, Known]) -> None:
         """Replace what is known, if the cache can be written."""
@@ -91,6 +84,15 @@ class CheckedItems:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(self.path) as partial:
                 partial.write_text(json.dumps(known), encoding="utf-8")
+
+
+def _cache_folder() -> Path:
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"])
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(os.devnull)  # below which nothing can be written
 
 
 def key_of(item: Mapping[str, Any], values: Sequence[int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import shutil
@@ -248,10 +247,10 @@ class RandSliceSamplesd(Randomizable, MapTransform, InvertibleTransform, MultiSa
 class SliceDataset(Dataset):
     """Every slice of every stack, an item each. Stacks are loaded once and kept as slices.
 
-    Where the slices of all stacks fit into 512 MB, as far as the first stack tells, they are loaded at once and kept in
-    memory. Else a stack is loaded when one of its slices is first needed, and its slices are kept in a temporary
-    folder, so that memory does not grow with the data; the environment variable ``TMPDIR`` chooses the disk. The
-    process that made the folder removes it at its end; one that is killed leaves it behind.
+    Where the slices of all stacks fit into 512 MB, they are loaded at once and kept in memory. Where they do not, as
+    the mean of the first stacks tells, a stack is loaded when one of its slices is first needed, and its slices are
+    kept in a temporary folder, so that memory does not grow with the data. The environment variable ``TMPDIR`` chooses
+    the disk. The process that made the folder removes it at its end; one that is killed leaves it behind.
 
     Args:
         data: The items, with stacks or the paths of their files under ``keys``. The list under ``"slices"``, where an
@@ -286,14 +285,16 @@ class SliceDataset(Dataset):
         self._take = TakeSliced(keys)
         self._load = load
         self._folder: Path | None = None
-        stacks = range(len(self._stacks))
-        kept: list[Any] = [self._load_slices(stack) for stack in stacks[:1]]
-        if len(stacks) * sum(map(_count_bytes, itertools.chain(*kept))) <= MOST_BYTES_IN_MEMORY:
-            kept += [self._load_slices(stack) for stack in stacks[1:]]
-        else:
-            self._folder = _make_folder(self)
-            kept = [[(stack, index) for index in range(self._count(stack))] for stack in stacks]
-        self.data = list(itertools.chain(*kept))
+        self.data: list[Any] = []
+        size = 0
+        for stack in range(len(self._stacks)):
+            slices = self._load_slices(stack)
+            size += sum(map(_count_bytes, slices))
+            if size / (stack + 1) * len(self._stacks) > MOST_BYTES_IN_MEMORY:
+                self._folder = _make_folder(self)
+                self.data = self._list_slices()
+                break
+            self.data += slices
         if not self.data:
             raise UserError("no slices to train on. The data must hold at least one stack: add some.")
 
@@ -314,9 +315,14 @@ class SliceDataset(Dataset):
             )
         return [_pack(self._take({**stacks, self._take.slice_key: index})) for index in range(count)]
 
-    def _count(self, stack: int) -> int:
-        listed = self._stacks[stack].get("slices")
-        return len(listed) if isinstance(listed, list) else self._store(stack)
+    def _list_slices(self) -> list[tuple[int, int]]:
+        """The stack and the index of every slice, without loading a stack that lists its slices."""
+        places: list[tuple[int, int]] = []
+        for stack, item in enumerate(self._stacks):
+            listed = item.get("slices")
+            count = len(listed) if isinstance(listed, list) else self._store(stack)
+            places += [(stack, index) for index in range(count)]
+        return places
 
     def _fetch(self, stack: int, index: int) -> _Packed:
         path = self._path(stack, index)

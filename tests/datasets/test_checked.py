@@ -127,6 +127,16 @@ def test_a_cache_that_cannot_be_written(copy, hashed, tmp_path, monkeypatch):
     assert CheckedItems(copy).path.parent == tmp_path / "home" / ".cache" / "monai_iln" / "checked"
 
 
+def test_a_user_without_a_home(copy, hashed, monkeypatch):
+    def refuse():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", refuse)
+    split_datalist(copy, 0)
+    assert len(hashed) == 24
+
+
 def test_nothing_is_written_beside_the_data(copy):
     before = sorted(copy.rglob("*"))
     check_datalist(copy)
