@@ -17,6 +17,15 @@ from monai_iln.datasets.phantom import write_phantom
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some versions of other packages do
 
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """The user's cache, for this process and those that it starts, in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 REAL = Path(__file__).parents[2] / "shared" / "data" / "sunnybrook"
 
 

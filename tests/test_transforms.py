@@ -1,6 +1,7 @@
 import csv
 import math
 import pickle
+from operator import itemgetter
 
 import monai.transforms
 import nibabel as nib
@@ -10,7 +11,7 @@ import SimpleITK
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch, set_track_meta
 from monai.data.utils import to_affine_nd
-from monai.transforms import Compose, Flipd, Invertd, ResizeWithPadOrCropd, Rotate, SaveImage
+from monai.transforms import Compose, Flipd, Invertd, RandFlipd, ResizeWithPadOrCropd, Rotate, SaveImage
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
@@ -392,6 +393,131 @@ def test_slice_dataset_reads_once_and_transforms_every_time():
         SliceDataset([{"name": "a", "slices": 2}], ["image", "label"], load)
     with pytest.raises(UserError, match="no slices to train on"):
         SliceDataset([], ["image", "label"], load)
+
+
+def make_stacks():
+    rng = torch.Generator().manual_seed(0)
+    stacks = []
+    for depth in (3, 1, 2):
+        image = MetaTensor(torch.rand(1, 4, 5, depth, generator=rng), meta={"filename_or_obj": f"{depth}.nii"})
+        label = MetaTensor(torch.randint(0, 3, (1, 4, 5, depth), generator=rng).float())
+        stacks.append({"image": image, "label": label, "slices": list(range(1, depth + 1))})
+    return stacks
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where slices are kept that do not fit into memory, here all."""
+    monkeypatch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def assert_alike(one, other):
+    assert one.keys() == other.keys()
+    for key in ("image", "label"):
+        assert one[key].dtype == other[key].dtype == torch.float32
+        torch.testing.assert_close(one[key].as_tensor(), other[key].as_tensor(), rtol=0, atol=0)
+        assert one[key].meta.get("filename_or_obj") == other[key].meta.get("filename_or_obj")
+        torch.testing.assert_close(one[key].affine, other[key].affine)
+    assert one["slice"] == other["slice"]
+
+
+def test_slices_beyond_memory_are_the_same_and_loaded_when_needed(folder, monkeypatch):
+    loads = []
+
+    def load(item):
+        loads.append(len(item["slices"]))
+        return item
+
+    with monkeypatch.context() as patch:
+        patch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", 1 << 20)
+        expected = list(SliceDataset(make_stacks(), ["image", "label"]))
+        assert not any(folder.iterdir())
+    dataset = SliceDataset(make_stacks(), ["image", "label"], load)
+    assert (len(dataset), loads) == (6, [3]), "the first tells the size"
+    assert_alike(dataset[5], expected[5])
+    assert loads == [3, 2]
+    for _ in range(2):
+        for index in (2, 0, 1, 5, 3, 4):
+            assert_alike(dataset[index], expected[index])
+    assert loads == [3, 2, 3, 1]
+    assert len(list(folder.glob("*/*"))) == 6
+    del dataset
+    assert not any(folder.iterdir())
+
+
+def test_workers_share_slices_beyond_memory(folder):
+    expected = list(SliceDataset(make_stacks(), ["image", "label"]))
+    dataset = SliceDataset(make_stacks(), ["image", "label"])
+    for _ in range(2):
+        loader = DataLoader(dataset, num_workers=2, collate_fn=itemgetter(0))
+        for one, other in zip(loader, expected, strict=True):
+            assert_alike(one, other)
+    copy = pickle.loads(pickle.dumps(dataset))  # what a worker gets that is no fork
+    assert_alike(copy[4], expected[4])
+    del copy
+    assert len(list(folder.glob("*/*"))) == 6, "workers and copies leave it to the process that made it"
+
+
+def test_the_mean_of_the_stacks_tells_their_size(folder, monkeypatch):
+    """One of 100 bytes, image and label, is followed by one of 200."""
+    stacks = make_stacks()[1:]
+    monkeypatch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", 300)
+    assert SliceDataset(stacks, ["image", "label"])._folder is None
+    monkeypatch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", 250)
+    dataset = SliceDataset(stacks, ["image", "label"])
+    assert len(dataset) == 3
+    assert dataset._folder is not None
+
+
+def test_another_process_leaves_the_folder(folder, monkeypatch):
+    dataset = SliceDataset(make_stacks(), ["image", "label"])
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getpid", lambda: -1)  # as in a fork
+        del dataset
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_stacks_that_do_not_tell_their_slices_are_counted(folder):
+    stacks = [{"image": stack["image"], "label": stack["label"]} for stack in make_stacks()]
+    assert len(SliceDataset(stacks, ["image", "label"])) == 6
+
+
+@pytest.mark.parametrize("most", [0, 1 << 20])
+def test_a_load_that_drops_slices(folder, monkeypatch, most):
+    monkeypatch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", most)
+    cut = {"image": torch.ones(1, 4, 5, 2), "label": torch.ones(1, 4, 5, 2)}
+    with pytest.raises(UserError, match="stack 0 of the data: 2 slices when it is loaded, 3 in its list"):
+        SliceDataset(make_stacks(), ["image", "label"], lambda item: item | cut)
+
+
+def test_a_full_disk(folder, monkeypatch):
+    dataset = SliceDataset(make_stacks(), ["image", "label"])
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("PytorchStreamWriter failed")))
+    with pytest.raises(UserError, match="cannot keep slices there .*TMPDIR"):
+        dataset[0]
+
+
+def test_a_load_with_a_state_does_not_change_what_is_drawn():
+    """MONAI's loader seeds every random object of a dataset in turn."""
+    found = []
+    for load in (None, Compose([])):
+        dataset = SliceDataset(make_stacks(), ["image", "label"], load, RandFlipd("image", prob=0.5))
+        torch.manual_seed(3)
+        DataLoader(dataset, num_workers=0)
+        found.append(dataset.transform.R.get_state()[1].tolist())
+    assert found[0] == found[1]
+
+
+def test_labels_are_kept_as_bytes_and_nothing_else():
+    dataset = SliceDataset(make_stacks(), ["image", "label"])
+    assert [packed.item["label"].dtype for packed in dataset.data] == [torch.uint8] * 6
+    assert [packed.item["image"].dtype for packed in dataset.data] == [torch.float32] * 6
+    for values in ([-1.0], [256.0], [0.5], [float("nan")], [float("inf")]):
+        stack = torch.tensor(values).reshape(1, 1, 1, 1)
+        kept = SliceDataset([{"image": stack}], ["image"])
+        torch.testing.assert_close(kept[0]["image"], stack[..., 0], rtol=0, atol=0, equal_nan=True)
 
 
 # Rotations

@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_iln.datasets.checked import CheckedItems, Known, Stamps, key_of, stamp
+from monai_iln.datasets.formats.header import unreadable
 from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place
@@ -132,7 +135,7 @@ def read_datalist(path: Path | str) -> list[dict[str, Any]]:
     Raises:
         UserError: If the file is missing or no datalist, an item lacks a key or a file, or a subject has two folds.
     """
-    return _read_items(Path(path))[0]
+    return _read(Path(path)).items
 
 
 def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, Any]]:
@@ -147,30 +150,99 @@ def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, A
 
     Raises:
         UserError: If :func:`read_datalist` raises it, a file cannot be read or is not the one whose SHA-256 the item
-            has, image and label differ in shape or place, or a label holds values that are not under ``"labels"``.
+            has, image and label differ in shape or place, a label holds values that are not under ``"labels"``, or two
+            subjects have the same image.
     """
-    items, values = _read_items(Path(path))
+    datalist = _read(Path(path))
+    _check(datalist, anew=True, progress=progress)
+    return datalist.items
+
+
+def _read_checked(path: Path) -> tuple[_Datalist, list[dict[str, str]]]:
+    """A datalist and the SHA-256 of its files. Those that are as they were when they were checked are not read again.
+
+    Raises:
+        UserError: If :func:`check_datalist` raises it.
+    """
+    datalist = _read(path)
+    return datalist, _check(datalist, anew=False)
+
+
+def _check(datalist: _Datalist, *, anew: bool, progress: bool = False) -> list[dict[str, str]]:
+    """Look into the files of all items, and remember what is found.
+
+    Args:
+        datalist: The datalist.
+        anew: Looks into the files, too, that are as they were when they were found good.
+        progress: Shows a bar.
+
+    Returns:
+        The SHA-256 of ``image`` and ``label`` of each item.
+    """
+    memory = CheckedItems(datalist.path)
+    before = memory.read()
+    known, found = dict(before), {}
+
+    def look(item: Mapping[str, Any]) -> dict[str, str]:
+        key = key_of(item, datalist.values)
+        entry = known.pop(key, None)  # what turns out to be bad is not known any more
+        if anew or entry is None or not entry.unchanged:
+            stamps, hashes = _look_into(item, datalist.values)
+            entry = Known(stamps, hashes)
+        found[key] = entry
+        return entry.hashes
+
     owners: dict[str, str] = {}
-    for item in track(items, "Checking", "stack", progress):
-        if owners.setdefault(check_item(item, values)["image"], item["subject"]) != item["subject"]:
-            raise UserError(
-                f"{item['image']}: the same image as one of another subject. A person under two names may end up in "
-                "two folds: give it one name."
-            )
-    return items
+    all_hashes = []
+    items = track(datalist.items, "Checking", "stack", progress)
+    try:
+        with ThreadPoolExecutor() as threads:  # hashing and unpacking leave Python to the others
+            looks = threads.map(look, datalist.items)
+            for item, hashes in zip(items, looks, strict=True):
+                if owners.setdefault(hashes["image"], item["subject"]) != item["subject"]:
+                    raise UserError(
+                        f"{item['image']}: the same image as one of another subject. A person under two names may end "
+                        "up in two folds: give it one name."
+                    )
+                all_hashes.append(hashes)
+        known.clear()  # of items that are gone
+    finally:  # what is good need not be read again once the rest is mended
+        if {**known, **found} != before:
+            memory.write({**known, **found})
+    return all_hashes
 
 
 def _find_file(path: Path) -> Path:
     return path / FILE_NAME if path.is_dir() else path
 
 
-def _read_items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The items of a datalist and the label values that it names, if any."""
-    path = _find_file(path)
+class _Datalist(NamedTuple):
+    """A datalist that was read.
+
+    Attributes:
+        path: The file.
+        name: The name of the data set.
+        labels: The names of the label values, if they are known.
+        items: The items.
+    """
+
+    path: Path
+    name: str
+    labels: dict[int, str]
+    items: list[dict[str, Any]]
+
+    @property
+    def values(self) -> list[int]:
+        """The values that labels may have; none if they are not known."""
+        return list(self.labels)
+
+
+def _read(path: Path) -> _Datalist:
+    folder_or_file, path = path, _find_file(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         items = [dict(item) for item in document["training"]]
-        values = [int(value) for value in document.get("labels", ())]
+        labels = {int(value): str(label) for value, label in dict(document.get("labels", {})).items()}
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: no such datalist. Give the folder that 'monai-iln prepare' wrote, or make it first: "
@@ -205,7 +277,7 @@ def _read_items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
             )
     if not items:
         raise UserError(f"{path}: no items under 'training'. A datalist needs at least one: prepare the data again.")
-    return items, values
+    return _Datalist(path, str(document.get("name", folder_or_file.name)), labels, items)
 
 
 def check_item(item: Mapping[str, Any], values: Sequence[int]) -> dict[str, str]:
@@ -221,7 +293,19 @@ def check_item(item: Mapping[str, Any], values: Sequence[int]) -> dict[str, str]
     Raises:
         UserError: If the files are not those that were written, or do not belong together.
     """
-    found_hashes = _hash_files(item)
+    return _look_into(item, values)[1]
+
+
+def _look_into(item: Mapping[str, Any], values: Sequence[int]) -> tuple[Stamps, dict[str, str]]:
+    """The stamps of the files that were read, from before that, and what :func:`check_item` returns."""
+    stamps: Stamps = {}
+    found_hashes = {}
+    for key in ("image", "label"):
+        try:
+            stamps |= stamp([item[key]])
+            found_hashes[key] = _sha256(Path(item[key]))
+        except OSError as error:
+            raise unreadable(item[key], error) from error
     for key, expected in _recorded_hashes(item).items():
         if found_hashes.get(key, expected) != expected:
             raise UserError(
@@ -229,6 +313,7 @@ def check_item(item: Mapping[str, Any], values: Sequence[int]) -> dict[str, str]
                 f"purpose, remove its sha256 from {FILE_NAME}."
             )
     image, label = read_header(item["image"]), read_header(item["label"])
+    stamps |= stamp(header.data for header in (image, label))
     aligned = not (image.oriented and label.oriented) or same_place(image.affine, label.affine, image.shape)
     if len(image.shape) != 3 or image.shape != label.shape or not aligned:
         affines = "alike" if aligned else "different"
@@ -236,22 +321,24 @@ def check_item(item: Mapping[str, Any], values: Sequence[int]) -> dict[str, str]
             f"{item['image']}: shape {image.shape}, its label {label.shape}, affines {affines}. Both must be stacks "
             "(H, W, Z) of one shape and affine: resample or export the label again."
         )
+    slices = item.get("slices")
+    if isinstance(slices, list) and len(slices) != image.shape[-1]:
+        raise UserError(
+            f"{item['image']}: {image.shape[-1]} slices, and {len(slices)} numbers of slices in {FILE_NAME}. There is "
+            "one number for each slice: correct 'slices', or remove it."
+        )
     found = np.unique(round_labels(read_voxels(label), item["label"]))
     if values and not np.isin(found, values).all():
         raise UserError(
             f"{item['label']}: holds the values {found[:8]}. The datalist names {values} under 'labels': correct the "
             "file, or add what its values mean."
         )
-    return found_hashes
+    return stamps, found_hashes
 
 
 def _recorded_hashes(item: Mapping[str, Any]) -> Mapping[str, str]:
     recorded = item.get("sha256")
     return recorded if isinstance(recorded, dict) else {}
-
-
-def _hash_files(item: Mapping[str, Any]) -> dict[str, str]:
-    return {key: _sha256(Path(item[key])) for key in ("image", "label")}
 
 
 def describe_datalist(path: Path | str) -> dict[str, Any]:
@@ -266,19 +353,18 @@ def describe_datalist(path: Path | str) -> dict[str, Any]:
         or a fold does.
 
     Raises:
-        UserError: If :func:`read_datalist` raises it.
+        UserError: If :func:`check_datalist` raises it.
     """
-    path = Path(path)
-    items, values = _read_items(path)
-    document = json.loads(_find_file(path).read_text(encoding="utf-8"))
+    datalist, all_hashes = _read_checked(Path(path))
+    items = datalist.items
     described = []
-    for item in items:
-        hashes = _recorded_hashes(item) if isinstance(item.get("sha256"), dict) else _hash_files(item)
+    for item, found in zip(items, all_hashes, strict=True):
+        hashes = item["sha256"] if isinstance(item.get("sha256"), dict) else found
         described.append([hashes.get("image"), hashes.get("label"), item["subject"], item["phase"], item["fold"]])
     return {
-        "name": str(document.get("name", path.name)),
+        "name": datalist.name,
         "folds": sorted({item["fold"] for item in items}),
-        "structures": [str(document["labels"][str(value)]) for value in sorted(values) if value > 0],
+        "structures": [datalist.labels[value] for value in sorted(datalist.labels) if value > 0],
         "subjects": len({item["subject"] for item in items}),
         "stacks": len(items),
         "sha256": hashlib.sha256(json.dumps(described).encode()).hexdigest(),
@@ -306,7 +392,7 @@ def split_datalist(path: Path | str, fold: int, validation_every: int | None = 1
     """
     if validation_every is not None and validation_every < 1:
         raise UserError(f"validation_every {validation_every}: one of so many subjects is held out. Choose 1 or more.")
-    items = check_datalist(path)
+    items = _read_checked(Path(path))[0].items
     folds = sorted({item["fold"] for item in items})
     if fold not in folds:
         raise UserError(f"{path}: fold {fold!r} does not exist. It has the folds {folds}: choose one of them.")
@@ -336,13 +422,28 @@ def slice_items(stacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"image": item["image"], "label": item["label"], "slice": index}
         for item in stacks
-        for index in range(read_header(item["image"]).shape[-1])
+        for index in range(count_slices(item))
     ]
+
+
+def count_slices(item: Mapping[str, Any]) -> int:
+    """The number of slices of a stack, as the list of its slices tells, else the header of its image.
+
+    Args:
+        item: An item of a datalist.
+
+    Raises:
+        UserError: If the header cannot be read.
+    """
+    slices = item.get("slices")
+    if isinstance(slices, list):
+        return len(slices)
+    return read_header(item["image"]).shape[-1]
 
 
 def summarize(path: Path | str, items: Sequence[Mapping[str, Any]]) -> str:
     """A datalist in a line: its slices, subjects and folds."""
     folds = Counter({item["subject"]: item["fold"] for item in items}.values())
     sizes = "/".join(str(folds[fold]) for fold in sorted(folds))
-    slices = len(slice_items(items))
+    slices = sum(map(count_slices, items))
     return f"{path}: {slices} slices of {folds.total()} subjects, folds of {sizes} subjects"

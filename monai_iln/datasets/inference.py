@@ -42,8 +42,10 @@ def find_stacks(path: Path | str) -> list[str]:
     elif path.is_dir():
         files = list_files(path)
         found = [file for file in files if _STACK_NAME.fullmatch(file.name)]
-        _refuse_labels(path, found)
-    names = Counter(map(without_type, found))
+    stems = list(map(without_type, found))
+    if files:
+        _refuse_labels(path, found, stems)
+    names = Counter(stems)
     twins = [name for name, count in names.items() if count > 1]
     if twins:
         raise UserError(
@@ -60,10 +62,11 @@ def find_stacks(path: Path | str) -> list[str]:
     )
 
 
-def _refuse_labels(path: Path, files: Sequence[Path]) -> None:
+def _refuse_labels(path: Path, files: Sequence[Path], stems: Sequence[Path]) -> None:
     """Refuse labels among images: they would be segmented as if they were images."""
-    stems = set(map(without_type, files))
-    labels = [file for file in files if _is_label(file.relative_to(path), without_type(file), stems)]
+    known = set(stems)
+    pairs = zip(files, stems, strict=True)
+    labels = [file for file, stem in pairs if _is_label(file.relative_to(path), stem, known)]
     if 0 < len(labels) < len(files):
         raise UserError(
             f"{path}: {len(labels)} of {len(files)} files are labels, by their folders or their names, such as "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -81,11 +81,16 @@ class SaveImageMetrics:
         self.part = part
         self.per = per
         self.stacks: dict[tuple[str, str], _Scored] = {}
+        self._paths: Counter[str] = Counter()
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda: self.stacks.clear())
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _begin(self) -> None:
+        self.stacks.clear()
+        self._paths.clear()
 
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
@@ -93,7 +98,8 @@ class SaveImageMetrics:
             name = f"{item['subject']}_{item['phase']}"
             path = f"{PREDICTIONS}/{name}.nii.gz"
             require(Path(name).name == name, f"stack {name!r}", "it cannot name a file", "rename it without slashes")
-            _require_unique(path, [*(known for known, _ in self.stacks), path])
+            self._paths[path.casefold()] += 1
+            _require_unique(path, self._paths)
             self._check(truth, prediction, name)
             affine = truth.affine.cpu().numpy()
             spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
@@ -142,9 +148,9 @@ class SaveImageMetrics:
         stacks = gather(self.stacks)
         if not is_first():
             return
-        paths = [path for path, _ in stacks]
-        for path in paths:
-            _require_unique(path, paths)
+        names = Counter(path.casefold() for path, _ in stacks)
+        for path, _ in stacks:
+            _require_unique(path, names)
         if self.per == "slice":
             _tell_positions(stacks.values())
         rows = [row for stack in stacks.values() for row in stack.rows]
@@ -175,8 +181,14 @@ def _in_order(structures: Mapping[Any, str] | Sequence[str] | None) -> list[str]
     return list(structures)
 
 
-def _require_unique(path: str, paths: Sequence[str]) -> None:
-    clashes = sum(path.casefold() == other.casefold() for other in paths)
+def _require_unique(path: str, names: Mapping[str, int]) -> None:
+    """Refuse a path that several stacks have, where capital letters make no difference.
+
+    Args:
+        path: The path of a prediction.
+        names: The number of stacks of each path, in small letters.
+    """
+    clashes = names[path.casefold()]
     require(
         clashes == 1,
         f"{path} would be the prediction of {clashes} stacks",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,26 +20,63 @@ from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number
-from monai_iln.overlays import MOST_TILES, contact_sheet, overlay
+from monai_iln.overlays import MOST_TILES, as_bytes, contact_sheet, overlay
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Tile = tuple[str, NDArray[np.float32]]
+Tile = tuple[str, NDArray[np.uint8]]
+Key = tuple[str, str]  # of a stack: what it is called, and the file that tells it from others of that name
 _DOUBTED = np.array([1.0, 0.5, 0.0], np.float32)  # orange
 _DOUBTED_INK = "#b04a00"  # as dark as text
 _FRAME_PIXELS = 3
+_GOLDEN = (1 + 5**0.5) / 2
 _NOTE = "green: the mask; orange frame: look here; red: removed, for it does not touch the rest"
 
 _MOST_LETTERS = 20  # of a title, which leave room for the number of a slice
 
 
+class _Sample:
+    """Tiles that were added, a share of them where they are many: at most 960, however many were added.
+
+    Multiples of the golden ratio, of which only the fraction counts, fall evenly on [0, 1): those below a bound belong
+    to tiles that are evenly spaced. Every eighth tile would not do: of stacks of eight slices it is always the first.
+    """
+
+    def __init__(self) -> None:
+        self.tiles: list[tuple[Key, Tile]] = []
+        self._places: list[float] = []
+        self._added, self._share = 0, 1.0
+
+    def add(self, key: Key, tile: Tile) -> None:
+        place = self._added * _GOLDEN % 1
+        self._added += 1
+        if place < self._share:
+            self.tiles.append((key, tile))
+            self._places.append(place)
+        if len(self.tiles) > 2 * MOST_TILES:
+            self._share /= 2
+            kept = [place < self._share for place in self._places]
+            self.tiles = list(itertools.compress(self.tiles, kept))
+            self._places = list(itertools.compress(self._places, kept))
+
+
+@dataclass
+class _Stack:
+    """What the sheet needs of a stack: the numbers of its slices and of its doubted ones, and the tiles of a sample."""
+
+    slices: int
+    doubted: int
+    tiles: list[Tile] = field(default_factory=list)
+    doubted_tiles: list[Tile] = field(default_factory=list)
+
+
 class SaveOverlay:
     """Draws a contact sheet of the slices: truth red, prediction green, both yellow.
 
-    Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so. A
-    slice is called by subject and phase where the item has them, else by its file, with its folders where two files
-    have one name.
+    Without truth it shows the prediction alone. Of more than 480 slices it shows 480, evenly spaced, and says so;
+    memory does not grow with their number. A slice is called by subject and phase where the item has them, else by its
+    file, with its folders where two files have one name.
 
     Where the output has the ``doubts`` of :class:`monai_iln.transforms.DoubtSlices`, a doubted slice has an orange
     frame and says why, and what was removed from it is red. Of more than 480 slices it then shows those that are
@@ -52,12 +91,16 @@ class SaveOverlay:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.stacks: dict[tuple[str, str], list[Tile]] = {}
+        self._begin()
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda: self.stacks.clear())
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _begin(self) -> None:
+        self._stacks: dict[Key, _Stack] = {}
+        self._sample, self._doubted = _Sample(), _Sample()
 
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
@@ -69,39 +112,50 @@ class SaveOverlay:
                 layers.append(_removed(output))
             file = file_of(output["image"])
             name = f"{item['subject']} {item['phase']}" if "subject" in item else file or "slice"
-            tiles = []
-            for index in range(image.shape[-1]):
-                tile = overlay(*(layer[..., index] for layer in layers))
-                tiles.append((str(slice_number(item, index)), tile))
-            for index, row in enumerate(output.get("doubts", ())):
-                if row["doubts"]:
-                    tiles[index] = _frame(*tiles[index], row["doubts"])
             # Without a file nothing tells one stack from another of that name.
-            self.stacks[name, file or f"{idist.get_rank()} {len(self.stacks)}"] = tiles
+            key = name, file or f"{idist.get_rank()} {len(self._stacks)}"
+            slices = image.shape[-1]
+            doubts = [row["doubts"] for row in output.get("doubts", ())] or [""] * slices
+            self._stacks[key] = _Stack(slices, sum(map(bool, doubts)))
+            for index in range(slices):
+                caption, tile = str(slice_number(item, index)), overlay(*(layer[..., index] for layer in layers))
+                if doubts[index]:
+                    caption, tile = _frame(caption, tile, doubts[index])
+                    self._doubted.add(key, (caption, as_bytes(tile)))
+                self._sample.add(key, (caption, as_bytes(tile)))
 
     def _write(self, engine: Engine) -> None:
         if engine.state.metrics and engine.state.best_metric_epoch != engine.state.epoch:
             return
-        stacks = gather(self.stacks)
+        for key, tile in self._sample.tiles:
+            self._stacks[key].tiles.append(tile)
+        for key, tile in self._doubted.tiles:
+            self._stacks[key].doubted_tiles.append(tile)
+        stacks = gather(self._stacks)
         if not is_first():
             return
-        titles = _titles([name for name, _ in stacks])
-        tiles = [(f"{titles[key[0]]} {number}", tile) for key, stack in stacks.items() for number, tile in stack]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.path) as partial:
-            _sheet(tiles).save(partial)
+            _sheet(stacks).save(partial)
 
 
-def _sheet(tiles: list[Tile]) -> Image:
-    """A sheet of all tiles; where they are too many, of those of doubted slices, if there are any."""
-    doubted = [tile for tile in tiles if _is_doubted(tile)]
+def _sheet(stacks: Mapping[Key, _Stack]) -> Image:
+    """A sheet of all slices; where they are too many, of those that are doubted, if there are any."""
+    total = sum(stack.slices for stack in stacks.values())
+    doubted = sum(stack.doubted for stack in stacks.values())
+    only_doubted = doubted > 0 and total > MOST_TILES
+    titles = _titles([name for name, _ in stacks])
+    tiles = []
+    for (name, _), stack in stacks.items():
+        shown = stack.doubted_tiles if only_doubted else stack.tiles
+        tiles += [(f"{titles[name]} {caption}", pixels) for caption, pixels in shown]
     if not doubted:
-        return contact_sheet(tiles)
-    note, shown = _NOTE, tiles
-    if len(tiles) > MOST_TILES:
-        note, shown = f"The {len(doubted)} doubted of {len(tiles)} slices. {_NOTE}", doubted
-    colours = [_DOUBTED_INK if _is_doubted(tile) else "black" for tile in shown]
-    return contact_sheet(shown, colours=colours, note=note)
+        return contact_sheet(tiles, total=total)
+    colours = [_DOUBTED_INK if _is_doubted(tile) else "black" for tile in tiles]
+    if not only_doubted:
+        return contact_sheet(tiles, colours=colours, note=_NOTE)
+    note = f"The {doubted} doubted of {total} slices. {_NOTE}"
+    return contact_sheet(tiles, total=doubted, colours=colours, note=note)
 
 
 def _is_doubted(tile: Tile) -> bool:
@@ -116,7 +170,7 @@ def _removed(output: Mapping[str, Any]) -> NDArray[np.float64]:
     return removed
 
 
-def _frame(caption: str, pixels: NDArray[np.float32], doubts: str) -> Tile:
+def _frame(caption: str, pixels: NDArray[np.float32], doubts: str) -> tuple[str, NDArray[np.float32]]:
     """Make the tile of a doubted slice stand out, and say what is doubted."""
     framed = np.broadcast_to(_DOUBTED, pixels.shape).copy()
     inside = np.s_[_FRAME_PIXELS:-_FRAME_PIXELS]
@@ -129,11 +183,12 @@ def _titles(names: Sequence[str]) -> dict[str, str]:
     titles = dict(zip(names, names, strict=True))
     files = [Path(name) for name in names if Path(name).is_absolute()]
     stems = [without_type(file).name for file in files]
+    unique = len(set(stems)) == len(stems)
+    above = None if unique else os.path.commonpath([file.parent for file in files])
     for file, stem in zip(files, stems, strict=True):
         title = stem
-        if len(set(stems)) < len(stems):
-            folder = file.parent.relative_to(os.path.commonpath([other.parent for other in files]))
-            title = (folder / stem).as_posix()
+        if above is not None:
+            title = (file.parent.relative_to(above) / stem).as_posix()
         if len(title) > _MOST_LETTERS:
             title = f"…{title[1 - _MOST_LETTERS :]}"
         titles[str(file)] = title

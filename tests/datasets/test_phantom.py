@@ -5,6 +5,7 @@ Files are read with what others wrote (pydicom, nibabel, PIL, NumPy), not with t
 
 import csv
 from collections import defaultdict
+from dataclasses import replace
 from itertools import groupby
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from phantom_layouts import ALL_LAYOUTS
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from monai_iln.datasets import read_folders, read_sunnybrook
 from monai_iln.datasets.phantom import LAYOUTS, contoured, phantom_truth, write_phantom
 from monai_iln.datasets.phantom.heart import contraction, end_systole, make_heart
 from monai_iln.datasets.phantom.image import _measured, _scan, render
@@ -512,7 +514,7 @@ def test_frames_move_with_the_heart_alone():
     "wrong",
     [
         {"subjects": 0},
-        {"subjects": 100},
+        {"subjects": 100_000},
         {"slices": 3},
         {"phases": 1},
         {"size": 64},
@@ -525,6 +527,36 @@ def test_numbers_out_of_range(tmp_path, wrong):
     with pytest.raises(UserError, match="Choose numbers in these ranges"):
         phantom_truth(**wrong)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_subject_has_a_name_of_its_own(layout):
+    heart = make_heart(0, 3, SQUARE, 4, 2)
+    indices = [*range(1100), 10_000, 33_333, 99_998]
+    names = {WRITERS[layout].name(replace(heart, index=index)) for index in indices}
+    assert len(names) == len(indices)
+
+
+def test_names_of_a_hundred_subjects_are_those_that_they_always_had():
+    heart = make_heart(0, 0, SQUARE, 4, 2)
+    names = [WRITERS["mnms"].name(replace(heart, index=index)) for index in (0, 57, 98)]
+    assert names == ["W9D1P0", "A9B2P7", "I0N3P8"]
+
+
+def test_a_code_that_is_drawn_twice_is_given_once():
+    """With this seed the subjects 2 and 32 draw the same."""
+    names = [WRITERS["mnms"].name(make_heart(index, 197, SQUARE, 4, 2)) for index in (2, 32)]
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_more_than_99_subjects_are_read(layout, tmp_path):
+    form = WRITERS[layout]
+    shape = LANDSCAPE if form.landscape else SQUARE
+    hearts = [make_heart(index, 0, shape, 6, 5) for index in (98, 99, 100, 99_998)]
+    form.write(tmp_path, hearts)
+    read = read_sunnybrook(tmp_path) if layout in ("official", "png") else read_folders([tmp_path])
+    assert {stack.subject for stack in read.stacks} == {form.name(heart) for heart in hearts}
 
 
 def test_every_layout_has_a_writer():

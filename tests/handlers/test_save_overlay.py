@@ -1,4 +1,7 @@
+import itertools
+
 import numpy as np
+import pytest
 import torch
 from engines import disc, evaluate, one_hot, stack
 from ignite.engine import Engine, Events
@@ -7,6 +10,7 @@ from PIL import Image
 
 from monai_iln.handlers import SaveOverlay
 from monai_iln.handlers.overlays import _titles
+from monai_iln.overlays import contact_sheet
 
 
 def test_contact_sheet(tmp_path):
@@ -16,26 +20,65 @@ def test_contact_sheet(tmp_path):
     assert yellow(path) > 100
 
 
-def test_large_contact_sheets_are_thinned_and_start_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr("monai_iln.overlays.MOST_TILES", 12)
-    handler = SaveOverlay(str(tmp_path / "overlay.png"))
-    output = {"image": torch.rand(1, 8, 8, 40), "pred": torch.zeros(1, 8, 8, 40)}
+def run(handler, *depths, doubts=lambda number: ""):
+    """Draw stacks of so many slices."""
+    slices = itertools.count()
 
     def step(engine, depth):
         engine.state.batch = [{}]
-        return [{key: value[..., :depth] for key, value in output.items()}]
-
-    def drawn():
-        return sum(len(tiles) for tiles in handler.stacks.values())
+        rows = [{"doubts": doubts(next(slices))} for _ in range(depth)]
+        return [{"image": torch.rand(1, 8, 8, depth), "pred": torch.zeros(1, 8, 8, depth), "doubts": rows}]
 
     engine = Engine(step)
     handler.attach(engine)
-    engine.run([30, 10], 1)
-    assert drawn() == 40
+    engine.run(depths, 1)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What the sheets of at most twelve tiles are drawn of: their tiles and all else."""
+    sheets = []
+    monkeypatch.setattr("monai_iln.overlays.MOST_TILES", 12)
+    monkeypatch.setattr("monai_iln.handlers.overlays.MOST_TILES", 12)
+    monkeypatch.setattr("monai_iln.handlers.overlays._removed", lambda output: np.zeros(output["image"].shape[1:]))
+    monkeypatch.setattr(
+        "monai_iln.handlers.overlays.contact_sheet",
+        lambda tiles, **rest: sheets.append(([caption for caption, _ in tiles], rest)) or contact_sheet(tiles, **rest),
+    )
+    return sheets
+
+
+def test_large_contact_sheets_are_thinned_and_start_anew(tmp_path, drawn):
+    handler = SaveOverlay(str(tmp_path / "overlay.png"))
+    run(handler, 30, 10)
+    captions, rest = drawn[-1]
+    assert 12 <= len(captions) <= 24
+    assert rest["total"] == 40
     with Image.open(handler.path) as sheet:
         assert sheet.height < 2 * 172, "one row"
-    engine.run([5], 1)
-    assert drawn() == 5
+    run(handler, 5)
+    assert len(drawn[-1][0]) == 5
+
+
+def test_memory_for_a_sheet_does_not_grow(tmp_path, drawn):
+    handler = SaveOverlay(str(tmp_path / "overlay.png"))
+    run(handler, *[10] * 100, doubts=lambda number: "edge" * (number % 4 == 0))
+    captions, rest = drawn[-1]
+    assert 12 <= len(captions) <= 24
+    assert all(caption.endswith("\nedge") for caption in captions)
+    assert rest["total"] == 250
+    assert rest["note"].startswith("The 250 doubted of 1000 slices. ")
+
+
+def test_not_the_same_place_of_every_stack_is_shown(tmp_path, drawn):
+    run(SaveOverlay(str(tmp_path / "overlay.png")), *[8] * 60)
+    assert len({caption.split()[1] for caption in drawn[-1][0]}) > 4
+
+
+def test_a_few_doubted_of_many_are_all_shown(tmp_path, drawn):
+    doubted = (3, 4, 77, 91)
+    run(SaveOverlay(str(tmp_path / "overlay.png")), *[10] * 10, doubts=lambda number: "edge" * (number in doubted))
+    assert [caption.split()[1] for caption in drawn[-1][0]] == ["4", "5", "8", "2"]
 
 
 def test_titles():
@@ -55,7 +98,7 @@ def test_stacks_of_one_name_are_told_apart(tmp_path, monkeypatch):
     captions = []
     monkeypatch.setattr(
         "monai_iln.handlers.overlays.contact_sheet",
-        lambda tiles: captions.extend(caption for caption, _ in tiles) or Image.new("RGB", (1, 1)),
+        lambda tiles, **_: captions.extend(caption for caption, _ in tiles) or Image.new("RGB", (1, 1)),
     )
     image = torch.rand(1, 8, 8, 2)
     stacks = [MetaTensor(image, meta={"filename_or_obj": f"{tmp_path}/{name}/ED.nii.gz"}) for name in ("P1", "P2")]

@@ -1,9 +1,12 @@
 """The plan of a study over the real bundle and a small datalist."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from monai_iln.errors import UserError
@@ -86,6 +89,11 @@ def test_the_hash_follows_what_decides_the_result(prepared, tmp_path):
     moved = shutil.copytree(prepared, tmp_path / "moved")
     assert hashes(dataset_dir=str(moved)) == {base}, "where the data lie decides nothing"
     document = json.loads((moved / "datalist.json").read_text())
-    document["training"][0]["sha256"]["label"] = "0" * 64
+    item = document["training"][0]
+    label = nib.load(moved / item["label"])
+    nib.save(nib.Nifti1Image(1 - np.asanyarray(label.dataobj), label.affine), moved / item["label"])
+    with pytest.raises(UserError, match="not the file that was prepared"):
+        hashes(dataset_dir=str(moved))
+    item["sha256"]["label"] = hashlib.sha256((moved / item["label"]).read_bytes()).hexdigest()
     (moved / "datalist.json").write_text(json.dumps(document))
     assert hashes(dataset_dir=str(moved)) != {base}, "another label"

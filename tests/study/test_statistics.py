@@ -7,6 +7,7 @@ from scipy import stats
 
 from monai_iln.errors import UserError
 from monai_iln.study.statistics import (
+    MOST_EXACT,
     bland_altman,
     bootstrap_mean,
     choose_rates,
@@ -217,6 +218,19 @@ def test_signed_rank_p_with_many_zeros_and_ties_is_near_the_pratt_approximation(
     assert compare_differences(steps / 64).p == pytest.approx(expected, rel=0.05)
     dropped = stats.wilcoxon(steps, zero_method="wilcox", method="asymptotic").pvalue
     assert compare_differences(steps / 64).p != pytest.approx(dropped, rel=0.05)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.08, 0.1, 0.15])
+def test_signed_rank_p_of_many_subjects_is_the_normal_approximation(monkeypatch, shift):
+    rng = np.random.default_rng(7)
+    steps = np.rint(32 * rng.normal(shift, 1, MOST_EXACT)) * (rng.random(MOST_EXACT) < 0.9)
+    exact = compare_differences(steps / 64).p
+    monkeypatch.setattr("monai_iln.study.statistics.MOST_EXACT", MOST_EXACT - 1)
+    approximate = compare_differences(steps / 64).p
+    assert approximate != exact
+    assert approximate == pytest.approx(exact, abs=0.001, rel=0.02)
+    expected = stats.wilcoxon(steps, zero_method="pratt", method="asymptotic", correction=False).pvalue
+    assert approximate == pytest.approx(expected, rel=1e-9)
 
 
 def test_signed_rank_p_sees_equal_differences_through_rounding():

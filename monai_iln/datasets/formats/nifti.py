@@ -7,6 +7,8 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -32,6 +34,7 @@ from monai_iln.datasets.geometry.headers import decide_geometry
 from monai_iln.errors import UserError
 
 _HEADER_BYTES = 544  # the longest header, that of NIfTI-2, and the flag of its extensions
+_PACKED = b"\x1f\x8b"  # how gzip files begin
 _MAGICS = {b"n+1\0": Nifti1Header, b"ni1\0": Nifti1PairHeader, b"n+2\0": Nifti2Header, b"ni2\0": Nifti2PairHeader}
 
 _silent = logging.Logger("nibabel headers")  # nibabel prints what it mends in a header
@@ -57,7 +60,7 @@ def read_nifti_header(path: Path, name: re.Match[str]) -> NiftiHeader:
         name: The parts of its name: ``stem``, ``type`` and ``gzip``.
     """
     path, data = _files(path, name)
-    start = _read_start(path)
+    start, packed = _read_start(path)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # of damaged numbers; what they lead to is checked below
@@ -65,10 +68,8 @@ def read_nifti_header(path: Path, name: re.Match[str]) -> NiftiHeader:
             result = _check(header, path, data)
     except Exception as error:  # nibabel raises many kinds on damaged headers
         raise UserError(f"{path}: cannot be read as a NIfTI or Analyze volume ({error}). {RULE}") from error
-    try:
-        packed = _is_packed(data)
-    except OSError as error:
-        raise unreadable(data, error) from error
+    if data != path:
+        _, packed = _read_start(data)
     check_size(result, packed)
     return result
 
@@ -145,21 +146,24 @@ def _check(header: Any, path: Path, data: Path) -> NiftiHeader:
     return NiftiHeader(path, data, shape, affine, oriented, doubt, dtype, offset, header.get_slope_inter())
 
 
-def _is_packed(path: Path) -> bool:
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """The content of a file, unpacked. Over a network opening is what takes time: it is opened once."""
     with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+        packed = file.read(len(_PACKED)) == _PACKED
+        file.seek(0)
+        if not packed:
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield cast("BinaryIO", unpacked)
 
 
-def _open(path: Path) -> BinaryIO:
-    if _is_packed(path):
-        return cast("BinaryIO", gzip.open(path))
-    return path.open("rb")
-
-
-def _read_start(path: Path) -> bytes:
+def _read_start(path: Path) -> tuple[bytes, bool]:
+    """The first bytes of a file, unpacked, and whether it is compressed."""
     try:
         with _open(path) as file:
-            return file.read(_HEADER_BYTES)
+            return file.read(_HEADER_BYTES), isinstance(file, gzip.GzipFile)
     except Exception as error:  # gzip and zlib raise EOFError, OSError and zlib.error
         raise unreadable(path, error) from error
 

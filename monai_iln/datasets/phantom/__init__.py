@@ -36,6 +36,8 @@ LAYOUTS = {
     "mnms": "M&Ms: NIfTI cines, labels of all times, and a table",
 }
 
+MOST_SUBJECTS = 99_999
+
 
 @dataclass(frozen=True)
 class PhantomTruth:
@@ -77,7 +79,7 @@ def write_phantom(
     Args:
         output: The folder to make. It must not exist, or be empty. It appears whole or not at all.
         layout: One of :data:`LAYOUTS`, or a :class:`~monai_iln.datasets.phantom.layouts.Layout`.
-        subjects: The number of subjects, 1 to 99. They cycle through the four pathology groups.
+        subjects: The number of subjects, 1 to 99,999. They cycle through the four pathology groups.
         slices: The number of slices, at least 4, base to apex. The first and the last lie beyond the left ventricle.
         phases: The number of phases in a cycle, at least 2. The last is end diastole, at two fifths is end systole.
         size: The number of columns, at least 96. There are as many rows, or 27 for every 32 columns in ``acdc``,
@@ -98,9 +100,9 @@ def write_phantom(
         8
     """
     form = _find_layout(layout)
-    hearts = _make_hearts(form, subjects, slices, phases, size, seed)
+    hearts = _make_hearts(form, subjects, slices, phases, size, seed, progress)
     with new_folder(Path(output)) as folder:
-        form.write(folder, track(hearts, "Phantoms", "subject", progress))
+        form.write(folder, hearts)
     return Path(output)
 
 
@@ -150,14 +152,18 @@ def _find_layout(layout: str | Layout) -> Layout:
     return WRITERS[layout]
 
 
-def _make_hearts(layout: Layout, subjects: int, slices: int, phases: int, size: int, seed: int) -> list[Heart]:
+def _make_hearts(
+    layout: Layout, subjects: int, slices: int, phases: int, size: int, seed: int, progress: bool = False
+) -> Iterator[Heart]:
+    """The subjects, each made when it is asked for; numbers out of range are refused before."""
     from monai_iln.datasets.phantom.heart import make_heart
 
-    if not (1 <= subjects <= 99 and slices >= 4 and phases >= 2 and size >= 96 and seed >= 0):
+    if not (1 <= subjects <= MOST_SUBJECTS and slices >= 4 and phases >= 2 and size >= 96 and seed >= 0):
         raise UserError(
             f"phantom of {subjects} subjects, {slices} slices, {phases} phases, size {size}, seed {seed}: there must "
-            "be 1 to 99 subjects, at least 4 slices, at least 2 phases, a size of at least 96 and "
+            f"be 1 to {MOST_SUBJECTS} subjects, at least 4 slices, at least 2 phases, a size of at least 96 and "
             "no negative seed. Choose numbers in these ranges."
         )
     rows = size * 27 // 32 if layout.landscape else size
-    return [make_heart(index, seed, (rows, size), slices, phases) for index in range(subjects)]
+    indices = track(range(subjects), "Phantoms", "subject", progress)
+    return (make_heart(index, seed, (rows, size), slices, phases) for index in indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -17,6 +18,10 @@ from monai_iln.files import write_csv
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ACDC = {"right": 1, "myocardium": 2, "left": 3}
 _MNMS = {"left": 1, "myocardium": 2, "right": 3}
+_CODE_SHAPE = (26, 10, 26, 10)  # letters and digits before the P of a name in M&Ms
+_CODES = 26 * 10 * 26 * 10
+_CODE_STEP = 7919
+_MOST_TURNS = 10_000  # subjects whose names end on the same digit
 _MNMS_TABLE = "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv"
 
 
@@ -32,8 +37,28 @@ def acdc_name(heart: Heart) -> str:
 
 def mnms_name(heart: Heart) -> str:
     """A code as random as the real ones, without any of theirs: those never end on P and a digit."""
-    first, second, third, fourth = heart.dice(5).integers(0, [26, 10, 26, 10])
-    return f"{ascii_uppercase[first]}{second}{ascii_uppercase[third]}{fourth}P{heart.index % 10}"
+    turn, digit = divmod(heart.index, 10)
+    codes = _first_codes(heart.seed, digit)
+    if turn < len(codes):
+        code = codes[turn]
+    else:  # a step that shares no divisor with the number of codes comes to all of them before it repeats one
+        steps = (number * _CODE_STEP % _CODES for number in range(turn, _CODES, _MOST_TURNS))
+        code = next(code for code in steps if code not in codes)
+    letter, number, other_letter, other_number = np.unravel_index(code, _CODE_SHAPE)
+    return f"{ascii_uppercase[letter]}{number}{ascii_uppercase[other_letter]}{other_number}P{digit}"
+
+
+@lru_cache
+def _first_codes(seed: int, digit: int) -> tuple[int, ...]:
+    """What comes before the P for those of the first hundred subjects that have a digit: drawn, and never twice."""
+    codes: list[int] = []
+    for index in range(digit, 100, 10):
+        drawn = np.random.default_rng([seed, index, 5]).integers(0, _CODE_SHAPE)
+        code = int(np.ravel_multi_index(tuple(drawn), _CODE_SHAPE))
+        while code in codes:
+            code = (code + 1) % _CODES
+        codes.append(code)
+    return tuple(codes)
 
 
 def chla_slices(heart: Heart, phase: int) -> list[int]:

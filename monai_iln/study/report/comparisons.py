@@ -13,7 +13,7 @@ from monai_iln.study.report.document import Block, Items, Picture, Row, Table, T
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import INK, REFERENCE_COLOR, new_figure, styled
 from monai_iln.study.report.wording import NO_NUMBER, count, minus, number, p_cell, p_value, shorten
-from monai_iln.study.statistics import ALPHA, MIN_SUBJECTS, Comparison
+from monai_iln.study.statistics import ALPHA, MIN_SUBJECTS, MOST_EXACT, Comparison
 
 _BY_RULE = {
     "nested": "by the nested rule",
@@ -121,6 +121,8 @@ def _table(comparisons: Sequence[Comparison]) -> Table:
         f"{reference} against every other method: mean Dice over subjects, mean difference with its 95 % bootstrap "
         "interval, and p of Wilcoxon's signed-rank test, as it is and after Holm's correction (bold below 0.05)."
     )
+    if max(row.subjects for row in comparisons) > MOST_EXACT:
+        caption += f" With more than {MOST_EXACT} subjects, p is by the normal approximation."
     header = ["Other", "Subjects", reference, "Other", "Difference", "95 % interval", "p", "p (Holm)"]
     frame = pd.DataFrame([vars(row) for row in comparisons])
     frame.insert(list(frame).index("better"), "sentence", [comparison_sentence(row) for row in comparisons])
