@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from monai_iln.cluster import connect_to_ray
 from monai_iln.errors import UserError
@@ -72,20 +74,21 @@ def run_in_parallel(
     jobs = min(workers.jobs or joblib.cpu_count(), len(tasks))
     if workers.jobs is None:
         jobs = min(jobs, len(tasks) // _WORTH_A_PROCESS)
-    if workers.backend == "ray":
+    calls = (joblib.delayed(_do)(function, task, os.getpid()) for task in tasks)
+    if workers.backend == "ray":  # whose backend returns all results at once
         options = connect_to_ray(workers.address, workers.jobs)
+        while batch := list(itertools.islice(calls, options["n_jobs"] * _WORTH_A_PROCESS)):
+            yield from joblib.Parallel(**options)(batch)
     elif jobs > 1:
-        options = {"backend": "loky", "n_jobs": jobs}
+        parallel = joblib.Parallel(jobs, return_as="generator", batch_size=1, pre_dispatch="3 * n_jobs")
+        try:
+            yield from parallel(calls)
+        except TerminatedWorkerError as error:
+            raise UserError(
+                f"a process of {jobs} was killed, as the system does when memory ends. Use fewer processes at a time."
+            ) from error
     else:
         yield from map(function, tasks)
-        return
-    parallel = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="3 * n_jobs", **options)
-    try:
-        yield from parallel(joblib.delayed(_do)(function, task, os.getpid()) for task in tasks)
-    except joblib.externals.loky.process_executor.TerminatedWorkerError as error:
-        raise UserError(
-            f"a process of {jobs} was killed, as the system does when memory ends. Use fewer processes at a time."
-        ) from error
 
 
 def _do(function: Callable[[Task], Result], task: Task, parent: int) -> Result:
