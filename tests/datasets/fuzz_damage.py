@@ -63,8 +63,11 @@ def damage(rng, folder):
     while True:
         file = rng.choice(files)
         found = rng.choice(kinds)(rng, folder, file, files)
-        if found is not None:
-            return found._replace(files=tuple(path.relative_to(folder) for path in found.files))
+        if found is None:
+            continue
+        if folder.name == "prepared" and file.suffix == ".gz":  # a list has the hashes of its files
+            found = found._replace(may=set())
+        return found._replace(files=tuple(path.relative_to(folder) for path in found.files))
 
 
 def change_bytes(rng, folder, file, files):
@@ -353,7 +356,10 @@ def change_dicom(rng, file):
         else:
             setattr(dataset, keyword, value)
         dataset.save_as(file)
-    return Damage(f"header: {keyword} {value!r}", (file,), *_unprotected_dicom(content, None))
+    may, slices = _unprotected_dicom(content, None)
+    if keyword == "TriggerTime" and dataset.get("InstanceNumber") in (None, "", 1):
+        may, slices = {IMAGE}, 1  # nothing else tells the order of phases
+    return Damage(f"header: {keyword} {value!r}", (file,), may, slices)
 
 
 def change_place(rng, folder, file, files):

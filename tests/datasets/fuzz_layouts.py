@@ -30,8 +30,9 @@ from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.transforms import LoadStack
 
-SMALL = {"subjects": 3, "slices": 4, "phases": 2, "size": 96}
+SMALL = {"subjects": 3, "slices": 5, "phases": 2, "size": 96}
 SHAPE = (9, 7, 5)
+HINTS = ("area-jump", "low-contrast", "not-inspected", "same-mask")  # which good data give too: they tell of no damage
 
 
 class Volume(NamedTuple):
@@ -89,7 +90,7 @@ def items_of(datalist, name):
 def prepare(function, source, output):
     datalist = function(source, output, folds=1)
     with (output / "exclusions.csv").open(encoding="utf-8", newline="") as file:
-        told = {" ".join(row) for row in csv.reader(file)}
+        told = {" ".join(row.values()) for row in csv.DictReader(file) if row["reason"] not in HINTS}
     return Output(items_of(datalist, lambda item: f"{item['subject']} {item['phase']}"), told)
 
 
@@ -143,19 +144,23 @@ def write_dicom(layout, folder):
 
 
 def pack(kind, folder):
-    """Replace what a folder holds by one archive of it."""
+    """Replace what a folder holds by one archive of it, links and pipes as what they are."""
     inside = folder.with_name("inside")
     folder.rename(inside)
     folder.mkdir()
-    files = [path for path in inside.rglob("*") if path.is_file()]  # no pipe can be packed
+    files = {
+        path: str(path.relative_to(inside)) for path in inside.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
     if kind == "zip":
         with zipfile.ZipFile(folder / "data.zip", "w", zipfile.ZIP_DEFLATED) as file:
-            for path in files:
-                file.write(path, str(path.relative_to(inside)).encode("utf-8", "replace").decode())
+            for path, name in files.items():
+                info = zipfile.ZipInfo(name.encode("utf-8", "replace").decode())
+                info.external_attr = path.lstat().st_mode << 16
+                file.writestr(info, path.read_bytes() if path.is_file() else b"target")
     else:
         with tarfile.open(folder / f"data.{kind}", "w:gz" if kind == "tgz" else "w") as file:
-            for path in files:
-                file.add(path, path.relative_to(inside))
+            for path, name in files.items():
+                file.add(path, name)
     shutil.rmtree(inside)
 
 
@@ -193,7 +198,7 @@ INPUTS = {
         for kind, name in (("zip", "official"), ("tar", "acdc"), ("tgz", "rvsc"), ("zip", "pictures"))
     },
     "decathlon": Input(write_decathlon, functools.partial(prepare, prepare_decathlon)),
-    "check": Input(write_prepared, check),
+    "check": Input(write_prepared, check, folder="prepared"),
     "stacks": Input(write_stacks, infer, folder="stacks"),
     **{
         f"dicom {name}": Input(functools.partial(write_dicom, name), functools.partial(infer, phase=2), folder="stacks")

@@ -10,7 +10,9 @@ import argparse
 import contextlib
 import faulthandler
 import json
+import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -37,6 +39,7 @@ from monai_iln.errors import UserError
 
 EXAMPLES = 10  # of each kind in the daily run
 LIMIT = 20  # seconds for one input
+MEMORY = 2 << 30  # bytes
 ENDS = ("refused", "read on", "unchanged", "undetectable", "traceback", "hang", "untidy", "silently wrong")
 GOOD = ENDS[:4]
 
@@ -54,16 +57,40 @@ class Hang(BaseException):
 
 @contextlib.contextmanager
 def limited(seconds):
+    """Ends what takes longer, or more than 2 GB of memory: a link to ``/dev/zero`` never ends."""
+
     def stop(*_):
         raise Hang
 
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    memory = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, memory[1]))
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
+        resource.setrlimit(resource.RLIMIT_AS, memory)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def listening():
+    """Keeps what is printed, by libraries in C too, and gives it in a list that is filled in the end."""
+    printed = []
+    with tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield printed
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            printed.append(file.read().decode("utf-8", "replace"))
 
 
 class Fuzz:
@@ -90,7 +117,9 @@ class Fuzz:
         """Damage a copy and read it: the damage, and how that ended."""
         done = self._make(random.Random(f"{self.name} {seed} {number}"))
         try:
-            end = self._judge(done, self._read())
+            with listening() as printed:
+                output = self._read()
+            end = self._judge(done, output)
         except Hang:
             end = End("hang", traceback.format_exc())
         except UserError as error:
@@ -103,6 +132,8 @@ class Fuzz:
             end = End("untidy", traceback.format_exc())
         except Exception:
             end = End("traceback", traceback.format_exc())
+        if end.name in GOOD and printed != [""]:
+            end = End("untidy", f"printed: {printed[0]}")
         return done, end
 
     def _make(self, rng=None):
@@ -177,6 +208,9 @@ class Fuzz:
         return {one for one in self.subjects if one in text or self.kind.alias(one) in text} or self.subjects
 
 
+pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="pipes, devices and limits as Linux has them")
+
+
 @pytest.fixture(scope="module", params=INPUTS)
 def fuzz(request, tmp_path_factory):
     return Fuzz(request.param, tmp_path_factory.mktemp("fuzz"))
@@ -248,11 +282,12 @@ def test_paths_with_anything_in_them(tmp_path, official, stacks):
 def run(names, seed, numbers, seconds):
     """Try inputs of every kind in turn, print those that end badly with what repeats them, and a table of all ends."""
     counts = {name: Counter() for name in names}
+    errors = os.fdopen(os.dup(2), "w")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as home:
         fuzzes = [Fuzz(name, Path(home, name.replace(" ", "_")), seconds) for name in names]
         for number in numbers:
             for fuzz in fuzzes:
-                faulthandler.dump_traceback_later(3 * seconds, exit=True)  # of what no signal stops
+                faulthandler.dump_traceback_later(3 * seconds, exit=True, file=errors)  # of what no signal stops
                 done, end = fuzz.try_one(seed, number)
                 counts[fuzz.name][end.name] += 1
                 if end.name not in GOOD or len(numbers) == 1:
