@@ -187,9 +187,14 @@ def _parse_nrrd(text: str) -> _Text:
 
 def _parse_meta(text: str) -> _Text:
     """The fields of a MetaImage header: ``key = value``, that of the voxels last."""
-    lines = [line.partition("=") for line in text.splitlines()]
+    lines = [line.partition("=") for line in text.splitlines() if line.strip()]
     fields = {key.strip(): value.strip() for key, _, value in lines}
-    data = _find(fields, "ElementDataFile")
+    data, sizes = _find(fields, "ElementDataFile"), _find(fields, "DimSize").split()
+    # SimpleITK prints what is wrong with these, whatever it is told.
+    if not all(sign for _, sign, _ in lines) or not _find(fields, "ElementType").startswith("MET_"):
+        raise ValueError("a line that is damaged")
+    if _find(fields, "NDims") != str(len(sizes)):
+        raise ValueError(f"NDims {fields['NDims']}, and {len(sizes)} sizes")
     if data.upper().startswith("LIST") or "%" in data or fields.get("HeaderSize", "0") != "0":
         raise ValueError("voxels in several files, or behind something else: save it as one file")
     if data.upper() == "LOCAL":
@@ -200,7 +205,7 @@ def _parse_meta(text: str) -> _Text:
     elif _is_true(fields, "CompressedData"):
         encoding = "zlib"
     return _Text(
-        sizes=[*map(int, _find(fields, "DimSize").split()), int(fields.get("ElementNumberOfChannels", "1"))],
+        sizes=[*map(int, sizes), int(fields.get("ElementNumberOfChannels", "1"))],
         data=data,
         encoding=encoding,
         order=">" if _is_true(fields, "BinaryDataByteOrderMSB") or _is_true(fields, "ElementByteOrderMSB") else "<",

@@ -16,7 +16,8 @@ from monai_iln.errors import UserError
 
 #: A file's name without its type, and its type.
 VOLUME_NAME = re.compile(
-    r"(?P<stem>.+)\.(?P<type>nii|hdr|img|nrrd|nhdr|mha|mhd)(?P<gzip>(?<=\.nii|\.hdr|\.img)\.gz)?", re.IGNORECASE
+    r"(?P<stem>.+)\.(?P<type>nii|hdr|img|nrrd|nhdr|mha|mhd)(?P<gzip>(?<=\.nii|\.hdr|\.img)\.gz)?",
+    re.IGNORECASE | re.DOTALL,  # a name may hold a line break
 )
 
 

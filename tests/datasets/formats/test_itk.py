@@ -288,3 +288,21 @@ def test_damage_ends_in_one_message_or_harms_only_what_it_hit(originals, tmp_pat
         np.testing.assert_array_equal(array.ravel("F"), values(np.uint8).ravel("F"))
     else:
         assert np.count_nonzero(array.ravel("F") != values(np.uint8).ravel("F")) <= len(places) + 4
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"), [("NDims = 3", "NDims = 7"), ("ElementType = MET_SHORT\n", ""), ("CenterOfRotation = ", "Center")]
+)
+def test_a_damaged_meta_header_is_told_once(tmp_path, capfd, good, bad):
+    path = write(tmp_path / "scan.mha")
+    content = path.read_bytes()
+    assert good.encode() in content
+    path.write_bytes(content.replace(good.encode(), bad.encode()))
+    with pytest.raises(UserError, match="cannot be read as a NRRD or MetaImage volume"):
+        read_volume(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_name_with_a_line_break(tmp_path):
+    array, _ = read_volume(write(tmp_path / "one\ntwo.mha"))
+    np.testing.assert_array_equal(array, values())
