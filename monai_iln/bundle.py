@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from monai_iln.errors import check_keys, require
+from monai_iln.errors import check_keys, refusal, require
 from monai_iln.files import new_folder
 from monai_iln.run_files import WEIGHTS
 
@@ -59,6 +59,15 @@ def copy_bundle(bundle: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in (bundle / part for part in PARTS):
         if path.is_dir():
-            shutil.copytree(path, target / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.ts", "*.onnx"))
+            ignore = shutil.ignore_patterns("__pycache__", "*.ts", "*.onnx")
+            shutil.copytree(path, target / path.name, ignore=ignore, copy_function=_copy)
         elif path.is_file():
-            shutil.copy(path, target)
+            _copy(path, target / path.name)
+
+
+def _copy(source: Path | str, target: Path | str) -> None:
+    """Copy a file. What the system refuses ends it at once; ``copytree`` would go on, and list it file by file."""
+    try:
+        shutil.copy(source, target)
+    except OSError as error:
+        raise refusal(error, Path(target)) from error

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from monai_iln import __version__
-from monai_iln.errors import UserError
+from monai_iln.errors import end_as_interrupted, find_user_error, tell_interruption
 
 COMMANDS = {
     "download": "fetch data that are public without registration",
@@ -33,20 +33,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments without the program's name; ``None`` takes those of the process.
 
     Returns:
-        The exit status: 0, 1 after a user's mistake, which is told in one message, or 130 if interrupted.
+        The exit status: 0, 1 after a user's mistake, which is told in one message, 130 if interrupted, or 143 if
+        terminated.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # the process is this command's
+        end_as_interrupted()
     try:
         options = _parser(given[:1]).parse_args(given)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             options.run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        told = find_user_error(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; what is half done has no final name", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        return tell_interruption(error)
     return 0
 
 

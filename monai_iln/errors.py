@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 _MOST_SHOWN = 40  # names in a message
 _MOST_DETAILS = 3
 _USUAL_FORMAT = warnings.formatwarning
+
+# What the system refuses, by no fault of the program, and what to do about it.
+_FULL = "Free the disk, or choose another folder"
+_FORBIDDEN = "Give yourself the permission, or choose another path"
+_OF_ANOTHER_KIND = "It is a folder where a file must be, or the other way round: choose another path"
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f), or choose another folder",
+    errno.EROFS: "Choose a folder that can be written to",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.EISDIR: _OF_ANOTHER_KIND,
+    errno.ENOTDIR: _OF_ANOTHER_KIND,
+}
 
 
 class UserError(ValueError):
@@ -26,6 +45,18 @@ class UserError(ValueError):
 
 class DivergedError(UserError):
     """A training whose loss is not finite: the settings are wrong, not the data or the program."""
+
+
+class TerminatedError(KeyboardInterrupt):
+    """The end that a signal asks for, SIGTERM or SIGHUP. It is treated as Ctrl-C is.
+
+    Attributes:
+        signal: The number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
 
 
 def require(holds: bool, got: str, rule: str, remedy: str) -> None:
@@ -96,10 +127,39 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """Find the user error that an exception is or comes from. MONAI wraps what is raised in a configuration."""
+    """Find the user error that an exception is or comes from. MONAI wraps what is raised in a configuration.
+
+    What the system refuses by no fault of the program, such as to write to a full disk, is made one.
+    """
+    refused = None
     while error is not None and not isinstance(error, UserError):
+        if refused is None and isinstance(error, OSError) and error.errno in _REMEDIES:
+            refused = refusal(error)
         error = error.__cause__ or error.__context__
-    return error
+    return error or refused
+
+
+def refusal(error: OSError, path: Path | None = None, under: Path | None = None) -> UserError:
+    """Make a user error of what the system refuses, with the file, the cause and the remedy.
+
+    Args:
+        error: The error of the system.
+        path: The file or folder that was written when it happened, if any was.
+        under: The name that ``path`` has until it is whole.
+
+    Example:
+        >>> refusal(OSError(errno.ENOSPC, "No space left on device"), Path("mask.png"))
+        UserError('mask.png: cannot be written (No space left on device). Free the disk, or choose another folder.')
+    """
+    while error.errno is None and isinstance(error.__cause__, OSError):  # pydicom wraps it in a longer one
+        error = error.__cause__
+    cause, remedy = error.strerror or error, _REMEDIES.get(error.errno or 0, "Mend that, or choose another path")
+    name = Path(error.filename2 or error.filename or path or "the disk")
+    if path is not None and under is not None and name.is_relative_to(under):
+        name = path / name.relative_to(under)
+    if path is not None and name.is_relative_to(path):
+        return UserError(f"{name}: cannot be written ({cause}). {remedy}.")
+    return UserError(f"{name}: {cause}. {remedy}.")
 
 
 def root_cause(error: BaseException) -> str:
@@ -128,32 +188,94 @@ def is_monai_command() -> bool:
     return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
 
 
-def hide_tracebacks(own_process: bool = False) -> None:
+def hide_tracebacks(own_process: bool = False, weights: str | None = None) -> None:
     """From now on, ``python -m monai.bundle`` prints the message of a :class:`UserError` and no traceback.
 
-    And of a warning of ours a line without the place in the code.
+    And of a warning of ours a line without the place in the code. Ctrl-C, SIGTERM and SIGHUP end it with a line, too.
 
     This is for the first line of a bundle's ``initialize``: ``$monai_iln.errors.hide_tracebacks()``. In another program
     it changes nothing: there the caller catches exceptions.
 
     Args:
         own_process: Does so in any program. This is for a process that was started for one task.
+        weights: The file of weights that a training writes. When the training is interrupted, the line tells whether
+            it has.
     """
     if not own_process and not is_monai_command():
         return
-    sys.excepthook = _print_user_error
+    before = _identity(weights)
+
+    def print_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        user_error = find_user_error(error)
+        if isinstance(error, KeyboardInterrupt):
+            where = weights and _tell_weights(weights, before)
+            raise SystemExit(tell_interruption(error, where or ""))
+        if user_error is None:
+            sys.__excepthook__(kind, error, traceback)
+        else:
+            print(f"error: {user_error}", file=sys.stderr)
+
+    sys.excepthook = print_user_error
+    threading.excepthook = _print_fault
+    end_as_interrupted()
     warnings.formatwarning = _format_warning
     # Engines log what passes through them before they raise it on. A filter that is there already is not added again.
     for handler in filter(None, [*logging.getLogger().handlers, logging.lastResort]):
-        handler.addFilter(_is_not_of_a_user_error)
+        handler.addFilter(_is_not_told_otherwise)
 
 
-def _print_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    user_error = find_user_error(error)
-    if user_error is None:
-        sys.__excepthook__(kind, error, traceback)
-    else:
-        print(f"error: {user_error}", file=sys.stderr)
+def _tell_weights(weights: str, before: tuple[int, int] | None) -> str:
+    """Tell what an interrupted training has written."""
+    now = _identity(weights)
+    if now is None:
+        return "There are no weights yet."
+    if now == before:
+        return f"This training has no weights yet: {weights} is as it was."
+    return f"The weights of this training so far: {weights}"
+
+
+def _print_fault(raised: threading.ExceptHookArgs) -> None:
+    """Print what ends a thread, but no user error: that of TensorBoard hands it on to the program, which prints it."""
+    if find_user_error(raised.exc_value) is None:
+        threading.__excepthook__(raised)
+
+
+def _identity(file: str | None) -> tuple[int, int] | None:
+    """What changes when a file is replaced. ``None`` stands for no file."""
+    if file is None or not Path(file).is_file():
+        return None
+    state = Path(file).stat()
+    return state.st_ino, state.st_mtime_ns
+
+
+def end_as_interrupted() -> None:
+    """From now on SIGTERM and SIGHUP end this process as Ctrl-C does, so that it takes away what is half done.
+
+    A signal that this process ignores or handles otherwise is left alone.
+    """
+    for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminate)
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # another one would interrupt the tidying up
+    raise TerminatedError(number)
+
+
+def tell_interruption(error: KeyboardInterrupt, told: str = "") -> int:
+    """Print a line about an interruption.
+
+    Args:
+        error: What was raised. Its text is what the line tells.
+        told: What the line tells of an error without a text.
+
+    Returns:
+        The exit status: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+    told = str(error) or told or "What is half done has no final name."
+    print(f"interrupted. {told}", file=sys.stderr)
+    return 128 + getattr(error, "signal", signal.SIGINT)
 
 
 def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **source: Any) -> str:
@@ -162,5 +284,6 @@ def _format_warning(message: Warning | str, category: type[Warning], *place: Any
     return _USUAL_FORMAT(message, category, *place, **source)
 
 
-def _is_not_of_a_user_error(record: logging.LogRecord) -> bool:
-    return find_user_error(sys.exc_info()[1]) is None
+def _is_not_told_otherwise(record: logging.LogRecord) -> bool:
+    error = sys.exc_info()[1]
+    return not isinstance(error, KeyboardInterrupt) and find_user_error(error) is None

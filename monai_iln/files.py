@@ -6,13 +6,13 @@ import csv
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, refusal
 
 
 class Table(NamedTuple):
@@ -33,6 +33,7 @@ def read_csv(path: Path) -> Table:
         ValueError: If the file is no text in UTF-8, or no table.
 
     Example:
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "table.csv"
         >>> _ = path.write_text("subject;fold\na;0\nb", encoding="utf-8")
         >>> read_csv(path).rows
@@ -79,6 +80,9 @@ def new_file(path: Path) -> Iterator[Path]:
 
     Yields:
         The name to write to, which ends as the final one does. It is removed if writing fails.
+
+    Raises:
+        UserError: If the system refuses to write, for example because the disk is full.
     """
     partial = path.with_name(f".{os.getpid()}_{path.name}")
     try:
@@ -86,8 +90,11 @@ def new_file(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        raise refusal(error, path, partial) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def require_new(output: Path) -> None:
@@ -103,7 +110,7 @@ def require_new(output: Path) -> None:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UserError(f"{output}: is not an empty folder. Nothing is overwritten: choose another, or empty it.")
     except OSError as error:
-        raise UserError(f"{output}: cannot be looked into ({error}). Choose another folder.") from error
+        raise refusal(error, output) from error
 
 
 @contextmanager
@@ -120,17 +127,18 @@ def new_folder(output: Path) -> Iterator[Path]:
         UserError: If ``output`` holds something already, or writing fails.
     """
     require_new(output)
-    partial = None
+    partial = output.parent / f".{output.name}-{uuid.uuid4().hex[:8]}"
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+        partial.mkdir(parents=True)
         yield partial
-        partial.chmod(0o755)  # mkdtemp makes it private
         if output.exists():
             output.rmdir()
         partial.replace(output)
     except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error}). Free the disk, or choose another folder.") from error
+        raise refusal(error, output, partial) from error
+    except UserError as error:
+        if str(partial) in str(error):  # which nobody knows
+            raise UserError(str(error).replace(str(partial), str(output))) from error
+        raise
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)

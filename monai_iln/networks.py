@@ -12,7 +12,7 @@ from monai.networks.layers.factories import Conv, Pool
 from monai.networks.layers.utils import get_act_layer
 from torch import Tensor, nn
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, refusal
 from monai_iln.norms import make_norm
 
 
@@ -113,7 +113,7 @@ class PaperUNet(nn.Module):
 def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
     """Load what a bundle's training saved, on whatever device the network is.
 
-    MONAI's ``CheckpointSaver`` saves the weights as they are, or under ``"model"`` if told to save more than them.
+    That is the weights as they are, or under ``"model"`` as MONAI's ``CheckpointSaver`` has them beside something else.
 
     Args:
         network: A network of the same configuration as in training, its norm included. Settings without parameters,
@@ -132,6 +132,8 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights = dict(saved.get("model", saved))
+    except PermissionError as error:
+        raise refusal(error) from error
     except Exception as error:  # unpickling raises nearly anything on a file that is no pickle
         reason, *_ = str(error).splitlines() or [type(error).__name__]
         raise UserError(

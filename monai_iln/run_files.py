@@ -7,12 +7,13 @@ of the bundles, which name ``model.pt`` and ``overlay.png``.
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_iln.files import read_csv, write_csv
+from monai_iln.files import new_file, read_csv, write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,9 +57,12 @@ class TableFile:
         write_csv(folder / self.name, self.columns, rows)
 
     def append(self, folder: Path, rows: Iterable[Sequence[Any]]) -> None:
-        """Add rows to a table that was begun with :meth:`write`."""
-        with (folder / self.name).open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+        """Add rows to a table that was begun with :meth:`write`: all of them or none."""
+        path = folder / self.name
+        with new_file(path) as partial:
+            shutil.copyfile(path, partial)
+            with partial.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(rows)
 
     def read_rows(self, folder: Path) -> list[dict[str, str]]:
         """Read the rows as they are written. There are none if the file is missing or has other columns."""

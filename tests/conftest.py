@@ -4,7 +4,9 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -69,10 +71,14 @@ def program(monkeypatch):
     """Sets the name of this program; what belongs to the process is put back in the end."""
     handlers = {handler: handler.filters[:] for handler in [*logging.getLogger().handlers, logging.lastResort]}
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield lambda name: monkeypatch.setattr(sys, "argv", [name])
     for handler, filters in handlers.items():
         handler.filters[:] = filters
+    for number, usual in signals.items():
+        signal.signal(number, usual)
 
 
 @pytest.fixture

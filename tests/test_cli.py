@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -6,6 +7,7 @@ import pytest
 
 from monai_iln import cli
 from monai_iln.cli import main
+from monai_iln.errors import TerminatedError
 
 
 def test_prepare(official, tmp_path, capsys):
@@ -67,3 +69,28 @@ def test_a_warning_without_tqdm_ends_no_command(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     cli._show_warning("careful")
     assert capsys.readouterr().err == "warning: careful\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (PermissionError(13, "Permission denied", "a.dcm"), 1, "error: a.dcm: Permission denied. Give yourself"),
+        (OSError(28, "No space left on device"), 1, "error: the disk: No space left on device. Free the disk"),
+        (KeyboardInterrupt(), 130, "interrupted. What is half done has no final name."),
+        (TerminatedError(signal.SIGTERM), 143, "interrupted. What is half done has no final name."),
+        (KeyboardInterrupt("Run it again to go on."), 130, "interrupted. Run it again to go on."),
+    ],
+)
+def test_what_the_system_does_is_one_message(monkeypatch, capsys, error, status, told):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("monai_iln.datasets.datalist.check_datalist", fail)
+    assert main(["check", "prepared"]) == status
+    assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("monai_iln.datasets.datalist.check_datalist", {}.__getitem__)
+    with pytest.raises(TypeError):
+        main(["check", "prepared"])

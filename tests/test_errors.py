@@ -1,13 +1,26 @@
+import errno
 import logging
+import signal
 import subprocess
 import sys
+import threading
 import warnings
+from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_iln.datasets import DataWarning
-from monai_iln.errors import DivergedError, UserError, find_user_error, hide_tracebacks
+from monai_iln.errors import (
+    DivergedError,
+    TerminatedError,
+    UserError,
+    end_as_interrupted,
+    find_user_error,
+    hide_tracebacks,
+    refusal,
+)
+from monai_iln.files import write_json
 
 MONAI = "/somewhere/monai/bundle/__main__.py"
 
@@ -80,10 +93,10 @@ def test_engines_log_no_user_error(program):
     logging.getLogger().addHandler(handler)
     try:
         hide_tracebacks()
-        for error in (UserError("wrong fold"), KeyError("bug")):
+        for error in (UserError("wrong fold"), KeyboardInterrupt(), KeyError("bug")):
             try:
                 raise error
-            except Exception:
+            except BaseException:
                 logging.getLogger("an engine").exception("terminated by %s", type(error).__name__)
     finally:
         logging.getLogger().removeHandler(handler)
@@ -135,3 +148,93 @@ def test_warnings_of_ours_are_a_line(program):
     hide_tracebacks()
     assert warnings.formatwarning(DataWarning("doubtful"), DataWarning, "io.py", 3) == "warning: doubtful\n"
     assert "io.py:3: UserWarning: other" in warnings.formatwarning("other", UserWarning, "io.py", 3)
+
+
+def test_what_the_system_refuses_is_a_user_error():
+    full = wrapped(OSError(errno.ENOSPC, "No space left on device"))
+    assert str(find_user_error(full)) == ("the disk: No space left on device. Free the disk, or choose another folder.")
+    closed = wrapped(PermissionError(errno.EACCES, "Permission denied", "/data/a.dcm"))
+    assert str(find_user_error(closed)).startswith("/data/a.dcm: Permission denied. Give yourself the permission")
+    assert find_user_error(FileNotFoundError(errno.ENOENT, "No such file", "a")) is None, "maybe a fault of the program"
+    mistake = UserError("wrong")
+    mistake.__cause__ = full
+    assert find_user_error(mistake) is mistake
+
+
+def test_a_refusal_names_the_file_and_the_first_cause():
+    cause = OSError(errno.ENOSPC, "No space left on device")
+    long = OSError("With tag (7fe0,0010) got exception: No space left on device\nTraceback ...")
+    long.__cause__ = cause
+    assert str(refusal(long, Path("out"), Path(".out-1"))).startswith(
+        "out: cannot be written (No space left on device). "
+    )
+    copied = OSError(errno.ENOSPC, "No space left on device", "/source/a", None, ".out-1/a")
+    assert str(refusal(copied, Path("out"), Path(".out-1"))).startswith("out/a: cannot be written (No space left")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), 130),
+        (TerminatedError(signal.SIGTERM), 143),
+        (TerminatedError(signal.SIGHUP), 129),
+    ],
+)
+def test_an_interruption_is_a_line_and_a_status(program, capsys, error, status):
+    program(MONAI)
+    hide_tracebacks()
+    with pytest.raises(SystemExit) as caught:  # from which Python takes the status
+        sys.excepthook(type(error), error, None)
+    assert caught.value.code == status
+    assert capsys.readouterr().err == "interrupted. What is half done has no final name.\n"
+
+
+def test_an_interrupted_training_tells_of_its_weights(program, capsys, tmp_path):
+    program(MONAI)
+    weights = tmp_path / "model.pt"
+
+    def interrupt():
+        with pytest.raises(SystemExit):
+            sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+        return capsys.readouterr().err
+
+    hide_tracebacks(weights=str(weights))
+    assert interrupt() == "interrupted. There are no weights yet.\n"
+    weights.touch()
+    assert interrupt() == f"interrupted. The weights of this training so far: {weights}\n"
+    hide_tracebacks(weights=str(weights))
+    assert interrupt() == f"interrupted. This training has no weights yet: {weights} is as it was.\n"
+    write_json(weights, {})
+    assert interrupt() == f"interrupted. The weights of this training so far: {weights}\n"
+
+
+def test_a_signal_ends_a_process_as_ctrl_c_does(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        end_as_interrupted()
+        with pytest.raises(TerminatedError) as caught:
+            signal.raise_signal(signal.SIGTERM)
+        assert caught.value.signal == signal.SIGTERM
+        signal.raise_signal(signal.SIGTERM)  # another one does not interrupt the tidying up
+        end_as_interrupted()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "as nohup has it for SIGHUP"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_a_thread_hands_on_is_told_once(program, capsys):
+    def write(error):
+        raise error
+
+    program(MONAI)
+    hide_tracebacks()
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for error in (full, KeyError("bug")):
+        thread = threading.Thread(target=write, args=(error,))
+        thread.start()
+        thread.join()
+    sys.excepthook(OSError, full, None)
+    told = capsys.readouterr().err
+    assert told.count("error: the disk: No space left on device") == 1
+    assert told.count("Traceback") == 1
+    assert "KeyError: 'bug'" in told

@@ -1,10 +1,18 @@
 """Whole or not at all, and tables as the world writes them."""
 
+import errno
 import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from monai_iln.files import new_file, read_csv, write_csv, write_json
+from monai_iln.errors import UserError
+from monai_iln.files import new_file, new_folder, read_csv, write_csv, write_json
 
 
 def test_a_file_has_its_name_when_it_is_whole(tmp_path):
@@ -38,7 +46,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 
 
 def test_a_writer_that_writes_nothing_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError), new_file(tmp_path / "nothing"):
+    with pytest.raises(UserError, match="/nothing: cannot be written .No such file"), new_file(tmp_path / "nothing"):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -73,3 +81,81 @@ def test_what_is_written_is_read(tmp_path):
     path = tmp_path / "table.csv"
     write_csv(path, ("name", "value"), [("a,b", 1), ("é\n", None)])
     assert read_csv(path).rows == [{"name": "a,b", "value": "1"}, {"name": "é\n", "value": ""}]
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+from monai_iln.files import new_file
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+with new_file(Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+"""
+
+
+def test_a_kill_leaves_what_was_there(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILL, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_full_disk_is_told_with_the_final_name(tmp_path, named):
+    def write(partial):
+        raise OSError(errno.ENOSPC, "No space left on device", *[str(partial)] * named)
+
+    with pytest.raises(UserError) as caught, new_file(tmp_path / "a.png") as partial:
+        write(partial)
+    cause = "cannot be written (No space left on device). Free the disk, or choose another folder."
+    assert str(caught.value) == f"{tmp_path / 'a.png'}: {cause}"
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022])
+def test_a_folder_has_the_permissions_that_the_user_wants(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with new_folder(tmp_path / "out") as partial:
+            assert stat.S_IMODE(partial.stat().st_mode) == 0o777 & ~mask, "also while it is filled"
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~mask
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "Free the disk"),
+        (errno.EROFS, "Choose a folder that can be written to"),
+        (errno.EACCES, "Give yourself the permission"),
+        (errno.ENAMETOOLONG, "Choose a shorter name"),
+    ],
+)
+def test_a_folder_tells_the_real_cause(tmp_path, number, remedy):
+    with pytest.raises(UserError) as caught, new_folder(tmp_path / "out") as partial:
+        raise OSError(number, os.strerror(number), str(partial / "images" / "a.png"))
+    expected = f"{tmp_path / 'out' / 'images' / 'a.png'}: cannot be written ({os.strerror(number)}). {remedy}"
+    assert str(caught.value).startswith(expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_that_cannot_be_read_is_not_the_folder_s_fault(tmp_path):
+    with pytest.raises(UserError, match="^/data/a.dcm: Permission denied. Give yourself"), new_folder(tmp_path / "out"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/a.dcm")
+
+
+def test_what_is_told_of_a_file_in_a_folder_has_its_final_name(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=f"^{tmp_path / 'out' / 'a.json'}: cannot be written"):  # noqa: SIM117
+        with new_folder(tmp_path / "out") as partial:
+            write_json(partial / "a.json", {})
+
+
+def test_the_folder_where_one_is_cannot_be_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="cannot be written"), new_folder(Path()):
+        pass

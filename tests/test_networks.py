@@ -109,3 +109,19 @@ def test_errors():
         PaperUNet(features=(48, 96), norm=("ILN", {"num_groups": 32, "strict": True}))
     with pytest.raises(UserError, match="at least two levels"):
         PaperUNet(features=(16,))
+
+
+def test_weights_that_are_cut_or_may_not_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    network = PaperUNet(features=(4, 8))
+    torch.save(network.state_dict(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match="model.pt: not a checkpoint"):
+        load_weights(network, path)
+
+    def forbid(*_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(torch, "load", forbid)
+    with pytest.raises(UserError, match="model.pt: Permission denied. Give yourself the permission"):
+        load_weights(network, path)

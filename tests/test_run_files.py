@@ -1,8 +1,10 @@
 """Tables of a run, as they are written and read."""
 
 import numpy as np
+import pytest
 
-from monai_iln.run_files import IMAGES
+from monai_iln.errors import UserError
+from monai_iln.run_files import IMAGES, LOSSES
 
 
 def test_names_stay_what_they_are(tmp_path):
@@ -13,3 +15,16 @@ def test_names_stay_what_they_are(tmp_path):
     assert table["subject"].tolist() == ["NA", "007"]
     np.testing.assert_array_equal(table["dice"], [0.5, np.nan])
     assert table["hd95_mm"].isna().all()
+
+
+def test_rows_are_added_all_or_none(tmp_path):
+    def rows():
+        yield 2, 0.25
+        raise OSError(28, "No space left on device")
+
+    LOSSES.write(tmp_path, [(1, 0.5)])
+    with pytest.raises(UserError, match="/losses.csv: cannot be written .No space left"):
+        LOSSES.append(tmp_path, rows())
+    assert LOSSES.read_rows(tmp_path) == [{"iteration": "1", "loss": "0.5"}]
+    LOSSES.append(tmp_path, [(2, 0.25)])
+    assert [row["iteration"] for row in LOSSES.read_rows(tmp_path)] == ["1", "2"]

@@ -1,5 +1,6 @@
 import csv
 import math
+import os
 import pickle
 from operator import itemgetter
 
@@ -949,6 +950,7 @@ TRANSFORMS = {
     "RandRotateSet": {"angles": [10, 20]},
     "RandSliceSamples": {"num_samples": 2},
     "RasterizeContour": {"spatial_size": [5, 6]},
+    "SaveStack": {},
     "ScaleIntensitySlicewise": {},
     "TakeSlice": {"index": 1},
 }
@@ -973,3 +975,20 @@ def test_transforms_pickle(name):
     mapped = getattr(monai_iln.transforms, name + "d")("label", **special.get(name, arguments))
     for transform in (array, mapped):
         assert type(pickle.loads(pickle.dumps(transform))) is type(transform)
+
+
+def test_a_mask_that_cannot_be_written_says_why(tmp_path, monkeypatch):
+    mask = MetaTensor(torch.ones(1, 4, 5, 2), affine=torch.eye(4), meta={"filename_or_obj": "/data/heart.nii.gz"})
+    options = {"output_dir": tmp_path, "output_postfix": "pred", "separate_folder": False, "print_log": False}
+    save = monai_iln.transforms.SaveStackd("pred", **options)
+    save({"pred": mask})
+    assert [path.name for path in tmp_path.iterdir()] == ["heart_pred.nii.gz"]
+    before = (tmp_path / "heart_pred.nii.gz").read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="/heart_pred.nii.gz: cannot be written .No space left on device"):
+        save({"pred": mask})
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before], "whole, or as it was"

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from monai_iln.datasets.checked import CheckedItems, Known, Stamps, key_of, stamp
 from monai_iln.datasets.formats.header import unreadable
 from monai_iln.datasets.formats.labels import round_labels
+from monai_iln.datasets.formats.listing import refuse_special
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
 from monai_iln.datasets.stacks import Stack
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, refusal
 from monai_iln.files import write_json
 
 FILE_NAME = "datalist.json"
@@ -120,7 +121,10 @@ def _storable(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise refusal(error) from error
 
 
 def read_datalist(path: Path | str) -> list[dict[str, Any]]:
@@ -239,6 +243,7 @@ class _Datalist(NamedTuple):
 
 def _read(path: Path) -> _Datalist:
     folder_or_file, path = path, _find_file(path)
+    refuse_special(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         items = [dict(item) for item in document["training"]]
@@ -248,7 +253,9 @@ def _read(path: Path) -> _Datalist:
             f"{path}: no such datalist. Give the folder that 'monai-iln prepare' wrote, or make it first: "
             "monai-iln prepare sunnybrook --source DIR --output DIR."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise refusal(error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: not a datalist ({type(error).__name__}: {error}). It must be JSON with a list of items under "
             "'training': write it again with 'monai-iln prepare'."

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_iln.datasets.sunnybrook_files import FILES, HOME, MIRROR_HOME, RemoteFile
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, refusal
 from monai_iln.extras import require_extra
+from monai_iln.files import new_file
 
 try:
     import pooch
@@ -23,6 +24,7 @@ except ModuleNotFoundError:
     raise
 
 CHECKSUM_FILE = "checksums.txt"
+_KEPT = "What has come so far is kept: run the same command again to go on."
 _PAUSES = (1.0, 2.0, 4.0)  # seconds between tries
 _MIN_BYTES_PER_SECOND = 1000  # slower than any line that could bring 2 GB: a server that only drips
 _CHUNK = 1024  # requests waits until it has so much, so a drip is seen only after as many bytes
@@ -85,12 +87,13 @@ def download_sunnybrook(
         for file in files:
             _fetch(file, output, timeout, progress)
         listing = "".join(f"{pooch.file_hash(str(output / file.name))}  {file.name}\n" for file in files)
-        (output / CHECKSUM_FILE).write_text(listing)
+        with new_file(output / CHECKSUM_FILE) as partial:
+            partial.write_text(listing)
     except OSError as error:
-        raise UserError(
-            f"{output}: cannot be written ({error}). Free the disk, or choose another folder. What has come so far is "
-            "kept: run the same command again to go on."
-        ) from error
+        raise UserError(f"{refusal(error, output)} {_KEPT}") from error
+    except KeyboardInterrupt as error:
+        error.args = (_KEPT,)
+        raise
     return output
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from filelock import FileLock, Timeout
 
 from monai_iln.datasets.progress import track
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, refusal
 from monai_iln.files import new_file, require_new
 from monai_iln.parallel import Workers, run_in_parallel
 
@@ -31,7 +30,7 @@ class StoppedError(UserError):
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Tell a disk that is full, or a folder that cannot be written, as an error of the user's.
+    """Tell what the system refuses to write, for example because the disk is full, as an error that loses no work.
 
     Args:
         path: The file or folder that is written.
@@ -42,7 +41,11 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoppedError(f"{path}: cannot be written ({error}). Free the disk, or choose another folder.") from error
+        raise StoppedError(str(refusal(error, path))) from error
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise StoppedError(str(error)) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -82,13 +85,14 @@ def resumable_folder(output: Path, key: str) -> Iterator[Path]:
         with writing(output):
             _finish(folder, output, lock)
     except StoppedError as error:
-        told = _keep(folder)
-        raise StoppedError(f"{error}{told}") from error
+        raise StoppedError(f"{error} {_keep(folder)}".strip()) from error
     except UserError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    except BaseException:
-        print(f"stopped.{_keep(folder)}", file=sys.stderr)
+    except BaseException as error:
+        told = _keep(folder)
+        if isinstance(error, KeyboardInterrupt) and told:
+            error.args = (told,)
         raise
     finally:
         lock.release()
@@ -121,7 +125,7 @@ def _keep(folder: Path) -> str:
     """Keep what is done, if anything is, and tell where."""
     done = len(list((folder / _RESULTS).glob("*.json")))
     if done:
-        return f" {done} subjects are done and kept in {folder}: the same command goes on there."
+        return f"{done} subjects are done and kept in {folder}: the same command goes on there."
     shutil.rmtree(folder, ignore_errors=True)
     return ""
 

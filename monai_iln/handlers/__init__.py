@@ -1,4 +1,4 @@
-"""Ignite handlers that MONAI lacks: curves of a training, metrics per image, overlays, gates and cost.
+"""Ignite handlers that MONAI lacks: curves of a training, metrics per image, overlays, gates, weights and cost.
 
 All of them work with several ranks of ``torch.distributed``: rank 0 prints and writes, of what all ranks have seen.
 """
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from monai_iln.handlers.images import SaveImageMetrics
     from monai_iln.handlers.overlays import SaveOverlay
     from monai_iln.handlers.slices import slices_from_engine
+    from monai_iln.handlers.weights import SaveWeights
 
 __all__ = [
     "SaveCost",
@@ -23,6 +24,7 @@ __all__ = [
     "SaveGates",
     "SaveImageMetrics",
     "SaveOverlay",
+    "SaveWeights",
     "TrainingCurves",
     "slices_from_engine",
 ]
@@ -36,6 +38,7 @@ __getattr__ = lazy_getattr(
         "SaveGates": "gates",
         "SaveImageMetrics": "images",
         "SaveOverlay": "overlays",
+        "SaveWeights": "weights",
         "TrainingCurves": "curves",
         "slices_from_engine": "slices",
     },

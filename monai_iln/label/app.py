@@ -24,6 +24,7 @@ import torch
 from monai_iln import __version__
 from monai_iln.datasets.ranges import RANGE_KEY
 from monai_iln.errors import UserError, find_user_error, hide_tracebacks
+from monai_iln.files import new_file
 from monai_iln.networks import load_weights
 from monai_iln.run_files import WEIGHTS
 from monai_iln.transforms import LoadStackd
@@ -194,7 +195,12 @@ class _Infer(BundleInferTask):
         affine = np.asarray(data[f"{self.output_label_key}_meta_dict"]["affine"])
         handle, name = tempfile.mkstemp(suffix=ending)
         os.close(handle)
-        nib.save(nib.Nifti1Image(mask, affine), name)
+        try:
+            with new_file(Path(name)) as partial:
+                nib.save(nib.Nifti1Image(mask, affine), partial)
+        except UserError:
+            Path(name).unlink()
+            raise
         return name, data[self.output_json_key]
 
 

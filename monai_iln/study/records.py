@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, refusal
 from monai_iln.files import new_file, write_json
 from monai_iln.run_files import ALL_IMAGES, FAILURE, GRID, IMAGES, RECORD, RUN_FOLDERS, RUNS, STUDY, SUMMARY
 
@@ -156,7 +156,9 @@ def _read_document(path: Path, what: str, *keys: str) -> dict[str, Any] | None:
             raise ValueError(f"without {', '.join(lacking)}")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:  # nothing of ours leaves that behind
+    except OSError as error:
+        raise refusal(error) from error
+    except (ValueError, TypeError) as error:  # nothing of ours leaves that behind
         raise _changed_from_outside(path, what, error) from error
     return document
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from monai_iln.cluster import connect_to_ray
 from monai_iln.configuration import read_configuration
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, find_user_error, refusal
 from monai_iln.run_files import LOCK
 from monai_iln.study.grid import Run
 from monai_iln.study.records import (
@@ -93,7 +93,7 @@ def locked(folder: Path) -> Iterator[None]:
             f"{folder}: another process runs this study. Wait for it, or choose another output_dir."
         ) from error
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error}). Choose another output_dir.") from error
+        raise refusal(error, folder) from error
     with lock:
         yield
 
@@ -117,7 +117,9 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
         shutil.rmtree(failure_path(folder / run.path), ignore_errors=True)
     tries: Counter[Path] = Counter()
     left, suspects = list(runs), list[Run]()
-    with _Progress(runs, folder):
+    with _Progress(runs, folder), contextlib.ExitStack() as tidying:
+        for run in runs:
+            tidying.callback(_remove_unfinished, folder / run.path)
         while left:
             batch = suspects[:1] or left
             settings = WorkerSettings(folder, uuid.uuid4().hex[:8], tracking=study.tracking, parent=os.getpid())
@@ -201,8 +203,11 @@ def _execute_in_parallel(runs: Sequence[Run], study: Study, settings: WorkerSett
             tasks.append((run, replace(settings, threads=threads, device=device)))
     try:
         with joblib.parallel_config(**options):
-            joblib.Parallel(batch_size=1, pre_dispatch="all")(joblib.delayed(execute)(*task) for task in tasks)
-    except Exception as error:  # execute itself raises nothing: a worker or a node was lost
+            joblib.Parallel(batch_size=1)(joblib.delayed(execute)(*task) for task in tasks)
+    except Exception as error:  # a worker or a node was lost, or a run cannot even write why it failed
+        told = find_user_error(error)
+        if told is not None:
+            raise told from error
         return error
     return None
 

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 import ignite.distributed as idist
 import torch
 from monai.bundle import ConfigWorkflow
+from tqdm import tqdm
 
 from monai_iln.errors import DivergedError, UserError, find_user_error, root_cause
 from monai_iln.files import write_json
@@ -63,6 +64,9 @@ def execute(run: Run, settings: WorkerSettings) -> None:
     Args:
         run: The run.
         settings: The settings of the worker.
+
+    Raises:
+        UserError: If the system refuses to write even the failure.
     """
     _end_with(settings.parent)
     final = settings.folder / run.path
@@ -93,14 +97,15 @@ def execute(run: Run, settings: WorkerSettings) -> None:
 
 
 def _leave_failure(run: Run, scratch: Path, final: Path, error: Exception, user_error: UserError | None) -> None:
+    with contextlib.suppress(OSError):
+        failure_path(final).mkdir(exist_ok=True)
+        (scratch / LOG).replace(failure_path(final) / LOG)
+    shutil.rmtree(scratch, ignore_errors=True)  # on a full disk, this makes room for what follows
     if user_error is None:
         trace = "".join(traceback.format_exception(error))
         write_failure(final, run.key, root_cause(error), trace, retry=True)
     else:
         write_failure(final, run.key, str(user_error), retry=False)
-    with contextlib.suppress(OSError):
-        shutil.copyfile(scratch / LOG, failure_path(final) / LOG)
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _train_and_evaluate(run: Run, settings: WorkerSettings, scratch: Path) -> tuple[str | None, float]:
@@ -244,6 +249,9 @@ def _end_with(parent: int | None) -> None:
     if parent is None or os.getppid() != parent or _WATCHED:
         return
     _WATCHED.add(parent)
+    tqdm.set_lock(
+        threading.RLock()
+    )  # the usual one belongs to the system, which complains if a killed worker leaves it
 
     def watch() -> None:
         while os.getppid() == parent:

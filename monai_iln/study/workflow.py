@@ -76,12 +76,16 @@ class CrossValidationWorkflow(BundleWorkflow):
             if leads:
                 print(describe(self.runs, todo))
                 self._write_study()
-            if idist.get_world_size() > 1:
-                run_on_all_ranks(todo, self.study, self.folder)
-            else:
-                run_all(todo, self.study, self.folder)
-            if leads:
-                report(self.folder)
+            try:
+                if idist.get_world_size() > 1:
+                    run_on_all_ranks(todo, self.study, self.folder)
+                else:
+                    run_all(todo, self.study, self.folder)
+                if leads:
+                    report(self.folder)
+            except KeyboardInterrupt as error:
+                error.args = ("Every finished run is kept: give the same command again to go on.",)
+                raise
 
     def _estimate(self) -> None:
         """Print the plan and how long it would take."""

@@ -33,7 +33,17 @@ from monai_iln.transforms.intensity import (
     ScaleIntensitySlicewised,
     ScaleIntensitySlicewiseDict,
 )
-from monai_iln.transforms.io import LoadStack, LoadStackD, LoadStackd, LoadStackDict, StackWriter
+from monai_iln.transforms.io import (
+    LoadStack,
+    LoadStackD,
+    LoadStackd,
+    LoadStackDict,
+    SaveStack,
+    SaveStackD,
+    SaveStackd,
+    SaveStackDict,
+    StackWriter,
+)
 from monai_iln.transforms.ranges import KeepSlices, KeepSlicesD, KeepSlicesd, KeepSlicesDict
 from monai_iln.transforms.rotations import (
     FixedRotations,
@@ -88,6 +98,10 @@ __all__ = [
     "RasterizeContourD",
     "RasterizeContourDict",
     "RasterizeContourd",
+    "SaveStack",
+    "SaveStackD",
+    "SaveStackDict",
+    "SaveStackd",
     "ScaleIntensitySlicewise",
     "ScaleIntensitySlicewiseD",
     "ScaleIntensitySlicewiseDict",

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor, NibabelWriter
-from monai.transforms import MapTransform, Transform
+from monai.data import ImageWriter, MetaTensor, NibabelWriter
+from monai.transforms import MapTransform, SaveImage, SaveImaged, Transform
 from monai.utils import CommonKeys, ImageMetaKey, MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
@@ -21,6 +21,7 @@ from monai_iln.datasets.geometry.grids import displacement, same_place, slice_ax
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, require
+from monai_iln.files import new_file
 
 
 class _Grid(NamedTuple):
@@ -151,7 +152,16 @@ class LoadStackd(MapTransform):
 
 
 class StackWriter(NibabelWriter):
-    """MONAI's NIfTI writer, for ``SaveImage``; but a stack of one slice keeps its third axis."""
+    """MONAI's NIfTI writer, for ``SaveImage``; but a stack of one slice keeps its third axis, and a file appears whole.
+
+    Raises:
+        UserError: If a stack has several channels, or the system refuses to write.
+    """
+
+    def write(self, filename: Path | str, verbose: bool = False, **options: Any) -> None:
+        ImageWriter.write(self, filename, verbose)  # which prints the name
+        with new_file(Path(filename)) as partial:
+            super().write(partial, **options)
 
     @classmethod
     def convert_to_channel_last(cls, data: Any, *args: Any, **kwargs: Any) -> Any:
@@ -159,4 +169,45 @@ class StackWriter(NibabelWriter):
         return super().convert_to_channel_last(data, *args, **kwargs | {"squeeze_end_dims": False})[..., 0]
 
 
+class _DeferringWriter(StackWriter):
+    """Keeps what a :class:`StackWriter` raises: ``SaveImage`` would say instead that it finds no suitable writer."""
+
+    failure: UserError | None = None
+
+    def write(self, filename: Path | str, verbose: bool = False, **options: Any) -> None:
+        try:
+            super().write(filename, verbose, **options)
+        except UserError as error:
+            self.failure = error
+
+
+class SaveStack(SaveImage):
+    """MONAI's ``SaveImage`` with :class:`StackWriter`; it tells why a file cannot be written.
+
+    Args:
+        options: The arguments of ``SaveImage`` without ``writer``.
+
+    Raises:
+        UserError: If the system refuses to write, for example because the disk is full.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, writer=_DeferringWriter)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        saved = super().__call__(*arguments, **options)
+        if self.writer_obj.failure is not None:
+            raise self.writer_obj.failure
+        return saved
+
+
+class SaveStackd(SaveImaged):
+    """Dictionary version of :class:`SaveStack`."""
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, **options: Any) -> None:
+        super().__init__(keys, allow_missing_keys=allow_missing_keys)
+        self.saver = SaveStack(**options)
+
+
 LoadStackD = LoadStackDict = LoadStackd
+SaveStackD = SaveStackDict = SaveStackd

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,20 +51,39 @@ def succeed(*arguments, **keywords):
 @pytest.fixture(scope="module")
 def trained(bundle, prepared):
     """A process of its own, not a fork, as the one that every user starts."""
+    process = start_training(bundle, "--dataset_dir", prepared, "--fold", "1", *SMALL)
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, output + errors
+    return bundle, output
+
+
+def start_training(bundle, *options):
     command = ["-m", "monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
-    options = ["--dataset_dir", prepared, "--fold", "1", *SMALL]
     path = os.pathsep.join([str(Path(monai_iln.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *command, *options],
+    return subprocess.Popen(
+        [sys.executable, "-u", *command, *map(str, options)],
         cwd=bundle,
         env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=600,
-        check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return bundle, done.stdout
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_training_is_a_line(bundle, prepared, tmp_path, number, status):
+    paths = ("--dataset_dir", prepared, "--ckpt_dir", tmp_path / "models", "--output_dir", tmp_path / "eval")
+    process = start_training(bundle, *paths, *SMALL, "--epochs", "1000")
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            break
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert errors.endswith(f"\ninterrupted. The weights of this training so far: {tmp_path / 'models' / 'model.pt'}\n")
+    assert "Traceback" not in output + errors
+    assert "terminating" not in output + errors, "as engines log it"
+    PaperUNet(features=(8, 16)).load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
 
 
 def test_training_leaves_weights_curves_and_overlay(trained):
@@ -269,7 +289,7 @@ def test_what_happens_to_images_by_default(name):
         post = ["Invertd", "CopyItemsd", "AsDiscreted", components[0], "KeepSlicesd", components[1], "DoubtSlicesd"]
         load = ["LoadStackd", "ScaleIntensitySlicewised", "StandardizeInPlaned", "ResizeWithPadOrCropd"]
         assert transforms(parser, "preprocessing#transforms") == load
-        assert transforms(parser, "postprocessing#transforms") == [*post, "SaveImaged"]
+        assert transforms(parser, "postprocessing#transforms") == [*post, "SaveStackd"]
     else:
         for part, crop in (("train", []), ("validate", ["ResizeWithPadOrCropd"])):
             assert transforms(parser, f"{part}#deterministic_transforms") == ["StandardizeInPlaned", *crop]

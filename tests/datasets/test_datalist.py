@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -289,3 +290,26 @@ def test_labels_that_do_not_lie_on_their_images(prepared, tmp_path, fault):
         UserError, match="cannot be read as a NIfTI" if fault == "damage" else "of one shape and affine"
     ):
         split_datalist(folder, 0)
+
+
+def test_what_may_not_be_read(prepared, monkeypatch):
+    image = Path(read_datalist(prepared)[3]["image"])
+    read = Path.read_bytes
+
+    def forbid(path):
+        if path == image:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", forbid)
+    with pytest.raises(UserError, match=f"^{image}: Permission denied. Give yourself the permission"):
+        check_datalist(prepared)
+
+
+def test_a_list_that_is_a_folder_or_a_pipe(tmp_path):
+    (tmp_path / "datalist.json").mkdir()
+    with pytest.raises(UserError, match="datalist.json: Is a directory. It is a folder where a file must be"):
+        read_datalist(tmp_path)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match="pipe.json: a pipe, a socket or a device"):
+        read_datalist(tmp_path / "pipe.json")

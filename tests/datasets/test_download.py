@@ -400,7 +400,7 @@ def test_full_disk_and_bad_arguments(server, output, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     fails("file: cannot be written", tmp_path / "file")
     (output / "data.zip").mkdir()
-    fails("sunnybrook: cannot be written", output)
+    fails("sunnybrook/data.zip: cannot be written .*Is a directory", output)
     fails("layout 'other': .* dicom or png", output, "other")
 
 

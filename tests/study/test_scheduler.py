@@ -252,3 +252,16 @@ def test_two_ranks_train_what_one_does(prepared, tmp_path):
     losses = [LOSSES.read(find_runs(folder)[0])["loss"] for folder in (tmp_path / "one", tmp_path / "two")]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     np.testing.assert_allclose(two.images["dice"], one.images["dice"], atol=0.02)
+
+
+def test_terminated_as_clusters_do(prepared, tmp_path):
+    folder = tmp_path / "study"
+    process = subprocess.Popen(command(prepared, folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(folder.rglob(".seed_*")), process)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert told.endswith("\ninterrupted. Every finished run is kept: give the same command again to go on.\n")
+    assert "Traceback" not in told
+    time.sleep(1)  # workers that lived on would write
+    assert not list(folder.rglob(".seed_*"))

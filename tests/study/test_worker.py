@@ -1,11 +1,15 @@
 """One run, and what happens to its folder."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 
-from monai_iln.run_files import IMAGES, OVERRIDES, WEIGHTS
-from monai_iln.study import worker
+from monai_iln.errors import UserError
+from monai_iln.run_files import IMAGES, LOG, OVERRIDES, WEIGHTS
+from monai_iln.study import scheduler, worker
 from monai_iln.study.grid import Run
-from monai_iln.study.records import failure_path, read_record
+from monai_iln.study.records import failure_path, read_failure, read_record, write_failure
 from monai_iln.study.worker import WorkerSettings, execute
 
 
@@ -63,3 +67,44 @@ def test_a_faster_worker_wins_and_another_configuration_is_replaced(run, setting
     changed = Run(*(list(vars(run).values())[:9]), "another", "protocol", {})
     execute(changed, settings)
     assert read_record(settings.folder / run.path)["config_hash"] == "another"
+
+
+def test_a_full_disk_is_told_and_makes_room(run, settings, monkeypatch):
+    failure = failure_path(settings.folder / run.path)
+
+    def train(run, settings, scratch):
+        make(scratch)
+        raise UserError("model.pt: cannot be written (No space left on device).")
+
+    def write(*arguments, **options):
+        assert [path.name for path in failure.parent.iterdir()] == [failure.name], "what the run wrote is gone before"
+        write_failure(*arguments, **options)
+
+    monkeypatch.setattr(worker, "_train_and_evaluate", train)
+    monkeypatch.setattr(worker, "write_failure", write)
+    execute(run, settings)
+    assert "No space left" in read_failure(settings.folder / run.path)["message"]
+    assert (failure / LOG).is_file()
+
+
+def test_a_failure_that_cannot_be_written_ends_the_study(run, settings, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    def train(run, settings, scratch):
+        make(scratch)
+        monkeypatch.setattr(os, "fsync", full)
+        raise KeyError("bug")
+
+    monkeypatch.setattr(worker, "_train_and_evaluate", train)
+    with pytest.raises(UserError, match="failure.json: cannot be written .No space left") as caught:
+        execute(run, settings)
+    monkeypatch.setattr(scheduler.joblib, "Parallel", lambda **_: lambda _: fail(caught.value))
+    with pytest.raises(UserError, match="No space left"):
+        scheduler._execute_in_parallel([run], SimpleNamespace(backend="loky", jobs=1), settings)
+    monkeypatch.setattr(scheduler.joblib, "Parallel", lambda **_: lambda _: fail(RuntimeError("lost")))
+    assert str(scheduler._execute_in_parallel([run], SimpleNamespace(backend="loky", jobs=1), settings)) == "lost"
+
+
+def fail(error):
+    raise error

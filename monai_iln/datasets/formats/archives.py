@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import re
 import shutil
@@ -15,7 +16,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 
-from monai_iln.errors import UserError
+from monai_iln.datasets.formats.listing import refuse_special
+from monai_iln.errors import UserError, refusal
 from monai_iln.extras import require_extra
 from monai_iln.files import new_folder
 
@@ -92,6 +94,7 @@ def _sort(sources: Sequence[Path]) -> tuple[list[Path], dict[str, Path]]:
                 found.append(source)
             else:
                 given.append(source)
+            refuse_special(source)
         except OSError as error:
             raise UserError(
                 f"{source}: cannot be read ({error.strerror}). Give folders, files or archives ({', '.join(SUFFIXES)}) "
@@ -235,6 +238,11 @@ def _write(archive: Path, name: str, folder: Path, budget: _Budget) -> list[Path
                 target = path.open("xb")
             except (FileExistsError, NotADirectoryError) as error:
                 _refuse(name, f"{member.name!r} has a name that another file or folder has", _AGAIN, error)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                what = f"{member.name[:100]!r}... is too long a name for the disk"
+                _refuse(name, what, "Unpack it by hand, under shorter names", error)
             with target, closing(_read(member, name)) as chunks:
                 for chunk in chunks:
                     budget.add_bytes(len(chunk))
@@ -320,6 +328,8 @@ def _reading(name: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise UserError(f"{name}: no such file. Give an archive that exists.") from error
+    except PermissionError as error:
+        raise refusal(error) from error
     except Exception as error:  # zipfile, tarfile, zlib and lzma raise a dozen kinds on damaged archives
         what = f"damaged, incomplete or no such archive as its name says ({type(error).__name__}: {error})"
         _refuse(name, what, f"{_AGAIN}; a page that asks for a login is at times saved under its name", error)

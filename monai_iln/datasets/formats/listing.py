@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from monai_iln.errors import UserError
@@ -28,26 +30,57 @@ def list_files(source: Path) -> list[Path]:
         source: A file or a folder.
 
     Raises:
-        UserError: If the source does not exist or a folder cannot be looked into.
+        UserError: If the source does not exist, a folder cannot be looked into, or :func:`refuse_special` raises it.
     """
     if source.is_file():
         return [source]
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"{error.filename}: cannot be read ({error.strerror}). Give the folder that holds the data, and see to it "
-            "that everything below it may be read."
-        ) from error
-
-    files, seen = [], set()
-    for folder, folders, names in os.walk(source, onerror=refuse, followlinks=True):
+    seen: set[str] = set()
+    files, folders = list[str](), [str(source)]
+    while folders:
+        folder = folders.pop()
         if (place := os.path.realpath(folder)) in seen:  # a link may lead upwards
-            folders.clear()
             continue
         seen.add(place)
-        folders[:] = sorted(filter(_is_shown, folders))
-        files += [Path(folder) / name for name in names if _is_shown(name)]
-    return sorted(files)
+        try:
+            with os.scandir(folder) as entries:
+                shown = sorted(filter(_is_shown, entries), key=attrgetter("name"), reverse=True)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: cannot be read ({error.strerror}). Give the folder that holds the data, and see to "
+                "it that everything below it may be read."
+            ) from error
+        for entry in shown:
+            (folders if _is_folder(entry) else files).append(entry.path)
+    return sorted(map(Path, files))
+
+
+def _is_shown(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.name != "__MACOSX"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder. The disk is asked only of links, and of what is neither file nor folder."""
+    if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+        refuse_special(Path(entry.path))
+        return Path(entry.path).is_dir()
+    return entry.is_dir(follow_symlinks=False)
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what is neither file nor folder: reading a pipe, for example, may wait for ever.
+
+    Args:
+        path: The path. A link to nothing passes, as whoever reads it says more.
+
+    Raises:
+        UserError: If the path is of a pipe, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path}: a pipe, a socket or a device. Only files are read: remove it, or give another path.")
 
 
 def is_dicom(path: Path) -> bool:
@@ -59,7 +92,3 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
-
-
-def _is_shown(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"

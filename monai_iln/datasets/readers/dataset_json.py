@@ -8,6 +8,7 @@ from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from monai_iln.datasets.formats.listing import refuse_special
 from monai_iln.errors import UserError
 
 FILE_NAME = "dataset.json"
@@ -37,6 +38,7 @@ def read_dataset_json(path: Path) -> DatasetJson:
     Raises:
         UserError: If the file cannot be read, or names no labels.
     """
+    refuse_special(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
         labels = dict(map(_label, document["labels"].items()))

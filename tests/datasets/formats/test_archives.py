@@ -1,5 +1,6 @@
 import gzip
 import io
+import os
 import random
 import shutil
 import stat
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from monai_iln.datasets.formats import archives
 from monai_iln.datasets.formats.archives import extract, unpacked
-from monai_iln.errors import UserError
+from monai_iln.errors import TerminatedError, UserError
 
 NOISE = random.Random(0).randbytes(3000)
 FILES = {"a/one.dcm": NOISE, "a/b/two.txt": b"1 2\n" * 500, "empty": b""}
@@ -449,3 +450,28 @@ def test_damage_of_a_zip_is_seen_or_harmless():
             [zlib.crc32(b"2")],
             [],
         )
+
+
+def test_a_name_too_long_for_the_disk(tmp_path):
+    refused(make_zip(tmp_path / "data.zip", {"a/" + "n" * 300: b""}), "is too long a name for the disk.*shorter names")
+
+
+def test_what_is_no_file_or_may_not_be_read(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "scans.zip")
+    with pytest.raises(UserError, match="scans.zip: a pipe"), unpacked([tmp_path / "scans.zip"]):
+        pass
+
+    def forbid(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "stat", forbid)
+    with pytest.raises(UserError, match="data.zip: Permission denied. Give yourself"):
+        extract(tmp_path / "data.zip", tmp_path / "output")
+
+
+def test_a_termination_takes_the_temporary_folder_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    archive = make_zip(tmp_path / "good.zip", FILES)
+    with pytest.raises(TerminatedError), unpacked([archive]):
+        raise TerminatedError(15)
+    assert list(tmp_path.iterdir()) == [archive]
