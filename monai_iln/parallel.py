@@ -96,22 +96,31 @@ def _do(function: Callable[[Task], Result], task: Task, parent: int) -> Result:
     return function(task)
 
 
-def end_with(parent: int) -> None:
+def end_with(parent: int) -> bool:
     """End this process when its parent does: one that was killed cannot end its workers itself.
 
     Args:
         parent: The process that started this one. If another did, such as Ray, nothing happens.
+
+    Returns:
+        Whether this call is the one that begins to watch the parent.
     """
-    if os.getppid() != parent or parent in _WATCHED:
-        return
+    if os.getppid() != parent or _WATCHED:
+        return False
     _WATCHED.add(parent)
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while not is_orphan():
             time.sleep(_WATCH_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    return True
+
+
+def is_orphan() -> bool:
+    """Whether the parent that this process is to end with has ended."""
+    return bool(_WATCHED) and os.getppid() not in _WATCHED
 
 
 _WATCHED: set[int] = set()

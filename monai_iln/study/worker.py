@@ -26,11 +26,10 @@ from tqdm import tqdm
 from monai_iln.errors import DivergedError, UserError, find_user_error, root_cause
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_machine, describe_versions
+from monai_iln.parallel import end_with, is_orphan
 from monai_iln.run_files import COST, IMAGES, LOG, OVERRIDES, RECORD
 from monai_iln.study.grid import Run
 from monai_iln.study.records import failure_path, read_record, unfinished_path, write_failure
-
-_WATCH_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,9 @@ def execute(run: Run, settings: WorkerSettings) -> None:
     Raises:
         UserError: If the system refuses to write even the failure.
     """
-    _end_with(settings.parent)
+    if settings.parent is not None and end_with(settings.parent):
+        # The usual one belongs to the system, which complains if a killed worker leaves it.
+        tqdm.set_lock(threading.RLock())
     final = settings.folder / run.path
     scratch = unfinished_path(final, settings.token)
     leads = idist.get_rank() == 0
@@ -195,8 +196,7 @@ def _format_time(seconds: float) -> str:
 
 def _is_ours(scratch: Path, settings: WorkerSettings) -> bool:
     """Tell whether the folder is still what this run made. A study that was started again takes it from an orphan."""
-    orphaned = settings.parent in _WATCHED and os.getppid() != settings.parent
-    return not orphaned and (scratch / OVERRIDES).is_file()
+    return not is_orphan() and (scratch / OVERRIDES).is_file()
 
 
 def _replace(scratch: Path, final: Path, config_hash: str) -> None:
@@ -242,23 +242,3 @@ def _let_go(file: TextIO) -> None:
     for handler in [handler for logger in loggers for handler in logger.handlers]:
         if isinstance(handler, logging.StreamHandler) and handler.stream is file:
             handler.setStream(sys.__stderr__)
-
-
-def _end_with(parent: int | None) -> None:
-    """End this process when the study's does: one that was killed cannot end its workers itself."""
-    if parent is None or os.getppid() != parent or _WATCHED:
-        return
-    _WATCHED.add(parent)
-    tqdm.set_lock(
-        threading.RLock()
-    )  # the usual one belongs to the system, which complains if a killed worker leaves it
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCH_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-_WATCHED: set[int] = set()
