@@ -13,3 +13,12 @@ def test_names_stay_what_they_are(tmp_path):
     assert table["subject"].tolist() == ["NA", "007"]
     np.testing.assert_array_equal(table["dice"], [0.5, np.nan])
     assert table["hd95_mm"].isna().all()
+
+
+def test_a_name_that_looks_like_a_formula_stays_what_it_is(tmp_path):
+    row = ["test", "=1+1", "-ED", 1, 0, "mid", "'@heart", -0.5]
+    IMAGES.write(tmp_path, [[*row, *[""] * (len(IMAGES.columns) - len(row))]])
+    assert ",-0.5," in (tmp_path / IMAGES.name).read_text()
+    assert "test,'=1+1,'-ED,1,0,mid,''@heart" in (tmp_path / IMAGES.name).read_text()
+    assert IMAGES.read(tmp_path)[["subject", "phase", "structure"]].iloc[0].tolist() == ["=1+1", "-ED", "'@heart"]
+    assert IMAGES.read_rows(tmp_path)[0]["subject"] == "=1+1"

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from monai_iln.files import new_file
+from monai_iln.study.records import write_frame
 
 _DPI = 200
 _CSS_PIXELS = 96  # an inch
@@ -149,8 +150,7 @@ def write_document(document: Document, folder: Path) -> Path:
                 with new_file(folder / "figures" / f"{block.name}.png") as partial:
                     partial.write_bytes(images[block.name])
             elif isinstance(block, Table):
-                with new_file(folder / "tables" / f"{block.name}.csv") as partial:
-                    block.frame.to_csv(partial, index=False)
+                write_frame(folder / "tables" / f"{block.name}.csv", block.frame)
 
     def data(picture: Picture) -> str:
         return "data:image/png;base64," + base64.b64encode(images[picture.name]).decode("ascii")
