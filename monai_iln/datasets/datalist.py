@@ -20,6 +20,7 @@ from monai_iln.datasets.progress import track
 from monai_iln.datasets.stacks import Stack
 from monai_iln.errors import UserError
 from monai_iln.files import write_json
+from monai_iln.names import require_visible
 
 FILE_NAME = "datalist.json"
 _KINDS = {"image": str, "label": str, "subject": str, "phase": str, "fold": int}
@@ -49,8 +50,11 @@ def write_datalist(
         progress: Shows a bar.
 
     Raises:
-        UserError: If a subject's name cannot be part of a file's name, or two stacks would have one name.
+        UserError: If a name holds control characters or cannot be part of a file's name, or two stacks would have one
+            name.
     """
+    for shown in dict.fromkeys([name, *labels, *(f"{stack.subject}_{stack.phase}" for stack in stacks)]):
+        require_visible(shown, "the name")
     items = []
     file_names = Counter(f"{stack.subject}_{stack.phase}".casefold() for stack in stacks)
     for file_name, count in file_names.items():
@@ -175,6 +179,7 @@ def _read_items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
             f"{path}: not a datalist ({type(error).__name__}: {error}). It must be JSON with a list of items under "
             "'training': write it again with 'monai-iln prepare'."
         ) from error
+    _require_visible_names(path, document, items)
     folds: dict[Any, Any] = {}
     for number, item in enumerate(items):
         missing = [key for key in _KINDS if key not in item]
@@ -200,6 +205,15 @@ def _read_items(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     if not items:
         raise UserError(f"{path}: no items under 'training'. A datalist needs at least one: prepare the data again.")
     return items, values
+
+
+def _require_visible_names(path: Path, document: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse control characters in what a datalist names: they would go on into tables, figures and names of files."""
+    labels = document.get("labels")
+    names = [document.get("name"), *(labels.values() if isinstance(labels, dict) else ())]
+    names += [item.get(key) for item in items for key in ("subject", "phase")]
+    for name in dict.fromkeys(map(str, names)):
+        require_visible(name, f"{path}: the name")
 
 
 def check_item(item: Mapping[str, Any], values: Sequence[int]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -191,9 +192,10 @@ def _markdown(text: str) -> str:
 
     Example:
         >>> print(_markdown("GN_4 | <b>"))
-        GN\_4 \| &lt;b>
+        GN\_4 \| &lt;b&gt;
     """
-    return re.sub(r"([\\`*_|\[\]~#$])", r"\\\1", text).replace("<", "&lt;").replace("\n", " ")
+    text = re.sub(r"([\\`*_|\[\]~#$])", r"\\\1", html.escape(text, quote=False)).replace("\n", " ")
+    return re.sub(r"^(\d*)([-+.)])(?=\s)", r"\1\\\2", text)  # what begins a list
 
 
 def _wrap(text: str) -> Markup:
