@@ -95,7 +95,9 @@ class TableFile:
                 raise ValueError(f"{column} is {wrong.iloc[0]!r} in row {wrong.index[0] + 1}, and must be a number")
             table[column] = values
         for column in self.texts:
-            table[column] = table[column].astype("category").cat.rename_categories(as_written)
+            table[column] = table[column].astype("category")
+            if len(table[column].cat.categories):  # else pandas would forget that they are texts
+                table[column] = table[column].cat.rename_categories(as_written)
         return table
 
     def read_if_any(self, folder: Path) -> pd.DataFrame | None:

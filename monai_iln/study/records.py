@@ -137,7 +137,8 @@ def read_records(folder: Path | str) -> Records:
             table = _read_images(run, record)
             for position, column in enumerate(("run", *GRID)):
                 table.insert(position, column, {"run": name, **record}[column])
-            tables.append(table)
+            if len(table):
+                tables.append(table)
     finished = {row["run"] for row in rows}
     for path in sorted(folder.glob(f"{RUN_FOLDERS}.failed/{FAILURE}")):
         run = path.parent.with_name(path.parent.name.removesuffix(".failed"))

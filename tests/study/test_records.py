@@ -100,6 +100,15 @@ def test_each_text_is_held_once(study):
     assert list(images["method"].unique()) == ["ILN", "IN"]
 
 
+def test_a_run_that_lacks_what_others_have(study):
+    """Runs on volumes have no position, and some have no files."""
+    run = change(study, lambda table: table.assign(position="", image=""))
+    images = read_records(study).images
+    own = images["run"] == run.relative_to(study).as_posix()
+    assert images.loc[own, ["position", "image"]].isna().all(axis=None)
+    assert set(images.loc[~own, "position"]) == {"base", "mid", "apex"}
+
+
 def test_tables_hold_what_the_runs_do(study):
     records = read_records(study)
     write_tables(study, records)
