@@ -5,14 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from monai_iln.errors import UserError, refusal
+
+# A spreadsheet takes a cell that begins with one of these signs for a formula, and runs it. A number is none.
+_SIGNS = frozenset("'=+-@\t\r\n")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class Table(NamedTuple):
@@ -24,6 +30,8 @@ class Table(NamedTuple):
 
 def read_csv(path: Path) -> Table:
     r"""Read a table in UTF-8, whose cells a comma, a semicolon or a tab parts: the one that its first line has most of.
+
+    The apostrophe that :func:`write_csv` puts before formulas is taken off.
 
     Args:
         path: The file.
@@ -45,7 +53,7 @@ def read_csv(path: Path) -> Table:
         reader = csv.DictReader(file, restval="", delimiter=max(",;\t", key=head.count))
         try:
             columns = list(reader.fieldnames or ())
-            rows = [{column: row[column] for column in columns} for row in reader]
+            rows = [{column: as_written(row[column]) for column in columns} for row in reader]
         except csv.Error as error:
             raise ValueError(str(error)) from error
     return Table(columns, rows)
@@ -54,15 +62,48 @@ def read_csv(path: Path) -> Table:
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table that is there whole or not at all.
 
+    A text that a spreadsheet would take for a formula gets an apostrophe before it, which :func:`read_csv` takes off.
+
     Args:
         path: The file; its folder must exist.
         columns: The names of the columns.
         rows: The cells of each row. ``None`` is an empty cell.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "table.csv"
+        >>> write_csv(path, ["subject", "change"], [("=1+1", -0.5)])
+        >>> path.read_text(encoding="utf-8").split()
+        ['subject,change', "'=1+1,-0.5"]
+        >>> read_csv(path).rows
+        [{'subject': '=1+1', 'change': '-0.5'}]
     """
     with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+        csv.writer(file).writerow(columns)
+        write_rows(file, rows)
+
+
+def write_rows(file: TextIO, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows of a table, as :func:`write_csv` does.
+
+    Args:
+        file: The open file.
+        rows: The cells of each row.
+    """
+    csv.writer(file).writerows([as_text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+
+
+def as_text(cell: str) -> str:
+    """A cell that a spreadsheet takes for text, whatever it begins with. A number stays as it is."""
+    if cell[:1] in _SIGNS and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
+        return f"'{cell}"
+    return cell
+
+
+def as_written(cell: str) -> str:
+    """What a cell held before :func:`as_text`."""
+    if cell.startswith("'") and _FORMULA.match(cell):
+        return cell[1:]
+    return cell
 
 
 def write_json(path: Path, document: Any) -> None:

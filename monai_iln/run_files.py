@@ -6,14 +6,13 @@ of the bundles, which name ``model.pt`` and ``overlay.png``.
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_iln.files import new_file, read_csv, write_csv
+from monai_iln.files import as_written, new_file, read_csv, write_csv, write_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +61,7 @@ class TableFile:
         with new_file(path) as partial:
             shutil.copyfile(path, partial)
             with partial.open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(rows)
+                write_rows(file, rows)
 
     def read_rows(self, folder: Path) -> list[dict[str, str]]:
         """Read the rows as they are written. There are none if the file is missing or has other columns."""
@@ -75,19 +74,33 @@ class TableFile:
     def read(self, folder: Path) -> pd.DataFrame:
         """Read the table.
 
+        Texts are categories: of a million lines, few differ.
+
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If it is no table, or lacks a column.
+            ValueError: If it is no table, lacks a column, or holds a text where a number must be.
         """
         import pandas as pd  # here: a training does without
 
         missing = {column: ["", "nan"] for column in self.numbers}
         missing |= {column: [""] for column in self.texts}  # "NA" may be a subject
         types = dict.fromkeys(self.texts, str)
-        table = pd.read_csv(folder / self.name, keep_default_na=False, na_values=missing, dtype=types)
+        table = pd.read_csv(folder / self.name, keep_default_na=False, na_values=missing, dtype=types, low_memory=False)
         lacking = set(self.columns) - set(table.columns)
         if lacking:
-            raise ValueError(f"without the columns {', '.join(sorted(lacking))}")
+            raise ValueError(f"it lacks the columns {', '.join(sorted(lacking))}")
+        for column in self.numbers:
+            if pd.api.types.is_numeric_dtype(table[column]):
+                continue
+            values = pd.to_numeric(table[column], errors="coerce")
+            wrong = table.loc[values.isna() & table[column].notna(), column]
+            if len(wrong):
+                raise ValueError(f"{column} is {wrong.iloc[0]!r} in row {wrong.index[0] + 1}, and must be a number")
+            table[column] = values
+        for column in self.texts:
+            table[column] = table[column].astype("category")
+            if len(table[column].cat.categories):  # else pandas would forget that they are texts
+                table[column] = table[column].cat.rename_categories(as_written)
         return table
 
     def read_if_any(self, folder: Path) -> pd.DataFrame | None:

@@ -110,7 +110,7 @@ def test_who_did_not_run_is_told_everywhere(tmp_path):
     assert "not run: ILN compiled: no compiler" in table(setting)
     assert document(setting)["results"][1]["not_run"] == "no compiler"
     save_plot([setting], "caption", tmp_path / "a.png")
-    save_plot([Setting("nobody", [Result("ILN", not_run="why")])], "caption", tmp_path / "b.png")
+    save_plot([Setting("nobody", [Result("ILN", not_run="why: $\\frac$")])], "caption", tmp_path / "b.png")
     assert "not run: ILN: why" in table(Setting("nobody", [Result("ILN", not_run="why")]))
 
 

@@ -1,5 +1,6 @@
 """Whole or not at all, and tables as the world writes them."""
 
+import csv
 import errno
 import json
 import os
@@ -159,3 +160,21 @@ def test_the_folder_where_one_is_cannot_be_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="cannot be written"), new_folder(Path()):
         pass
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-a", "@sum", "\ttab", "\rreturn", "'=1", "''=1", "-1+2"])
+def test_no_cell_is_a_formula(tmp_path, text):
+    path = tmp_path / "table.csv"
+    write_csv(path, ("name",), [(text,)])
+    with path.open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file))[1] == [f"'{text}"]
+    assert read_csv(path).rows == [{"name": text}]
+
+
+@pytest.mark.parametrize("cell", [-0.5, "-0.5", "+1e-3", "-.5", "'tis", "a=b", "", "é"])
+def test_other_cells_stay_as_they_are(tmp_path, cell):
+    path = tmp_path / "table.csv"
+    write_csv(path, ("name", "other"), [(cell, 1)])
+    with path.open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file))[1] == [str(cell), "1"]
+    assert read_csv(path).rows[0]["name"] == str(cell)

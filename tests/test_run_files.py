@@ -28,3 +28,12 @@ def test_rows_are_added_all_or_none(tmp_path):
     assert LOSSES.read_rows(tmp_path) == [{"iteration": "1", "loss": "0.5"}]
     LOSSES.append(tmp_path, [(2, 0.25)])
     assert [row["iteration"] for row in LOSSES.read_rows(tmp_path)] == ["1", "2"]
+
+
+def test_a_name_that_looks_like_a_formula_stays_what_it_is(tmp_path):
+    row = ["test", "=1+1", "-ED", 1, 0, "mid", "'@heart", -0.5]
+    IMAGES.write(tmp_path, [[*row, *[""] * (len(IMAGES.columns) - len(row))]])
+    assert ",-0.5," in (tmp_path / IMAGES.name).read_text()
+    assert "test,'=1+1,'-ED,1,0,mid,''@heart" in (tmp_path / IMAGES.name).read_text()
+    assert IMAGES.read(tmp_path)[["subject", "phase", "structure"]].iloc[0].tolist() == ["=1+1", "-ED", "'@heart"]
+    assert IMAGES.read_rows(tmp_path)[0]["subject"] == "=1+1"

@@ -21,6 +21,7 @@ from monai_iln.datasets import DataWarning
 from monai_iln.datasets.formats.contours import read_contour
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError
+from monai_iln.handlers.slices import file_of
 from monai_iln.transforms import (
     FixedRotations,
     LargestComponentSlicewise,
@@ -992,3 +993,20 @@ def test_a_mask_that_cannot_be_written_says_why(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="/heart_pred.nii.gz: cannot be written .No space left on device"):
         save({"pred": mask})
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before], "whole, or as it was"
+
+
+def test_a_stack_under_a_pseudonym(tmp_path):
+    """Meta data and messages have the name, and not the path."""
+    path = tmp_path / "Smith_John" / "ED.nii.gz"
+    path.parent.mkdir()
+    nifti = nib.Nifti1Image(np.zeros((6, 6, 2), np.int16), np.eye(4))
+    nifti.header["pixdim"][1:4] = (1.4, 1.4, 8)
+    nib.save(nifti, path)
+    load = LoadStackd("image", names={str(path): "s1_ED", str(path.parent): "s2"})
+    with pytest.warns(DataWarning, match="^s1_ED: the sform"):
+        image = load({"image": str(path)})["image"]
+    assert "Smith" not in str(image.meta)
+    assert file_of(image) == "s1_ED"
+    with pytest.raises(UserError, match="^s2: ") as raised:
+        load({"image": str(path.parent)})
+    assert "Smith" not in str(raised.value)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ _COLORS = {"ILN": "#c2410c", REFERENCE: "#1d4ed8", "composed": "#7e22ce"}
 _OTHERS = "#6b7280"
 
 
+@rc_context({"text.parse_math": False})  # a dollar sign in a name is a dollar sign
 def save_plot(settings: Sequence[Setting], caption: str, path: Path) -> None:
     """Draw settings below one another and phases beside one another.
 

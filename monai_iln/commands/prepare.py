@@ -111,6 +111,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="the folders or archives with the data as downloaded; several where they are apart",
     )
     _add_output_and_folds(parser)
+    parser.add_argument(
+        "--anonymize",
+        type=Path,
+        metavar="FILE",
+        help="the key, a CSV of pseudonyms and subjects, made if it is missing: subjects are called by pseudonyms, and "
+        "exclusions.csv names no file",
+    )
     free = {name: reason.action for name, reason in REASONS.items() if reason.action != "left out"}
     for action, effect in (("keep", "exclude nothing"), ("exclude", "exclude their frames")):
         usual = ", ".join(name for name, default in free.items() if default != action)
@@ -170,9 +177,9 @@ def _prepare_decathlon(options: argparse.Namespace) -> None:
     _prepare(prepare_decathlon, options, subject=options.subject)
 
 
-def _findings(options: argparse.Namespace) -> dict[str, list[str]]:
-    """What is done about findings."""
-    return {"keep": options.keep, "exclude": options.exclude}
+def _findings(options: argparse.Namespace) -> dict[str, Any]:
+    """What is done about findings, and about names."""
+    return {"keep": options.keep, "exclude": options.exclude, "anonymize": options.anonymize}
 
 
 def _prepare(prepare: Any, options: argparse.Namespace, **own: Any) -> None:

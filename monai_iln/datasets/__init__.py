@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         prepare_right_ventricle,
         prepare_sunnybrook,
     )
+    from monai_iln.datasets.pseudonyms import name_stacks
     from monai_iln.datasets.quality.reasons import REASONS
     from monai_iln.datasets.quality.subjects import inspect_stacks
     from monai_iln.datasets.ranges import add_ranges
@@ -40,6 +41,7 @@ __all__ = [
     "find_stacks",
     "find_stacks_folder",
     "inspect_stacks",
+    "name_stacks",
     "phantom_datalist",
     "prepare_decathlon",
     "prepare_folders",
@@ -69,6 +71,7 @@ __getattr__ = lazy_getattr(
         "find_stacks": "inference",
         "find_stacks_folder": "inference",
         "inspect_stacks": "quality.subjects",
+        "name_stacks": "pseudonyms",
         "phantom_datalist": "prepare",
         "prepare_decathlon": "prepare",
         "prepare_folders": "prepare",

@@ -24,6 +24,7 @@ from monai_iln.datasets.progress import track
 from monai_iln.datasets.stacks import Stack
 from monai_iln.errors import UserError, refusal
 from monai_iln.files import write_json
+from monai_iln.names import require_visible
 
 FILE_NAME = "datalist.json"
 _KINDS = {"image": str, "label": str, "subject": str, "phase": str, "fold": int}
@@ -42,7 +43,7 @@ def write_stack(stack: Stack, folder: Path) -> dict[str, Any]:
         ``sha256`` of both, ``subject``, ``phase`` and ``slices``.
 
     Raises:
-        UserError: If the subject's name cannot be part of a file's name.
+        UserError: If a name holds control characters, or cannot be part of a file's name.
     """
     files = _name_files(stack)
     for key, array in (("image", _storable(stack.image)), ("label", stack.label)):
@@ -63,6 +64,7 @@ def remove_stack(stack: Stack, folder: Path) -> None:
 
 def _name_files(stack: Stack) -> dict[str, str]:
     name = f"{stack.subject}_{stack.phase}.nii.gz"
+    require_visible(name, "the name")
     if len(Path(name).parts) != 1:
         raise UserError(f"subject {stack.subject!r}: cannot name a file. Rename it without slashes.")
     return {"image": f"images/{name}", "label": f"labels/{name}"}
@@ -101,7 +103,12 @@ def write_items(
         name: The name of the data set.
         labels: The names of the label values.
         modality: The modality of each channel.
+
+    Raises:
+        UserError: If a name holds control characters.
     """
+    for shown in (name, *labels.values()):
+        require_visible(shown, "the name")
     document = {
         "name": name,
         "labels": {str(value): label for value, label in sorted(labels.items())},
@@ -260,6 +267,7 @@ def _read(path: Path) -> _Datalist:
             f"{path}: not a datalist ({type(error).__name__}: {error}). It must be JSON with a list of items under "
             "'training': write it again with 'monai-iln prepare'."
         ) from error
+    _require_visible_names(path, document, items)
     folds: dict[Any, Any] = {}
     for number, item in enumerate(items):
         missing = [key for key in _KINDS if key not in item]
@@ -285,6 +293,15 @@ def _read(path: Path) -> _Datalist:
     if not items:
         raise UserError(f"{path}: no items under 'training'. A datalist needs at least one: prepare the data again.")
     return _Datalist(path, str(document.get("name", folder_or_file.name)), labels, items)
+
+
+def _require_visible_names(path: Path, document: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse control characters in what a datalist names: they would go on into tables, figures and names of files."""
+    labels = document.get("labels")
+    names = [document.get("name"), *(labels.values() if isinstance(labels, dict) else ())]
+    names += [item.get(key) for item in items for key in ("subject", "phase")]
+    for name in dict.fromkeys(map(str, names)):
+        require_visible(name, f"{path}: the name")
 
 
 def check_item(item: Mapping[str, Any], values: Sequence[int]) -> dict[str, str]:

@@ -35,6 +35,7 @@ from monai_iln.datasets.readers.plan import Overview, Plan, StackName, SubjectOu
 from monai_iln.datasets.stacks import Finding, Stack
 from monai_iln.datasets.unfinished import map_resumably, writing
 from monai_iln.errors import UserError
+from monai_iln.names import require_visible
 from monai_iln.parallel import Workers, run_in_parallel
 
 
@@ -132,6 +133,7 @@ class SubjectTask:
         renamer: The names of files for the user.
         folder: The folder to write into.
         actions: The action for each reason.
+        written_as: The name of the subject in what is written, which may be a pseudonym.
         findings: The findings of the comparison with other subjects.
     """
 
@@ -139,6 +141,7 @@ class SubjectTask:
     renamer: Renamer
     folder: Path
     actions: Mapping[str, str]
+    written_as: str
     findings: tuple[Finding, ...] = ()
 
 
@@ -164,8 +167,8 @@ def prepare_subject(task: SubjectTask) -> dict[str, Any]:
     good, gaps = exclude_slices(stacks, findings, task.actions)
     with writing(task.folder):
         for stack in stacks:
-            remove_stack(stack, task.folder)
-        items = [write_stack(stack, task.folder) for stack in good]
+            remove_stack(replace(stack, subject=task.written_as), task.folder)
+        items = [write_stack(replace(stack, subject=task.written_as), task.folder) for stack in good]
     records = [
         StackRecord(stack.subject, stack.phase, stack.stratum, list(stack.slices), list(stack.files), digests)
         for stack, digests in zip(stacks, inspection.images, strict=True)
@@ -187,6 +190,7 @@ class PreparedSubjects:
         folder: The folder to write into, see :func:`~monai_iln.datasets.unfinished.resumable_folder`.
         actions: The action for each reason.
         renamer: The names of files for the user.
+        names: The names that subjects have in what is written, by their own.
         workers: The processes to use.
         progress: Shows a bar.
 
@@ -200,11 +204,17 @@ class PreparedSubjects:
         folder: Path,
         actions: Mapping[str, str],
         renamer: Renamer,
+        names: Mapping[str, str],
         workers: Workers,
         progress: bool = False,
     ) -> None:
+        for subject in plan.subjects:
+            require_visible(subject, "subject")
         self.folder, self.actions, self.renamer, self.workers = folder, actions, renamer, workers
-        self.tasks = {name: SubjectTask(read, renamer, folder, actions) for name, read in sorted(plan.subjects.items())}
+        self.tasks = {
+            subject: SubjectTask(read, renamer, folder, actions, names.get(subject, subject))
+            for subject, read in sorted(plan.subjects.items())
+        }
         self.records: dict[str, SubjectRecord] = {}
         done = map_resumably(
             prepare_subject, self.tasks, folder, workers, title="Preparing", unit="subject", progress=progress
@@ -212,13 +222,13 @@ class PreparedSubjects:
         for subject, document in done:
             self.records[subject] = SubjectRecord.from_json(document)
         self._others = list(map(renamer.finding, plan.findings))
-        names = [StackName(stack.subject, stack.phase, ([*stack.files, ""])[0]) for stack in self.stacks()]
+        stacks = [StackName(stack.subject, stack.phase, ([*stack.files, ""])[0]) for stack in self.stacks()]
         values = [found for record in self.records.values() for found in record.label_values]
         try:
-            plan.refuse(Overview(names, self.findings(), values))
+            plan.refuse(Overview(stacks, self.findings(), values))
         except UserError as error:
             raise UserError(renamer.text(str(error))) from error
-        refuse_twins(names)
+        refuse_twins(stacks)
         refuse_shared_files(self.items())
         self._compare(skip_other_subjects=actions["other-subject"] == "keep")
 

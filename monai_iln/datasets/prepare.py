@@ -20,6 +20,7 @@ from monai_iln.datasets.formats.listing import Sources, list_files, list_sources
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.pipeline import PreparedSubjects, Renamer
+from monai_iln.datasets.pseudonyms import draw_pseudonyms, hide_subjects, require_apart
 from monai_iln.datasets.quality.reasons import choose_actions
 from monai_iln.datasets.quality.report import TABLE, flag_frames, summarize, write_sheet, write_table
 from monai_iln.datasets.readers.decathlon import DecathlonList, read_decathlon
@@ -50,6 +51,7 @@ def prepare_sunnybrook(
     seed: int = 0,
     keep: Collection[str] = (),
     exclude: Collection[str] = (),
+    anonymize: Path | str | None = None,
     workers: Workers | None = None,
     progress: bool = False,
 ) -> Path:
@@ -69,6 +71,8 @@ def prepare_sunnybrook(
         seed: The seed of the folds.
         keep: The reasons of :data:`~monai_iln.datasets.quality.reasons.REASONS` for which nothing is excluded.
         exclude: The reasons for which frames are excluded, though by default they are kept.
+        anonymize: The key of pseudonyms, see :func:`~monai_iln.datasets.pseudonyms.draw_pseudonyms`: a table that is
+            made if it is missing. Subjects get pseudonyms, and no file of the source is named. ``None`` keeps names.
         workers: The processes that share the work. ``None`` is one for each core.
         progress: Shows bars.
 
@@ -81,7 +85,9 @@ def prepare_sunnybrook(
     Warns:
         DataWarning: For every reason for which something was left out, excluded or found doubtful.
     """
-    request = _Request("Sunnybrook Cardiac Data", [label], folds, seed, keep, exclude, workers or Workers(), progress)
+    request = _Request(
+        "Sunnybrook Cardiac Data", [label], folds, seed, keep, exclude, anonymize, workers or Workers(), progress
+    )
     return _prepare(partial(plan_sunnybrook, label=label, layout=layout), sources, output, request)
 
 
@@ -97,6 +103,7 @@ def prepare_folders(
     seed: int = 0,
     keep: Collection[str] = (),
     exclude: Collection[str] = (),
+    anonymize: Path | str | None = None,
     workers: Workers | None = None,
     progress: bool = False,
 ) -> Path:
@@ -106,7 +113,7 @@ def prepare_folders(
     :func:`~monai_iln.datasets.readers.folders.read_folders`, all others those of :func:`prepare_sunnybrook`.
     """
     names = [f"value {one}" if isinstance(one, int) else one for one in list_labels(label)]
-    request = _Request("Cardiac MRI", names, folds, seed, keep, exclude, workers or Workers(), progress)
+    request = _Request("Cardiac MRI", names, folds, seed, keep, exclude, anonymize, workers or Workers(), progress)
     plan = partial(plan_folders, label=label, layout=layout, image=image, mask=mask)
     return _prepare(plan, sources, output, request)
 
@@ -234,6 +241,7 @@ class _Request(NamedTuple):
     seed: int
     keep: Collection[str]
     exclude: Collection[str]
+    anonymize: Path | str | None
     workers: Workers
     progress: bool
 
@@ -242,6 +250,8 @@ def _prepare(
     make_plan: Callable[[Sequence[Path]], Plan], sources: Sources, output: Path | str, request: _Request
 ) -> Path:
     output, actions = _begin(output, request.keep, request.exclude)
+    if request.anonymize is not None:
+        require_apart(request.anonymize, output)
     folds = _check_folds(request.folds, request.seed)
     paths = list_sources(sources)
     with unpacked(paths, request.progress) as roots:
@@ -250,17 +260,32 @@ def _prepare(
             plan = make_plan(roots)
         except UserError as error:
             raise UserError(renamer.text(str(error))) from error
-        key = _work_key([repr(make_plan), actions], [file for path in paths for file in list_files(path)])
+        names: dict[str, str] = {}
+        if request.anonymize is not None:
+            others = [finding.subject for finding in plan.findings if finding.subject]
+            names = draw_pseudonyms(request.anonymize, sorted({*plan.subjects, *others}))
+        key = _work_key([repr(make_plan), actions, names], [file for path in paths for file in list_files(path)])
         with resumable_folder(output, key) as folder:
-            subjects = PreparedSubjects(plan, folder, actions, renamer, request.workers, request.progress)
-            _finish(subjects, request, folds)
+            subjects = PreparedSubjects(plan, folder, actions, renamer, names, request.workers, request.progress)
+            _finish(subjects, request, folds, names)
     return output / FILE_NAME
 
 
-def _finish(subjects: PreparedSubjects, request: _Request, folds: int | Sequence[Sequence[str]]) -> None:
+def _finish(
+    subjects: PreparedSubjects,
+    request: _Request,
+    folds: int | Sequence[Sequence[str]],
+    names: Mapping[str, str],
+) -> None:
     """Write the report and the datalist, and tell what was found."""
     folder, actions = subjects.folder, subjects.actions
     findings, items, stacks = subjects.findings(), subjects.items(), list(subjects.stacks())
+    slices = [(stack.subject, stack.phase, number) for stack in stacks for number in stack.slices]
+    flagged = flag_frames(slices, findings, actions)
+    if names:  # in the order of the names, pseudonyms would tell them
+        items.sort(key=lambda item: (item["subject"], item["phase"]))
+        flagged.sort(key=lambda frame: (frame.action, names[frame.subject], frame.phase, frame.slice))
+        findings = hide_subjects(findings, names)
     for line in summarize(findings, actions):
         warnings.warn(DataWarning(line), stacklevel=4)
     if not items:
@@ -269,18 +294,19 @@ def _finish(subjects: PreparedSubjects, request: _Request, folds: int | Sequence
             f"{_explain_loss(findings, actions)}"
         )
     try:
-        fold_of = _deal({stack.subject: stack.stratum for stack in stacks}, folds, request.seed)
+        dealt = _deal({stack.subject: stack.stratum for stack in stacks}, folds, request.seed)
     except UserError as error:  # the lists of folds may be corrected, and nothing need be read again
         raise StoppedError(str(error)) from error
-    slices = [(stack.subject, stack.phase, number) for stack in stacks for number in stack.slices]
-    flagged = flag_frames(slices, findings, actions)
+    fold_of = {names.get(subject, subject): fold for subject, fold in dealt.items()}
     with writing(folder):
         write_table(folder, findings, actions)
         if flagged:
-            write_sheet(folder, subjects.draw(flagged), len(flagged))
+            pictures = subjects.draw(flagged)
+            shown = {frame._replace(subject=names.get(frame.subject, frame.subject)): frame for frame in pictures}
+            write_sheet(folder, {frame: pictures[own] for frame, own in shown.items()}, len(flagged))
         labels = dict(enumerate(("background", *request.structures)))
-        dealt = [_with_fold(item, fold_of[item["subject"]]) for item in items]
-        write_items(folder, dealt, name=request.name, labels=labels, modality={"0": "MRI"})
+        items = [_with_fold(item, fold_of[item["subject"]]) for item in items]
+        write_items(folder, items, name=request.name, labels=labels, modality={"0": "MRI"})
     if findings:
         excluded = len(slices) - sum(len(item["slices"]) for item in items)
         output = folder.with_name(folder.name.removesuffix(UNFINISHED))

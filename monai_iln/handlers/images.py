@@ -20,6 +20,7 @@ from monai_iln.files import new_file
 from monai_iln.handlers.metrics import positions, score
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of, slice_number
+from monai_iln.names import require_visible
 from monai_iln.run_files import IMAGES, PREDICTIONS
 
 
@@ -63,8 +64,9 @@ class SaveImageMetrics:
         per: The kind of an image, ``"slice"`` or ``"volume"``.
 
     Raises:
-        UserError: If an argument is none of these, ``structures`` are not as many as the classes, ``label`` has no
-            affine or another shape than ``pred``, or two stacks have one subject and phase.
+        UserError: If an argument is none of these, a structure's name holds control characters, ``structures`` are not
+            as many as the classes, ``label`` has no affine or another shape than ``pred``, or two stacks have one
+            subject and phase.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class SaveImageMetrics:
             require(value in choices, f"{name} {value!r}", f"it must be one of {choices}", "choose one of them")
         self.output_dir = Path(output_dir)
         self.structures = _in_order(structures)
+        for name in self.structures or ():
+            require_visible(str(name), "structure")
         self.part = part
         self.per = per
         self.stacks: dict[tuple[str, str], _Scored] = {}

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from monai_iln.transforms.io import PSEUDONYM
+
 
 def slices_from_engine(keys: Sequence[str]) -> Callable[[Any], tuple[list[Tensor], ...]]:
     """Make an ``output_transform`` for metrics per slice.
@@ -33,6 +35,13 @@ def slice_number(item: Mapping[str, Any], index: int) -> int:
 
 
 def file_of(tensor: Tensor | None) -> str:
-    """Find the absolute path of the file that an image was loaded from; nothing where its meta data do not tell."""
-    name = getattr(tensor, "meta", {}).get("filename_or_obj", "")
+    """Find the absolute path of the file that an image was loaded from, or the name that it has in its place.
+
+    Returns:
+        The path or the name; nothing where the meta data do not tell.
+    """
+    meta = getattr(tensor, "meta", {})
+    if PSEUDONYM in meta:
+        return str(meta[PSEUDONYM])
+    name = meta.get("filename_or_obj", "")
     return str(Path(name).absolute()) if name else ""

@@ -181,7 +181,9 @@ def plot_gates(history: Sequence[tuple[int, Mapping[str, LayerGates]]], path: Pa
         axes.set_title("per channel: median, band between quartiles", fontsize="small", loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", ncols=columns, fontsize="small", frameon=False)
+    legend = figure.legend(loc="outside right upper", ncols=columns, fontsize="small", frameon=False)
+    for text in (axes.yaxis.label, *legend.get_texts()):
+        text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser
 
 from monai_iln.configuration import ids_of, read_configuration
 from monai_iln.errors import UserError, check_keys, find_user_error, require, root_cause
+from monai_iln.names import require_visible
 from monai_iln.run_files import GRID, RUN_FOLDER
 from monai_iln.study.settings import Study, check_names, name_methods
 
@@ -140,6 +141,7 @@ def _datasets(study: Study) -> dict[str, str | None]:
         return {"phantoms": None}
     path = Path(study.dataset_dir).resolve()
     name = path.name.removesuffix(".json")
+    require_visible(name, "data set")
     return {name: str(path)}
 
 

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 from monai_iln.errors import UserError, refusal
-from monai_iln.files import new_file, write_json
-from monai_iln.run_files import ALL_IMAGES, FAILURE, GRID, IMAGES, RECORD, RUN_FOLDERS, RUNS, STUDY, SUMMARY
+from monai_iln.files import write_csv, write_json
+from monai_iln.run_files import (
+    ALL_IMAGES,
+    FAILURE,
+    GRID,
+    IMAGES,
+    RECORD,
+    RUN_FOLDER,
+    RUN_FOLDERS,
+    RUNS,
+    STUDY,
+    SUMMARY,
+)
+
+_IMAGE_KEY = ["part", "subject", "phase", "slice", "index", "structure"]
+"""What tells one row of a run's images from another."""
+_ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -22,7 +39,7 @@ class Records:
     Attributes:
         study: The plan, as ``study.json`` holds it.
         runs: A row for each run that finished, diverged or failed.
-        images: A row for each image and structure of the finished runs.
+        images: A row for each image and structure of the finished runs. Its texts are categories.
     """
 
     study: Mapping[str, Any]
@@ -108,29 +125,33 @@ def read_records(folder: Path | str) -> Records:
         raise UserError(
             f"{folder}: no study ({type(error).__name__}). Give the output_dir of one, or run one: monai-iln study."
         ) from error
-    rows, images = [], []
+    rows, tables = [], []
     for run in find_runs(folder):
         record = read_record(run)
         if record is None:
             continue
         name = run.relative_to(folder).as_posix()
+        _require_own_folder(run, name, record)
         rows.append(_row(name, record))
         if record["status"] == "finished":
-            table = _read_images(run)
+            table = _read_images(run, record)
             for position, column in enumerate(("run", *GRID)):
                 table.insert(position, column, {"run": name, **record}[column])
-            images.append(table)
+            if len(table):
+                tables.append(table)
     finished = {row["run"] for row in rows}
     for path in sorted(folder.glob(f"{RUN_FOLDERS}.failed/{FAILURE}")):
         run = path.parent.with_name(path.parent.name.removesuffix(".failed"))
         name = run.relative_to(folder).as_posix()
         if name not in finished and (failure := read_failure(run)) is not None:
             rows.append({"run": name, "status": "failed", "message": failure["message"], **failure["grid"]})
-    all_images = pd.concat(images) if images else pd.DataFrame(columns=ALL_IMAGES.columns)
+    tables.sort(key=lambda table: order.get(table["method"].iloc[0], len(order)))
     runs = pd.DataFrame(rows)
     others = [column for column in runs.columns if column not in RUNS.columns]
     runs = runs.reindex(columns=[*RUNS.columns, *others])
-    return Records(study, _in_order(runs, order), _in_order(all_images, order))
+    # Within a method runs stay as they were.
+    runs = runs.sort_values("method", key=lambda names: names.map(order), kind="stable").reset_index(drop=True)
+    return Records(study, runs, _join(tables))
 
 
 def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,11 +161,52 @@ def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     return plain | {"norm": record["norm"]}
 
 
-def _read_images(run: Path) -> pd.DataFrame:
+def _require_own_folder(run: Path, name: str, record: Mapping[str, Any]) -> None:
+    """Refuse the record of another run, as a folder that was copied or renamed holds it."""
+    lacking = [key for key in ("norm", *GRID) if key not in record]
+    if lacking:
+        raise _changed_from_outside(run / RECORD, "record", f"it lacks {', '.join(lacking)}")
+    own = RUN_FOLDER.format(**{key: record[key] for key in GRID})
+    if own != name:
+        raise _changed_from_outside(run / RECORD, "record", f"it is the record of {own}")
+
+
+def _read_images(run: Path, record: Mapping[str, Any]) -> pd.DataFrame:
+    """Read the images of a finished run, and compare them with what its record tells of them."""
     try:
-        return IMAGES.read(run)
-    except (OSError, ValueError) as error:
-        raise _changed_from_outside(run / IMAGES.name, "images", error) from error
+        table = IMAGES.read(run)
+        _check_images(table, record)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise _changed_from_outside(run / IMAGES.name, "images", str(error)) from error
+    return table
+
+
+def _check_images(table: pd.DataFrame, record: Mapping[str, Any]) -> None:
+    """Check the images of a run against its record.
+
+    Raises:
+        ValueError: If they are not those that it was written for.
+    """
+    for column in ("part", "subject", "phase", "structure", "dice", "truth_pixels", "predicted_pixels"):
+        empty = np.flatnonzero(table[column].isna())
+        if len(empty):
+            raise ValueError(f"{column} is empty in row {empty[0] + 1}")
+    twice = int(table.duplicated(_IMAGE_KEY).sum())
+    if twice:
+        raise ValueError(f"it has {twice} of its {len(table)} rows twice")
+    dice = {part: table.loc[table["part"] == part, "dice"] for part in ("test", "validation")}
+    for part, rows in record.get("images", {}).items():  # earlier versions did not count
+        if len(dice[part]) != rows:
+            raise ValueError(f"it has {len(dice[part])} rows of the part {part}, and {RECORD} counts {rows}")
+    found = {
+        "test_dice": dice["test"].mean(),
+        "test_dice_std": dice["test"].std(),
+        "validation_dice": dice["validation"].mean(),
+    }
+    for name, value in found.items():
+        recorded = record["scores"].get(name)
+        if not np.isclose(value, np.nan if recorded is None else recorded, rtol=0, atol=1e-9, equal_nan=True):
+            raise ValueError(f"its {name} is {value:.6g}, and {RECORD} says {recorded}")
 
 
 def _read_document(path: Path, what: str, *keys: str) -> dict[str, Any] | None:
@@ -153,26 +215,36 @@ def _read_document(path: Path, what: str, *keys: str) -> dict[str, Any] | None:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         lacking = [key for key in keys if key not in document]
         if lacking:
-            raise ValueError(f"without {', '.join(lacking)}")
+            raise ValueError(f"it lacks {', '.join(lacking)}")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise refusal(error) from error
     except (ValueError, TypeError) as error:  # nothing of ours leaves that behind
-        raise _changed_from_outside(path, what, error) from error
+        raise _changed_from_outside(path, what, str(error)) from error
     return document
 
 
-def _changed_from_outside(path: Path, what: str, error: Exception) -> UserError:
+def _changed_from_outside(path: Path, what: str, why: str) -> UserError:
     return UserError(
-        f"{path}: not the {what} of a run ({type(error).__name__}: {error}). It was changed from outside: delete its "
-        "folder, and the study will do the run again."
+        f"{path}: not the {what} of a run ({why}). It was changed from outside: delete its folder, and the study will "
+        "do the run again."
     )
 
 
-def _in_order(table: pd.DataFrame, order: Mapping[str, int]) -> pd.DataFrame:
-    """Sort rows into the order of the study's methods. Within a method they stay as they were."""
-    return table.sort_values("method", key=lambda names: names.map(order), kind="stable").reset_index(drop=True)
+def _join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put the images of all runs into one table whose texts are categories: each text is held once."""
+    if not tables:
+        return pd.DataFrame(columns=ALL_IMAGES.columns)
+    columns: dict[Any, Any] = {}
+    for column in tables[0]:
+        parts = [table[column] for table in tables]
+        if column in ALL_IMAGES.texts:
+            categories = [part.astype("category") for part in parts]
+            columns[column] = union_categoricals(categories, sort_categories=True)
+        else:
+            columns[column] = np.concatenate(parts)
+    return pd.DataFrame(columns, copy=False)
 
 
 def write_tables(folder: Path, records: Records) -> None:
@@ -182,14 +254,13 @@ def write_tables(folder: Path, records: Records) -> None:
         folder: The folder of the study.
         records: The records of the study.
     """
-    for file, table in ((RUNS, records.runs), (ALL_IMAGES, records.images)):
-        with new_file(folder / file.name) as partial:
-            table.to_csv(partial, index=False)
+    write_frame(folder / RUNS.name, records.runs)
+    write_frame(folder / ALL_IMAGES.name, records.images)
     summary: dict[str, Any] = {}
-    test = records.images[records.images["part"] == "test"]
-    for key, group in test.groupby(["run", "structure"]):
+    test = records.images.loc[records.images["part"] == "test", ["run", "structure", "subject", "phase", "dice"]]
+    for key, group in test.groupby(["run", "structure"], observed=True):
         run, structure = map(str, key)
-        cases = group.groupby(["subject", "phase"])["dice"].mean()
+        cases = group.groupby(["subject", "phase"], observed=True)["dice"].mean()
         summary.setdefault(run, {})[structure] = {
             "mean": float(group["dice"].mean()),
             "std": float(group["dice"].std()),
@@ -197,3 +268,24 @@ def write_tables(folder: Path, records: Records) -> None:
             "cases": {"_".join(map(str, case)): float(value) for case, value in zip(cases.index, cases, strict=True)},
         }
     write_json(folder / SUMMARY, summary)
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table of pandas as :func:`~monai_iln.files.write_csv` does, without its index.
+
+    Args:
+        path: The file; its folder must exist.
+        frame: The table. A missing value is an empty cell.
+    """
+    write_csv(path, list(frame.columns), _cells(frame))
+
+
+def _cells(frame: pd.DataFrame) -> Iterator[Sequence[Any]]:
+    """The rows of a table as Python's own objects, few of them at a time."""
+    for start in range(0, len(frame), _ROWS_AT_ONCE):
+        part = frame.iloc[start : start + _ROWS_AT_ONCE]
+        yield from zip(*(_cells_of(part[column]) for column in part), strict=True)
+
+
+def _cells_of(column: pd.Series[Any]) -> list[Any]:
+    return column.astype(object).where(column.notna(), None).tolist()

@@ -9,6 +9,7 @@ from typing import Any
 
 from monai_iln.errors import UserError, check_keys, require
 from monai_iln.extras import require_extra
+from monai_iln.names import require_visible
 
 PAPER: dict[str, Any] = {
     "ILN": ["ILN", {"num_groups": 16}],
@@ -205,6 +206,7 @@ def check_names(names: Sequence[str], what: str) -> None:
     """
     folded = [name.casefold() for name in names]
     for name in names:
+        require_visible(name, what)
         good = 0 < len(name) <= 100 and not name.startswith(".") and not set(name) & set('/\\:*?"<>|\0')
         require(good, f"{what} {name[:120]!r}", "its name names a folder", "rename it, shortly and without slashes")
         require(folded.count(name.casefold()) == 1, f"{what} {name!r}", "it occurs twice", "give it another name")

@@ -152,6 +152,10 @@ def _write_record(
     run: Run, settings: WorkerSettings, scratch: Path, started: float, message: str | None, evaluating: float
 ) -> None:
     now = time.time()
+    scores: dict[str, float | None] = {}
+    counts: dict[str, int] = {}
+    if message is None:
+        scores, counts = _read_images(scratch)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     record: dict[str, Any] = {
         "format": 1,
@@ -159,7 +163,8 @@ def _write_record(
         **{key: value for key, value in asdict(run).items() if key not in ("overrides", "training", "evaluation")},
         "overrides": {key: value for key, value in run.overrides.items() if key != "bundle_root"},
         "message": message,
-        "scores": _read_scores(scratch) if message is None else {},
+        "scores": scores,
+        "images": counts,
         "cost": {},
         "environment": {
             "versions": describe_versions(),
@@ -180,14 +185,16 @@ def _write_record(
     write_json(scratch / RECORD, record)
 
 
-def _read_scores(scratch: Path) -> dict[str, float | None]:
+def _read_images(scratch: Path) -> tuple[dict[str, float | None], dict[str, int]]:
+    """Read the scores of a run, and the number of rows of each part: by both the table is known again."""
     images = IMAGES.read(scratch)
     test, validation = (images.loc[images["part"] == part, "dice"] for part in ("test", "validation"))
-    return {
+    scores = {
         "test_dice": float(test.mean()),
         "test_dice_std": float(test.std()),
         "validation_dice": float(validation.mean()) if len(validation) else None,
     }
+    return scores, {"test": len(test), "validation": len(validation)}
 
 
 def _format_time(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, require
 from monai_iln.files import new_file
+
+PSEUDONYM = "pseudonym"
+"""The key of the meta data that holds the name of a stack whose file is not to be told."""
 
 
 class _Grid(NamedTuple):
@@ -102,14 +106,16 @@ class LoadStack(Transform):
         return read_voxels(header), _Grid(header.shape, header.affine, header.oriented)
 
 
-def _as_tensor(pixels: NDArray[Any], affine: NDArray[np.float64], path: Path | str) -> MetaTensor:
-    meta = {
+def _as_tensor(pixels: NDArray[Any], affine: NDArray[np.float64], path: Path | str, name: str = "") -> MetaTensor:
+    meta: dict[Any, Any] = {
         MetaKeys.AFFINE: torch.as_tensor(affine),
         MetaKeys.ORIGINAL_AFFINE: affine,
         MetaKeys.SPACE: SpaceKeys.RAS,
         MetaKeys.SPATIAL_SHAPE: np.array(pixels.shape),
         ImageMetaKey.FILENAME_OR_OBJ: str(path),
     }
+    if name:
+        meta |= {ImageMetaKey.FILENAME_OR_OBJ: f"{name}.nii.gz", PSEUDONYM: name}
     return MetaTensor(torch.as_tensor(pixels.astype(np.float32))[None], meta=meta)
 
 
@@ -119,6 +125,14 @@ class LoadStackd(MapTransform):
     The stacks of an item, such as an image and its label, lie on one grid. They all get the affine of the first of them
     that knows its orientation: headers differ by rounding, and Analyze keeps none. The stack under ``"label"`` holds
     whole numbers, see :func:`~monai_iln.datasets.formats.labels.round_labels`.
+
+    Args:
+        keys: The keys of the paths.
+        phase: The cardiac phase, as for :class:`LoadStack`.
+        allow_missing_keys: If true, an item may lack a key.
+        series: The series, as for :class:`LoadStack`.
+        names: Names by path, to be told in place of the paths in meta data, hence in the names of masks, and in
+            messages. See :func:`monai_iln.datasets.name_stacks`.
 
     Raises:
         UserError: If the stacks of an item differ in shape or, by more than a quarter of a voxel, in place; or a label
@@ -131,11 +145,31 @@ class LoadStackd(MapTransform):
         phase: int | None = None,
         allow_missing_keys: bool = False,
         series: int | str | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.load = LoadStack(phase, series)
+        self.names = dict(names or {})
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if not self.names:
+            return self._load(data)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                loaded = self._load(data)
+            except UserError as error:
+                raise UserError(self._rename(str(error))) from None
+        for warning in told:
+            warnings.warn(warning.category(self._rename(str(warning.message))), stacklevel=2)
+        return loaded
+
+    def _rename(self, text: str) -> str:
+        for path in sorted(self.names, key=len, reverse=True):  # one may begin as another does
+            text = re.sub(rf"{re.escape(path)}([/\\][^\s:,;)]*)?", self.names[path], text)
+        return text
+
+    def _load(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         read = {key: self.load.read(Path(data[key])) for key in self.key_iterator(data)}
         first = next((key for key, (_, grid) in read.items() if grid.oriented), next(iter(read), None))
         stacks = {}
@@ -147,7 +181,7 @@ class LoadStackd(MapTransform):
                     f"the {key} on the {first}."
                 )
             values = round_labels(pixels, data[key]) if key == CommonKeys.LABEL else pixels
-            stacks[key] = _as_tensor(values, expected.affine, data[key])
+            stacks[key] = _as_tensor(values, expected.affine, data[key], self.names.get(str(data[key]), ""))
         return dict(data) | stacks
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -169,6 +170,30 @@ def test_inference_keeps_the_folders_of_subjects(python, trained, prepared, tmp_
         )
         assert mask.shape == image.shape
         np.testing.assert_allclose(mask.affine, image.affine, atol=1e-4)
+
+
+def test_inference_under_pseudonyms(python, trained, prepared, tmp_path):
+    """Twice: nothing that is written or said names a patient or a file, and the names stay."""
+    image = sorted((prepared / "images").iterdir())[0]
+    for patient in ("Smith_John", "Jones_Mary"):
+        (tmp_path / "data" / patient).mkdir(parents=True)
+        shutil.copy(image, tmp_path / "data" / patient / "ED.nii.gz")
+    features = ("--network_def#features", "[8,16]", "--roi_size", "[48,48]")
+    found = []
+    for place in ("first", "second"):
+        paths = ("--dataset_dir", tmp_path / "data", "--output_dir", tmp_path / place)
+        key = ("--anonymize", tmp_path / "key.csv")
+        done = run(python, trained[0], *paths, *key, *features, config="configs/inference.yaml")
+        assert done.returncode == 0, done.stdout + done.stderr
+        written = sorted((tmp_path / place).rglob("*"))
+        found.append([path.name for path in written])
+        told = done.stdout + done.stderr + (tmp_path / place / SLICES.name).read_text() + str(found)
+        told += str([nib.load(path).header.structarr for path in written if path.suffix == ".gz"])
+        assert not re.search("smith|jones", told, re.IGNORECASE)
+    assert found[0] == found[1]
+    stacks = {row["stack"] for row in SLICES.read_rows(tmp_path / "first")}
+    assert found[0] == sorted([*(f"{stack}_pred.nii.gz" for stack in stacks), "overlay.png", "slices.csv"])
+    assert len(stacks) == 2
 
 
 def test_inference_does_not_depend_on_how_a_stack_is_stored(python, trained, prepared, tmp_path):

@@ -124,6 +124,21 @@ def test_values_of_the_wrong_kind(prepared, tmp_path, key, value):
         read_datalist(folder)
 
 
+@pytest.mark.parametrize("sign", ["\n", "\t", "\x1b", "\x7f", "\x85", "\u2028", "\u202e"])
+@pytest.mark.parametrize("place", ["subject", "phase", "labels", "name"])
+def test_names_with_control_characters(prepared, tmp_path, place, sign):
+    def rename(document):
+        if place == "labels":
+            document["labels"]["1"] = f"left{sign}"
+        elif place == "name":
+            document["name"] = f"left{sign}"
+        else:
+            document["training"][1][place] = f"left{sign}"
+
+    with pytest.raises(UserError, match="the name 'left.*': a name holds no line breaks, tabs or other control"):
+        read_datalist(change(prepared, tmp_path, rename))
+
+
 def test_nesting_without_end(tmp_path):
     (tmp_path / "datalist.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="not a datalist"):
@@ -183,6 +198,9 @@ def test_integers_of_64_bits_are_stored_smaller(stacks, tmp_path):
 def test_a_subject_that_cannot_name_a_file(stacks, tmp_path):
     with pytest.raises(UserError, match="cannot name a file"):
         write_stack(replace(stacks[0], subject="../up"), tmp_path)
+    with pytest.raises(UserError, match="control characters"):
+        write_stack(replace(stacks[0], subject="a\nb"), tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("ending", ["_gt", "_label", "-seg", "_mask2"])

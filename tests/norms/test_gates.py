@@ -152,6 +152,11 @@ def test_no_gates_to_read():
         read_gates(PaperUNet(norm="INSTANCE"))
 
 
+def test_a_dollar_sign_in_the_name_of_a_layer(tmp_path):
+    history = [(0, {r"$\frac$": read_gates(mixed())["1"]})]
+    plot_gates(history, tmp_path / "gates.png")
+
+
 def test_plot_gates(tmp_path):
     model, history = mixed(), []
     for iteration in range(4):

@@ -205,6 +205,7 @@ def _run(folder, run, key, rows, bad, rng, epochs) -> dict[str, Any]:
         "config_hash": "c0ffee" * 6,
         "message": message,
         "scores": {name: None if pd.isna(value) else value for name, value in scores.items()},
+        "images": {"test": len(test), "validation": len(checked)},
         "cost": {name: None if pd.isna(value) else value for name, value in cost.items()},
         "environment": {
             "versions": {"python": "3.11.7", "torch": "2.13.0", "monai": "1.6.1"},

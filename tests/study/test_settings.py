@@ -78,6 +78,8 @@ def test_methods_have_names():
         ({"x" * 300: "ILN"}, "rename it, shortly"),
         ({"a": "ILN", "A": "BATCH"}, "it occurs twice"),
         ([3], "has no valid form"),
+        ({"a\nb": "ILN"}, "method 'a.nb': a name holds no line breaks, tabs or other control characters"),
+        ({"\x1b[2J": "ILN"}, "method '.x1b.2J': a name holds no line breaks"),
     ],
 )
 def test_wrong_methods_are_one_message(methods, message):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from make_study import make_study
+from matplotlib.text import Text
 
 from monai_iln.study.records import read_records
 from monai_iln.study.report import document, write_report
@@ -465,7 +466,7 @@ def test_failed_runs_are_listed_and_text_is_escaped(tmp_path):
     assert page.table("Runs that did not finish")[1][-1] == "<script>alert(1)</script> | boom"
     assert f"Comparison of normalization methods on {name}" in page.text
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    assert "&lt;script>alert(1)&lt;/script> \\| boom |" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| boom |" in text
     assert "<" not in text
 
 
@@ -550,3 +551,30 @@ def test_select_images_agrees_with_plain_python(study):
     _, records, _ = study
     theirs = select_images(records.images, choose_rates(records.runs, "nested"))
     assert sorted(theirs["dice"]) == sorted(row["dice"] for row in chosen_images(records))
+
+
+@pytest.mark.parametrize("name", ["$x", "$\\frac$", "=a_$1$", "<script>$b$", "- c", "&lt;d", "`e`"])
+def test_names_are_shown_as_they_are(tmp_path, monkeypatch, name):
+    """Drawn as well: a dollar sign begins no formula of matplotlib's, and an equals sign none of a spreadsheet's."""
+    drawn = set()
+
+    def png(figure):
+        figure.draw_without_rendering()
+        texts = figure.findobj(Text)
+        assert not any(name in text.get_text() and text.get_parse_math() for text in texts)
+        drawn.update(text.get_text() for text in texts)
+        return b""
+
+    monkeypatch.setattr(document, "_png", png)
+    structure = f"{name} of a ventricle"
+    make_study(tmp_path, (name, "IN", "GN4"), {name: [structure]}, subjects=2, pictures=False)
+    page = write(tmp_path, read_records(tmp_path))
+    assert {name, f"{name}, {structure}"} <= drawn
+    assert "script" not in page.tags
+    assert page.table(f"{name} against every other")[1] == [f"{name}, {structure}"]
+    with (tmp_path / "report" / "tables" / "comparisons.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[1][rows[0].index("reference")] == name.replace("=", "'=").replace("- c", "'- c")
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "<script>" not in text
+    assert not re.search(r"(?m)^- c", text)

@@ -27,7 +27,8 @@ def make(scratch):
     (scratch / OVERRIDES).write_text("{}")
     scores = [("test", 0.5), ("test", 0.7), ("validation", 0.4)]
     blank = [None] * (len(IMAGES.columns) - 8)
-    IMAGES.write(scratch, [(part, *"abcdef", dice, *blank) for part, dice in scores])
+    rows = [(part, "Smith", "ED", n + 1, n, "mid", "heart", dice, *blank) for n, (part, dice) in enumerate(scores)]
+    IMAGES.write(scratch, rows)
 
 
 def test_a_finished_run_gets_its_name(run, settings, monkeypatch):
@@ -37,6 +38,7 @@ def test_a_finished_run_gets_its_name(run, settings, monkeypatch):
     assert record["status"] == "finished"
     assert record["scores"]["test_dice"] == pytest.approx(0.6)
     assert record["scores"]["validation_dice"] == 0.4
+    assert record["images"] == {"test": 2, "validation": 1}
     assert [path.name for path in (settings.folder / run.path).parent.iterdir()] == ["seed_0"]
 
 

@@ -158,9 +158,8 @@ def _cell(results: Results, source: str, method: str, column: Column) -> Cell:
     if source == "published":
         published = published_dice(method, f"{results.published_group(dataset)}-{fold + 1:.0f}")
         return cell | dict(zip(("mean_dice", "sd_dice"), published or (), strict=False))
-    images = results.part(results.selected[source], dataset, structure)
-    own = (images["fold"] == fold) & (images["method"] == method)
-    scores = images[own & images["dice"].notna()]
+    images = results.cells[source].get((dataset, structure, fold, method), results.shown.iloc[:0])
+    scores = images[images["dice"].notna()]
     cell["images"] = _count_images(scores)
     if scores.empty:
         return cell

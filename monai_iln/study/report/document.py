@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from monai_iln.files import new_file
+from monai_iln.study.records import write_frame
 
 _DPI = 200
 _CSS_PIXELS = 96  # an inch
@@ -149,8 +151,7 @@ def write_document(document: Document, folder: Path) -> Path:
                 with new_file(folder / "figures" / f"{block.name}.png") as partial:
                     partial.write_bytes(images[block.name])
             elif isinstance(block, Table):
-                with new_file(folder / "tables" / f"{block.name}.csv") as partial:
-                    block.frame.to_csv(partial, index=False)
+                write_frame(folder / "tables" / f"{block.name}.csv", block.frame)
 
     def data(picture: Picture) -> str:
         return "data:image/png;base64," + base64.b64encode(images[picture.name]).decode("ascii")
@@ -191,9 +192,10 @@ def _markdown(text: str) -> str:
 
     Example:
         >>> print(_markdown("GN_4 | <b>"))
-        GN\_4 \| &lt;b>
+        GN\_4 \| &lt;b&gt;
     """
-    return re.sub(r"([\\`*_|\[\]~#$])", r"\\\1", text).replace("<", "&lt;").replace("\n", " ")
+    text = re.sub(r"([\\`*_|\[\]~#$])", r"\\\1", html.escape(text, quote=False)).replace("\n", " ")
+    return re.sub(r"^(\d*)([-+.)])(?=\s)", r"\1\\\2", text)  # what begins a list
 
 
 def _wrap(text: str) -> Markup:

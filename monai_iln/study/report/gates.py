@@ -51,7 +51,7 @@ def blocks(results: Results) -> list[Block]:
 
 def _picture(method: str, run: Path, gates: pd.DataFrame) -> Picture:
     component = _first_component(gates)
-    last = gates[gates["component"] == component].groupby("layer", sort=False).tail(1)
+    last = gates[gates["component"] == component].groupby("layer", sort=False, observed=True).tail(1)
     ends = last["weight"].to_numpy(float)
     dead = int((last["dead"] > 0).sum())
     told = "no gate is dead"
@@ -92,7 +92,9 @@ def draw_gate_curves(gates: pd.DataFrame) -> Figure:
     """
     component = _first_component(gates)
     rows = gates[gates["component"] == component]
-    curves = {str(layer): curve.sort_values("iteration") for layer, curve in rows.groupby("layer", sort=False)}
+    curves = {
+        str(layer): curve.sort_values("iteration") for layer, curve in rows.groupby("layer", sort=False, observed=True)
+    }
     height = max(2.8, 0.7 + _LINE * len(curves))
     figure = new_figure(height)
     axes = figure.subplots()

@@ -51,7 +51,10 @@ class Results:
     def of(cls, folder: Path, records: Records) -> Results:
         """Fill what is missing from the tables of a partial study with NaN."""
         runs = _complete(records.runs, RUNS.texts, _RUN_NUMBERS)
-        images = _complete(records.images, ALL_IMAGES.texts, ALL_IMAGES.numbers)
+        images = records.images
+        missing = [column for column in ALL_IMAGES.columns if column not in images]
+        if missing:
+            images = images.reindex(columns=[*images.columns, *missing])
         return cls(folder, records.study, runs, images)
 
     @cached_property
@@ -125,7 +128,9 @@ class Results:
     @cached_property
     def selected(self) -> dict[str, pd.DataFrame]:
         """The test images of the chosen runs, by rule."""
-        return {rule: select_images(self.images, table) for rule, table in self.chosen.items()}
+        # Of all images they are few, and only these are held as plain text.
+        chosen = {rule: select_images(self.images, table) for rule, table in self.chosen.items()}
+        return {rule: _complete(images, ALL_IMAGES.texts, ALL_IMAGES.numbers) for rule, images in chosen.items()}
 
     @cached_property
     def rule(self) -> str:
@@ -135,7 +140,8 @@ class Results:
     @cached_property
     def shown(self) -> pd.DataFrame:
         """The test images of the chosen runs by :attr:`rule`."""
-        return self.selected.get(self.rule, self.images.iloc[:0])
+        nothing = _complete(self.images.iloc[:0], ALL_IMAGES.texts, ALL_IMAGES.numbers)
+        return self.selected.get(self.rule, nothing)
 
     @cached_property
     def shown_methods(self) -> list[str]:
@@ -148,6 +154,12 @@ class Results:
         if not self.selected:
             return self.shown
         return pd.concat(self.selected.values())
+
+    @cached_property
+    def cells(self) -> dict[str, dict[tuple[Any, ...], pd.DataFrame]]:
+        """The test images of the chosen runs by rule, and by data set, structure, fold and method."""
+        keys = ["dataset", "structure", "fold", "method"]
+        return {rule: dict(iter(images.groupby(keys, sort=False))) for rule, images in self.selected.items()}
 
     def methods_of(self, images: pd.DataFrame) -> list[str]:
         """The methods of images, in the order of the plan."""

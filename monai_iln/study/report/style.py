@@ -37,6 +37,7 @@ _STYLE = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
     "lines.linewidth": 1.4,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
 }
 
 _Arguments = ParamSpec("_Arguments")

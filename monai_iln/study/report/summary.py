@@ -153,7 +153,8 @@ def _caveats(results: Results) -> list[str]:
 
 def _without_spacing(results: Results) -> list[str]:
     """Data sets whose voxels all measure 1 ml / 1000: so they do where the files do not know their spacing."""
-    images = results.images[results.images["truth_pixels"] > 0]
+    columns = ["dataset", "truth_pixels", "truth_ml"]
+    images = results.images.loc[results.images["truth_pixels"] > 0, columns]
     unit = np.isclose(images["truth_ml"], images["truth_pixels"] / 1000, atol=1e-6)
     of_unit = pd.Series(unit).groupby(images["dataset"].to_numpy()).all()
     return [name for name in results.datasets if of_unit.get(name, False)]

@@ -1,0 +1,129 @@
+"""A study is believed only as far as its files agree with one another."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from make_study import make_study
+
+from monai_iln.errors import UserError
+from monai_iln.run_files import ALL_IMAGES, IMAGES, RECORD, RUNS
+from monai_iln.study.records import find_runs, read_records, write_frame, write_tables
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    make_study(folder, ("ILN", "IN"), folds=(0, 1), rates=(0.1,), subjects=2, pictures=False)
+    return folder
+
+
+@pytest.fixture
+def study(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "study")
+
+
+def change(study, edit):
+    """Edit the images of the first run, as someone with a spreadsheet might."""
+    run = find_runs(study)[0]
+    table = edit(pd.read_csv(run / IMAGES.name, dtype=object))
+    table.to_csv(run / IMAGES.name, index=False)
+    return run
+
+
+def without_counts(run):
+    """Make the record one of an earlier version, which counted nothing."""
+    record = json.loads((run / RECORD).read_text())
+    del record["images"]
+    (run / RECORD).write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (lambda table: table.iloc[: len(table) * 2 // 3], "rows of the part"),
+        (lambda table: table[table["part"] == "test"], "0 rows of the part validation"),
+        (lambda table: pd.concat([table, table.iloc[:3]]), "3 of its 27 rows twice"),
+        (lambda table: table.drop(columns="dice"), "lacks the columns dice"),
+        (lambda table: table.iloc[:0], "0 rows of the part test"),
+        (lambda table: table.assign(dice="0.5"), "test_dice is 0.5, and run.json says"),
+        (lambda table: table.assign(hd95_mm="far"), "hd95_mm is 'far' in row 1, and must be a number"),
+        (lambda table: table.assign(dice=["nan", *table["dice"][1:]]), "dice is empty in row 1"),
+        (lambda table: table.assign(truth_pixels=""), "truth_pixels is empty in row 1"),
+        (lambda table: table.assign(subject=["", *table["subject"][1:]]), "subject is empty in row 1"),
+    ],
+)
+def test_images_that_are_not_those_of_the_record(study, edit, why):
+    run = change(study, edit)
+    with pytest.raises(UserError) as raised:
+        read_records(study)
+    message = str(raised.value)
+    assert str(run / IMAGES.name) in message
+    assert why in message
+    assert "delete its folder, and the study will do the run again" in message
+
+
+@pytest.mark.parametrize("edit", [lambda table: table.iloc[: len(table) * 2 // 3], lambda table: table.iloc[:0]])
+def test_earlier_records_count_nothing_and_have_a_mean(study, edit):
+    runs = find_runs(study)
+    for run in runs:
+        without_counts(run)
+    assert len(read_records(study).runs) == len(runs)
+    change(study, edit)
+    with pytest.raises(UserError, match="_dice is .* and run.json says"):
+        read_records(study)
+
+
+def test_a_folder_holds_its_own_run(study):
+    first, second, *_ = find_runs(study)
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+    with pytest.raises(UserError, match=f"it is the record of {first.relative_to(study).as_posix()}"):
+        read_records(study)
+
+
+def test_a_record_that_lacks_what_tells_its_run(study):
+    path = find_runs(study)[0] / RECORD
+    record = json.loads(path.read_text())
+    del record["seed"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="not the record of a run .it lacks seed."):
+        read_records(study)
+
+
+def test_each_text_is_held_once(study):
+    images = read_records(study).images
+    assert {str(images[column].dtype) for column in ALL_IMAGES.texts} == {"category"}
+    assert list(images["method"].unique()) == ["ILN", "IN"]
+
+
+def test_a_run_that_lacks_what_others_have(study):
+    """Runs on volumes have no position, and some have no files."""
+    run = change(study, lambda table: table.assign(position="", image=""))
+    images = read_records(study).images
+    own = images["run"] == run.relative_to(study).as_posix()
+    assert images.loc[own, ["position", "image"]].isna().all(axis=None)
+    assert set(images.loc[~own, "position"]) == {"base", "mid", "apex"}
+
+
+def test_tables_hold_what_the_runs_do(study):
+    records = read_records(study)
+    write_tables(study, records)
+    pd.testing.assert_frame_equal(ALL_IMAGES.read(study), records.images)
+    found = RUNS.read(study)
+    np.testing.assert_array_equal(found["test_dice"], records.runs["test_dice"])
+    summary = json.loads((study / "summary.json").read_text())
+    for run, row in records.runs.set_index("run").iterrows():
+        assert summary[run]["left ventricle"]["mean"] == pytest.approx(row["test_dice"])
+        assert summary[run]["left ventricle"]["images"] == 12
+
+
+def test_a_table_of_pandas_holds_no_formulas(tmp_path):
+    frame = pd.DataFrame({"method": ["=1+1", "IN", None], "change": [-0.5, np.nan, 2], "images": [1, 2, 3]})
+    write_frame(tmp_path / "table.csv", frame.astype({"method": "category"}))
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["method", "change", "images"], ["'=1+1", "-0.5", "1"], ["IN", "", "2"], ["", "2.0", "3"]]
