@@ -70,6 +70,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         rows: The cells of each row. ``None`` is an empty cell.
 
     Example:
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "table.csv"
         >>> write_csv(path, ["subject", "change"], [("=1+1", -0.5)])
         >>> path.read_text(encoding="utf-8").split()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +160,7 @@ def prepare_decathlon(
     output, actions = _begin(output, (), ())
     folds = _check_folds(folds, seed)
     listed = read_decathlon(Path(source), subject)
-    key = _work_key([listed.pairs, listed.labels], [file for pair in listed.pairs for file in (pair.image, pair.label)])
+    key = _work_key([listed.pairs, listed.labels], (file for pair in listed.pairs for file in (pair.image, pair.label)))
     with resumable_folder(output, key) as folder:
         items, findings = _look_into(listed, folder, workers or Workers(), progress)
         for line in summarize(findings, actions):
@@ -246,9 +247,7 @@ class _Request(NamedTuple):
     progress: bool
 
 
-def _prepare(
-    make_plan: Callable[[Sequence[Path]], Plan], sources: Sources, output: Path | str, request: _Request
-) -> Path:
+def _prepare(make_plan: partial[Plan], sources: Sources, output: Path | str, request: _Request) -> Path:
     output, actions = _begin(output, request.keep, request.exclude)
     if request.anonymize is not None:
         require_apart(request.anonymize, output)
@@ -264,7 +263,8 @@ def _prepare(
         if request.anonymize is not None:
             others = [finding.subject for finding in plan.findings if finding.subject]
             names = draw_pseudonyms(request.anonymize, sorted({*plan.subjects, *others}))
-        key = _work_key([repr(make_plan), actions, names], [file for path in paths for file in list_files(path)])
+        work = [make_plan.func.__name__, make_plan.keywords, actions, names]
+        key = _work_key(work, (file for path in paths for file in list_files(path)))
         with resumable_folder(output, key) as folder:
             subjects = PreparedSubjects(plan, folder, actions, renamer, names, request.workers, request.progress)
             _finish(subjects, request, folds, names)
@@ -319,11 +319,12 @@ def _with_fold(item: Mapping[str, Any], fold: int) -> dict[str, Any]:
     return {**rest, "fold": fold, "slices": item["slices"]}
 
 
-def _work_key(work: Any, files: Sequence[Path]) -> str:
+def _work_key(work: Any, files: Iterable[Path]) -> str:
     """A text that is another for other work: what is asked for, and the files with their sizes and times."""
-    found = [(str(file), *_look_up(file)) for file in files]
-    text = json.dumps([_WORK_FORMAT, work, found], default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([_WORK_FORMAT, work], default=str).encode())
+    for file in files:
+        digest.update(os.fsencode(file) + repr(_look_up(file)).encode())
+    return digest.hexdigest()
 
 
 def _look_up(file: Path) -> tuple[int, int]:

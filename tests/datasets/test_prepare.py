@@ -156,23 +156,27 @@ def test_a_folder_that_cannot_be_written(official, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_is_never_taken_for_whole(mirror, tmp_path, kind):
-    """Stopped at a moment of its writing, whatever the signal: no output; the same command again does the work."""
-    output = tmp_path / "out"
+    """Stopped at a moment of its writing, whatever the signal: no output; the same command again does the rest."""
+    output, results = tmp_path / "out", tmp_path / "out.unfinished" / ".results"
     command = [sys.executable, "-m", "monai_iln", "prepare", "sunnybrook", "--source", mirror, "--output", output]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
-        images = tmp_path / "out.unfinished" / "images"
-        while not any(images.glob("*")) and process.poll() is None and time.monotonic() < deadline:
+        while not any(results.glob("[0-9]*")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
         process.send_signal(kind)
         _, errors = process.communicate(timeout=60)
     if not output.exists():
         assert process.returncode != 0
         assert "Traceback" not in errors
+        done = {path.name: path.stat().st_mtime_ns for path in results.glob("[0-9]*")}
     else:
         assert len(read_datalist(output)) == 12, "it was faster than the signal"
-        shutil.rmtree(output)
+        return
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out.unfinished" / "images").iterdir()}
+    assert done
     assert len(read_datalist(prepare_sunnybrook(mirror, output))) == 12
+    kept = [name for name, when in written.items() if (output / "images" / name).stat().st_mtime_ns == when]
+    assert len(kept) >= 2 * len(done), "what was done is not done again"
 
 
 def test_acdc_is_prepared_in_its_true_size(tmp_path):
