@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -207,7 +208,8 @@ def _check(datalist: _Datalist, *, anew: bool, progress: bool = False) -> list[d
     all_hashes = []
     items = track(datalist.items, "Checking", "stack", progress)
     try:
-        with ThreadPoolExecutor() as threads:  # hashing and unpacking leave Python to the others
+        # Hashing and unpacking leave Python to other threads; of more than these, most would wait for it.
+        with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as threads:
             looks = threads.map(look, datalist.items)
             for item, hashes in zip(items, looks, strict=True):
                 if owners.setdefault(hashes["image"], item["subject"]) != item["subject"]:
