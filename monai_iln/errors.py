@@ -267,8 +267,8 @@ def tell_interruption(error: KeyboardInterrupt, told: str = "") -> int:
     """Print a line about an interruption.
 
     Args:
-        error: What was raised. Its text is what the line tells.
-        told: What the line tells of an error without a text.
+        error: The interruption. The line tells its text.
+        told: The text for an interruption that has none.
 
     Returns:
         The exit status: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.

@@ -159,7 +159,7 @@ def tell_other_subject(frames: Iterable[Frame], portrait: Portrait, fits: Mappin
     Args:
         frames: The frames of the subject.
         portrait: The portrait of the subject.
-        fits: What :func:`measure_fit` says of its masks on the images of each candidate.
+        fits: The fit of its masks on the images of each candidate, see :func:`measure_fit`.
     """
     best = max(fits, key=lambda other: fits[other], default=None)
     if best is None or fits[best] <= portrait.contrast:
