@@ -270,7 +270,7 @@ class PreparedSubjects:
             for other in others:
                 doubted_by[other].append(name)
         fits: dict[str, dict[str, float]] = {name: {} for name in candidates}
-        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".masks-", dir=self.folder) as scratch:
             files = {name: Path(scratch, str(place)) for place, name in enumerate(candidates)}
             savers = [_Saver(self.tasks[name], file) for name, file in files.items()]
             frames = dict(zip(candidates, run_in_parallel(_save_masks, savers, self.workers), strict=True))

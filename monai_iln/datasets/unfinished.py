@@ -104,21 +104,26 @@ def _begin(folder: Path, key: str) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") == key:
         return
     for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != _LOCK:
-            entry.unlink()
+        if entry.name != _LOCK:
+            _remove(entry)
     path.write_text(key, encoding="utf-8")
 
 
 def _finish(folder: Path, output: Path, lock: FileLock) -> None:
-    shutil.rmtree(folder / _RESULTS, ignore_errors=True)
-    (folder / _KEY).unlink()
+    """Take away what the work alone needed and what a kill has left, all of it hidden, and give the folder its name."""
     lock.release()  # some systems do not rename a folder with an open file
-    (folder / _LOCK).unlink(missing_ok=True)
+    for entry in folder.glob(".*"):
+        _remove(entry)
     if output.exists():
         output.rmdir()
     folder.replace(output)
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
 
 
 def _keep(folder: Path) -> str:
