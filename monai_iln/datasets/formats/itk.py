@@ -77,6 +77,8 @@ def read_itk_header(path: Path) -> ItkHeader:
     require_extra(f"reading {path.suffix} files", "data", "SimpleITK")
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of a .nrrd, .nhdr, .mha or .mhd file.")
+    if not _is_text(str(path)):  # SimpleITK would end the process
+        raise UserError(f"{str(path)!r}: a path that is not UTF-8. Rename what is not.")
     try:
         with path.open("rb") as file:
             start = file.read(_MOST_TEXT)
@@ -92,6 +94,14 @@ def read_itk_header(path: Path) -> ItkHeader:
         ) from error
     check_size(header, packed=header.encoding != "raw")
     return header
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_itk_voxels(header: ItkHeader) -> NDArray[Any]:

@@ -217,8 +217,9 @@ def _check_masks(stacks: Sequence[Stack]) -> Iterator[Finding]:
     masks: dict[str, list[tuple[Stack, int]]] = defaultdict(list)
     for stack in stacks:
         for index in range(len(stack.slices)):
-            if _counts(stack, index):
-                masks[_digest(stack.label[..., index])].append((stack, index))
+            label = stack.label[..., index]
+            if label.any():
+                masks[_digest(label)].append((stack, index))
     for group in masks.values():
         frames = [Frame(stack.subject, stack.phase, stack.slices[index], stack.file(index)) for stack, index in group]
         yield from tell_copies("same-mask", frames)
@@ -252,24 +253,13 @@ def tell_copies(reason: str, frames: Sequence[Frame]) -> Iterator[Finding]:
 
 
 def digest_images(stack: Stack) -> list[str]:
-    """A digest of the image of every slice; empty for one that is blank or has no label.
+    """A digest of the image of every slice; empty for one that is blank, for those are alike everywhere.
 
     Args:
         stack: The stack.
     """
-    digests = []
-    for index in range(len(stack.slices)):
-        digest = ""
-        if _counts(stack, index):
-            digest = _digest(stack.image[..., index])
-        digests.append(digest)
-    return digests
-
-
-def _counts(stack: Stack, index: int) -> bool:
-    """Whether a slice can be a copy: blank images and empty masks are alike everywhere."""
-    image, label = stack.image[..., index], stack.label[..., index]
-    return bool(label.any() and image.min() < image.max())
+    images = np.moveaxis(stack.image, -1, 0)
+    return [_digest(image) if image.min() < image.max() else "" for image in images]
 
 
 def _digest(array: Array) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import sys
 import zlib
 
 import nibabel as nib
@@ -306,3 +307,12 @@ def test_a_damaged_meta_header_is_told_once(tmp_path, capfd, good, bad):
 def test_a_name_with_a_line_break(tmp_path):
     array, _ = read_volume(write(tmp_path / "one\ntwo.mha"))
     np.testing.assert_array_equal(array, values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text(tmp_path):
+    """SimpleITK would end the whole process."""
+    path = tmp_path / "a\udcff.nrrd"
+    write(tmp_path / "scan.nrrd").rename(path)
+    with pytest.raises(UserError, match="a path that is not UTF-8. Rename what is not"):
+        read_volume(path)

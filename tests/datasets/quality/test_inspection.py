@@ -119,6 +119,17 @@ def test_identical_images(good):
     assert f"{good[3].subject} {good[3].phase} slice {good[3].slices[2]}" in found[0].detail
 
 
+def test_a_copied_image_without_a_label_is_one(good):
+    """Else two subjects with one heart keep the slices beyond it, and end up in two folds."""
+    label = good[0].label.copy()
+    label[..., 1] = 0
+    stack = replace(good[0], label=label, pool=None)
+    copy = replace(stack, subject="copy")
+    assert flagged([stack, copy, *good[2:]], "same-image") == frames([stack, copy], [0, 1])
+    blank = np.zeros_like(stack.image)
+    assert not flagged([replace(stack, image=blank), replace(copy, image=blank)], "same-image")
+
+
 def test_area_jumps(good):
     before = flagged(good, "area-jump")
     label = good[0].label.copy()
