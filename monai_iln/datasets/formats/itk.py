@@ -197,7 +197,7 @@ def _parse_nrrd(text: str) -> _Text:
 
 def _parse_meta(text: str) -> _Text:
     """The fields of a MetaImage header: ``key = value``, that of the voxels last."""
-    lines = [line.partition("=") for line in text.splitlines() if line.strip()]
+    lines = [line.partition("=") for line in text.split("\n") if line.strip()]  # as SimpleITK parts them
     fields = {key.strip(): value.strip() for key, _, value in lines}
     data, sizes = _find(fields, "ElementDataFile"), _find(fields, "DimSize").split()
     # SimpleITK prints what is wrong with these, whatever it is told.
