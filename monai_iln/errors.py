@@ -135,7 +135,8 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         if refused is None and isinstance(error, OSError) and error.errno in _REMEDIES:
             refused = refusal(error)
-        error = error.__cause__ or error.__context__
+        hidden = error.__suppress_context__  # "from None" says that a program has dealt with it
+        error = error.__cause__ if hidden else error.__context__
     return error or refused
 
 

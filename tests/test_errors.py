@@ -161,6 +161,18 @@ def test_what_the_system_refuses_is_a_user_error():
     assert find_user_error(mistake) is mistake
 
 
+def test_what_a_program_has_dealt_with_hides_no_fault():
+    def stumble():
+        try:
+            raise PermissionError(errno.EACCES, "Permission denied", "/data/a.dcm")
+        except OSError:
+            raise KeyError("bug") from None
+
+    with pytest.raises(KeyError) as raised:
+        stumble()
+    assert find_user_error(raised.value) is None
+
+
 def test_a_refusal_names_the_file_and_the_first_cause():
     cause = OSError(errno.ENOSPC, "No space left on device")
     long = OSError("With tag (7fe0,0010) got exception: No space left on device\nTraceback ...")

@@ -87,7 +87,7 @@ def read_failure(run: Path) -> dict[str, Any] | None:
     Raises:
         UserError: If the file is there but tells nothing.
     """
-    return _read_document(failure_path(run) / FAILURE, "failure", "message", "retry", "grid")
+    return _read_document(failure_path(run) / FAILURE, "failure", message=str, retry=bool, grid=dict)
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -105,7 +105,7 @@ def read_record(run: Path) -> dict[str, Any] | None:
     Raises:
         UserError: If the file is there but no record.
     """
-    return _read_document(run / RECORD, "record", "config_hash", "status", "scores", "cost")
+    return _read_document(run / RECORD, "record", config_hash=str, status=str, scores=dict, cost=dict)
 
 
 def read_records(folder: Path | str) -> Records:
@@ -132,6 +132,7 @@ def read_records(folder: Path | str) -> Records:
             continue
         name = run.relative_to(folder).as_posix()
         _require_own_folder(run, name, record)
+        _require_numbers(run, record)
         rows.append(_row(name, record))
         if record["status"] == "finished":
             table = _read_images(run, record)
@@ -171,6 +172,18 @@ def _require_own_folder(run: Path, name: str, record: Mapping[str, Any]) -> None
         raise _changed_from_outside(run / RECORD, "record", f"it is the record of {own}")
 
 
+def _require_numbers(run: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a record whose scores or counts are no numbers."""
+    for key in ("scores", "images"):
+        values = record.get(key, {})  # earlier versions did not count
+        if not isinstance(values, dict) or not all(map(_is_number, values.values())):
+            raise _changed_from_outside(run / RECORD, "record", f"its {key} are {values!r}, and must be numbers")
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float))
+
+
 def _read_images(run: Path, record: Mapping[str, Any]) -> pd.DataFrame:
     """Read the images of a finished run, and compare them with what its record tells of them."""
     try:
@@ -196,8 +209,9 @@ def _check_images(table: pd.DataFrame, record: Mapping[str, Any]) -> None:
         raise ValueError(f"it has {twice} of its {len(table)} rows twice")
     dice = {part: table.loc[table["part"] == part, "dice"] for part in ("test", "validation")}
     for part, rows in record.get("images", {}).items():  # earlier versions did not count
-        if len(dice[part]) != rows:
-            raise ValueError(f"it has {len(dice[part])} rows of the part {part}, and {RECORD} counts {rows}")
+        counted = int((table["part"] == part).sum())
+        if counted != rows:
+            raise ValueError(f"it has {counted} rows of the part {part}, and {RECORD} counts {rows}")
     found = {
         "test_dice": dice["test"].mean(),
         "test_dice_std": dice["test"].std(),
@@ -209,13 +223,16 @@ def _check_images(table: pd.DataFrame, record: Mapping[str, Any]) -> None:
             raise ValueError(f"its {name} is {value:.6g}, and {RECORD} says {recorded}")
 
 
-def _read_document(path: Path, what: str, *keys: str) -> dict[str, Any] | None:
-    """Read a JSON file that must have some keys; ``None`` if it is missing."""
+def _read_document(path: Path, what: str, **kinds: type) -> dict[str, Any] | None:
+    """Read a JSON file that must have keys with values of some kinds; ``None`` if it is missing."""
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        lacking = [key for key in keys if key not in document]
+        lacking = [key for key in kinds if key not in document]
         if lacking:
             raise ValueError(f"it lacks {', '.join(lacking)}")
+        for key, kind in kinds.items():
+            if not isinstance(document[key], kind):
+                raise ValueError(f"its {key} is {document[key]!r}, and must be of another kind")
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -10,8 +10,16 @@ import pytest
 from make_study import make_study
 
 from monai_iln.errors import UserError
-from monai_iln.run_files import ALL_IMAGES, IMAGES, RECORD, RUNS
-from monai_iln.study.records import find_runs, read_records, write_frame, write_tables
+from monai_iln.run_files import ALL_IMAGES, FAILURE, IMAGES, RECORD, RUNS
+from monai_iln.study.records import (
+    failure_path,
+    find_runs,
+    read_failure,
+    read_records,
+    write_failure,
+    write_frame,
+    write_tables,
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +100,34 @@ def test_a_record_that_lacks_what_tells_its_run(study):
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match="not the record of a run .it lacks seed."):
         read_records(study)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"scores": []}, "its scores is [], and must be of another kind"),
+        ({"cost": None}, "its cost is None, and must be of another kind"),
+        ({"scores": {"test_dice": "good"}}, "its scores are {'test_dice': 'good'}, and must be numbers"),
+        ({"images": None}, "its images are None, and must be numbers"),
+        ({"images": {"training": 3}}, "0 rows of the part training, and run.json counts 3"),
+    ],
+)
+def test_a_record_of_another_kind(study, values, why):
+    path = find_runs(study)[0] / RECORD
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(UserError) as raised:
+        read_records(study)
+    assert why in str(raised.value)
+    assert "delete its folder" in str(raised.value)
+
+
+def test_a_failure_of_another_kind(study):
+    run = find_runs(study)[0]
+    write_failure(run, {}, "wrong")
+    path = failure_path(run) / FAILURE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"grid": None}))
+    with pytest.raises(UserError, match="not the failure of a run .its grid is None"):
+        read_failure(run)
 
 
 def test_each_text_is_held_once(study):
