@@ -8,10 +8,18 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from monai_iln.errors import UserError
-from monai_iln.handlers import SaveWeights
+from monai_iln.handlers import SaveWeights, weights
 
 
-def train(path, *scores, **options):
+class Wrapped(nn.Module):
+    """What PyTorch makes of a network for distributed training."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+def train(path, *scores, wrap=None, **options):
     """An engine whose epochs have these scores, as MONAI's evaluator has. The weight is the number of the epoch."""
     network = nn.Linear(1, 1)
 
@@ -22,7 +30,7 @@ def train(path, *scores, **options):
 
     engine = Engine(lambda engine, _: nn.init.constant_(network.weight, engine.state.epoch))
     engine.add_event_handler(Events.EPOCH_COMPLETED, compare)
-    SaveWeights(network, str(path), **options).attach(engine)
+    SaveWeights(wrap(network) if wrap else network, str(path), **options).attach(engine)
     engine.run([0], len(scores))
 
 
@@ -46,3 +54,15 @@ def test_a_full_disk_leaves_the_weights_that_were_there(tmp_path, monkeypatch):
         train(path, 0.5)
     assert path.read_bytes() == b"published"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_layers_have_their_own_names_in_distributed_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "DistributedDataParallel", Wrapped)
+    train(tmp_path / "model.pt", 0.5, wrap=Wrapped)
+    assert set(torch.load(tmp_path / "model.pt", weights_only=True)) == {"weight", "bias"}
+
+
+def test_one_process_of_several_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "is_first", lambda: False)
+    train(tmp_path / "model.pt", 0.5)
+    assert list(tmp_path.iterdir()) == []
