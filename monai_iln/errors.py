@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 _MOST_SHOWN = 40  # names in a message
 _MOST_DETAILS = 3
+_TIDYING_SECONDS = 10.0
 _USUAL_FORMAT = warnings.formatwarning
 
 # What the system refuses, by no fault of the program, and what to do about it.
@@ -260,8 +262,14 @@ def end_as_interrupted() -> None:
 
 
 def _terminate(number: int, _: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # another one would interrupt the tidying up
-    raise TerminatedError(number)
+    now = time.monotonic()
+    # Another one at once would interrupt the tidying up. Later it is needed: what was raised may have been swallowed.
+    if now - _last_signal.get(number, -_TIDYING_SECONDS) >= _TIDYING_SECONDS:
+        _last_signal[number] = now
+        raise TerminatedError(number)
+
+
+_last_signal: dict[int, float] = {}
 
 
 def tell_interruption(error: KeyboardInterrupt, told: str = "") -> int:

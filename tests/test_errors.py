@@ -11,6 +11,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_iln.datasets import DataWarning
+from monai_iln import errors
 from monai_iln.errors import (
     DivergedError,
     TerminatedError,
@@ -228,6 +229,10 @@ def test_a_signal_ends_a_process_as_ctrl_c_does(monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         assert caught.value.signal == signal.SIGTERM
         signal.raise_signal(signal.SIGTERM)  # another one does not interrupt the tidying up
+        monkeypatch.setattr(errors, "_TIDYING_SECONDS", 0.0)
+        with pytest.raises(TerminatedError):  # unless what was raised came to nothing
+            signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_as_interrupted()
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "as nohup has it for SIGHUP"
     finally:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from monai_iln.datasets.datalist import FILE_NAME, read_datalist
+from monai_iln.datasets.formats.listing import refuse_special
 from monai_iln.datasets.inference import find_stacks
 from monai_iln.datasets.stacks import Finding
 from monai_iln.errors import UserError, require
@@ -52,6 +53,7 @@ def draw_pseudonyms(key: Path | str, subjects: Iterable[str]) -> dict[str, str]:
         True
     """
     key = Path(key)
+    refuse_special(key)
     stored = {subject: _storable(subject) for subject in subjects}
     try:
         known = _read(key)

@@ -30,6 +30,7 @@ from monai_iln.run_files import (
 _IMAGE_KEY = ["part", "subject", "phase", "slice", "index", "structure"]
 """What tells one row of a run's images from another."""
 _ROWS_AT_ONCE = 10_000
+_STATUSES = ("finished", "diverged")
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def read_records(folder: Path | str) -> Records:
             continue
         name = run.relative_to(folder).as_posix()
         _require_own_folder(run, name, record)
-        _require_numbers(run, record)
+        _require_values(run, record)
         rows.append(_row(name, record))
         if record["status"] == "finished":
             table = _read_images(run, record)
@@ -172,8 +173,10 @@ def _require_own_folder(run: Path, name: str, record: Mapping[str, Any]) -> None
         raise _changed_from_outside(run / RECORD, "record", f"it is the record of {own}")
 
 
-def _require_numbers(run: Path, record: Mapping[str, Any]) -> None:
-    """Refuse a record whose scores or counts are no numbers."""
+def _require_values(run: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a record of an unknown status, or whose scores or counts are no numbers."""
+    if record["status"] not in _STATUSES:
+        raise _changed_from_outside(run / RECORD, "record", f"its status is {record['status']!r}")
     for key in ("scores", "images"):
         values = record.get(key, {})  # earlier versions did not count
         if not isinstance(values, dict) or not all(map(_is_number, values.values())):

@@ -99,6 +99,12 @@ def test_a_key_that_cannot_be_written(tmp_path):
         draw_pseudonyms(tmp_path / "missing" / "key.csv", ["Smith"])
 
 
+def test_a_key_that_is_a_pipe(key):
+    os.mkfifo(key)
+    with pytest.raises(UserError, match="a pipe, a socket or a device"):
+        draw_pseudonyms(key, ["Smith"])
+
+
 def test_the_key_lies_apart(tmp_path):
     require_apart(tmp_path / "key.csv", tmp_path / "output")
     with pytest.raises(UserError, match="put it elsewhere"):

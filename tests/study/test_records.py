@@ -108,6 +108,7 @@ def test_a_record_that_lacks_what_tells_its_run(study):
         ({"scores": []}, "its scores is [], and must be of another kind"),
         ({"cost": None}, "its cost is None, and must be of another kind"),
         ({"scores": {"test_dice": "good"}}, "its scores are {'test_dice': 'good'}, and must be numbers"),
+        ({"status": "weird"}, "its status is 'weird'"),
         ({"images": None}, "its images are None, and must be numbers"),
         ({"images": {"training": 3}}, "0 rows of the part training, and run.json counts 3"),
     ],
