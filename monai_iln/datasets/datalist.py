@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,20 +71,20 @@ def _name_files(stack: Stack) -> dict[str, str]:
     return {"image": f"images/{name}", "label": f"labels/{name}"}
 
 
-def refuse_shared_files(items: Sequence[Mapping[str, Any]]) -> None:
+def refuse_shared_files(names: Iterable[tuple[str, str]]) -> None:
     """Refuse stacks that would have one file. Some file systems take names that differ in case for one.
 
     Args:
-        items: The items of the stacks.
+        names: The subject and the phase of every stack, also of those of which nothing is written: each that is
+            prepared anew takes the files of its name away.
 
     Raises:
         UserError: If two stacks would have one file.
     """
-    for file, count in Counter(item["image"].casefold() for item in items).items():
+    for file, count in Counter(f"{subject}_{phase}.nii.gz".casefold() for subject, phase in names).items():
         if count > 1:
             raise UserError(
-                f"{count} stacks would be called {Path(file).name}. Files are named after subject and phase: rename "
-                "one."
+                f"{count} stacks would be called {file}. Files are named after subject and phase: rename one."
             )
 
 

@@ -229,7 +229,7 @@ class PreparedSubjects:
         except UserError as error:
             raise UserError(renamer.text(str(error))) from error
         refuse_twins(stacks)
-        refuse_shared_files(self.items())
+        refuse_shared_files((names.get(stack.subject, stack.subject), stack.phase) for stack in stacks)
         self._compare(skip_other_subjects=actions["other-subject"] == "keep")
 
     def stacks(self) -> Iterator[StackRecord]:

@@ -29,6 +29,7 @@ _TELL_NO_FILE = (
     *("background", "displaced", "other-subject", "low-contrast", "area-jump", "same-image", "same-mask"),
     *("not-inspected", "uneven-slices", "broken-outline", "outside-image", "copied-contour"),
 )
+_NAME_OTHERS = ("same-image", "same-mask", "other-subject", "copied-contour")
 
 
 def draw_pseudonyms(key: Path | str, subjects: Iterable[str]) -> dict[str, str]:
@@ -136,21 +137,26 @@ def hide_subjects(findings: Iterable[Finding], names: Mapping[str, str]) -> list
     Returns:
         The same, renamed. A detail stays where it tells nothing but subjects and numbers.
     """
-    subjects = _any_word([subject for subject in names if subject])
+    subjects = _others_in_details(names)
 
     def hide(finding: Finding) -> Finding:
         detail = _NOT_TOLD
         if finding.reason in _TELL_NO_FILE:
-            detail = subjects.sub(lambda match: names[match[0]], finding.detail)
+            detail = finding.detail
+        if finding.reason in _NAME_OTHERS:
+            detail = subjects.sub(lambda match: match["before"] + names[match["subject"]], detail)
         return finding._replace(subject=finding.subject and names[finding.subject], file="", detail=detail)
 
     return [hide(finding) for finding in findings]
 
 
-def _any_word(words: Sequence[str]) -> re.Pattern[str]:
-    """A pattern of any of the words, not within others, the longest first."""
-    ordered = sorted(filter(None, set(words)), key=len, reverse=True)
-    return re.compile(rf"(?<!\w)({'|'.join(map(re.escape, ordered)) or '(?!)'})(?!\w)")
+def _others_in_details(names: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of subjects where details name them: one may be called *2*, as slices and measured values are."""
+    ordered = sorted(filter(None, names), key=len, reverse=True)
+    subject = "|".join(map(re.escape, ordered)) or "(?!)"
+    return re.compile(
+        rf"(?P<before>identical to |those of |a contour of |, )(?P<subject>{subject})(?= [^,]* slice \d|, |$)"
+    )
 
 
 def name_stacks(folder: Path | str, key: Path | str | None, output: Path | str) -> dict[str, str]:

@@ -68,7 +68,8 @@ def resumable_folder(output: Path, key: str) -> Iterator[Path]:
     """
     require_new(output)
     folder = output.with_name(f"{output.name}{UNFINISHED}")
-    if folder.exists() and not (folder / _KEY).is_file():
+    begun = folder.exists()
+    if begun and not (folder / _KEY).is_file():
         raise UserError(f"{folder}: is there, and holds no unfinished work. Remove or rename it.")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,10 @@ def resumable_folder(output: Path, key: str) -> Iterator[Path]:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise UserError(f"{folder}: another process works there. Wait for it, or choose another output.") from error
+            raise _occupied(folder) from error
+    if begun and not (folder / _KEY).is_file():  # the other process is about to give the folder its name
+        lock.release()
+        raise _occupied(folder)
     try:
         with writing(folder):
             _begin(folder, key)
@@ -98,6 +102,10 @@ def resumable_folder(output: Path, key: str) -> Iterator[Path]:
         lock.release()
 
 
+def _occupied(folder: Path) -> UserError:
+    return UserError(f"{folder}: another process works there. Wait for it, or choose another output.")
+
+
 def _begin(folder: Path, key: str) -> None:
     """Remove what other work has left."""
     path = folder / _KEY
@@ -111,9 +119,12 @@ def _begin(folder: Path, key: str) -> None:
 
 def _finish(folder: Path, output: Path, lock: FileLock) -> None:
     """Take away what the work alone needed and what a kill has left, all of it hidden, and give the folder its name."""
-    lock.release()  # some systems do not rename a folder with an open file
+    (folder / _KEY).unlink()  # first: without it nobody else begins here
     for entry in folder.glob(".*"):
-        _remove(entry)
+        if entry.name != _LOCK:
+            _remove(entry)
+    lock.release()  # some systems do not rename a folder with an open file
+    (folder / _LOCK).unlink(missing_ok=True)
     if output.exists():
         output.rmdir()
     folder.replace(output)

@@ -12,9 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_iln.datasets import DataWarning, inspect_stacks, prepare_decathlon, prepare_sunnybrook, read_sunnybrook
+from monai_iln.datasets import (
+    DataWarning,
+    inspect_stacks,
+    prepare_decathlon,
+    prepare_folders,
+    prepare_sunnybrook,
+    read_sunnybrook,
+)
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.quality.subjects import find_candidates
+from monai_iln.errors import UserError
 from monai_iln.parallel import Workers
 
 
@@ -158,6 +166,36 @@ def test_a_list_of_volumes_on_two_processes(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(document))
     one = prepare_decathlon(tmp_path, tmp_path / "one", folds=2, workers=Workers(1)).parent
     assert_equal_folders(one, prepare_decathlon(tmp_path, tmp_path / "two", folds=2, workers=Workers(2)).parent)
+
+
+def test_stacks_that_share_a_file_are_refused_though_one_is_not_written(tmp_path):
+    """Subject p is excluded for its own fault, and then compared with q: that took the file of p_1 away."""
+    rows, columns, _ = np.indices((96, 96, 2))
+    rng = np.random.default_rng(0)
+    heart = (rows - 48) ** 2 + (columns - 48) ** 2 < 15**2
+    ring = (rows - 48) ** 2 + (columns - 48) ** 2 < 22**2
+    images = {name: 100 + 150 * heart - 60 * (ring & ~heart) + rng.integers(0, 9, rows.shape) for name in "abcd"}
+    stacks = {
+        "p_1/ED": ("a", heart),
+        "q/ED": ("b", heart),
+        "p/1_ED": ("b", np.roll(heart, 40, 0)),
+        "r/ED": ("c", heart),
+    }
+    for name, (image, label) in stacks.items():
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(images[image].astype(np.int16), np.eye(4)), f"{path}.nii.gz")
+        nib.save(nib.Nifti1Image(label.astype(np.uint8), np.eye(4)), f"{path}_lv.nii.gz")
+    with pytest.raises(UserError, match="2 stacks would be called p_1_ed.nii.gz"):
+        prepare_folders(
+            tmp_path / "source",
+            tmp_path / "out",
+            label=1,
+            image="{subject}/{phase}.nii.gz",
+            mask="{subject}/{phase}_lv.nii.gz",
+            folds=2,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_few_are_compared_among_many():

@@ -131,6 +131,32 @@ def test_findings_name_nobody():
     assert (nobody.subject, nobody.file) == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("reason", "detail", "hidden"),
+    [
+        ("area-jump", "2 pixels between slices of 12 and 0", "2 pixels between slices of 12 and 0"),
+        ("area-jump", "12 pixels at ES, 2 at ED", "12 pixels at ES, 2 at ED"),
+        ("displaced", "contrast 0.12, below 0.5", "contrast 0.12, below 0.5"),
+        (
+            "same-image",
+            "identical to 12 ED slice 2, 2 ES slice 12 and 2 more",
+            "identical to sb ED slice 2, sa ES slice 12 and 2 more",
+        ),
+        ("same-mask", "identical to 2 2 slice 12", "identical to sa 2 slice 12"),
+        (
+            "other-subject",
+            "median contrast 0.12 on its own images, 2.12 on those of 12",
+            "median contrast 0.12 on its own images, 2.12 on those of sb",
+        ),
+        ("copied-contour", "byte for byte a contour of 12, 2", "byte for byte a contour of sb, sa"),
+    ],
+)
+def test_a_number_is_a_subject_only_where_one_is_named(reason, detail, hidden):
+    """Else a slice or an area, which anybody can count, would lead back to the name."""
+    (finding,) = hide_subjects([Finding(reason, "2", "ED", 2, "", detail)], {"0": "sz", "2": "sa", "12": "sb"})
+    assert finding.detail == hidden
+
+
 def test_data_are_prepared_under_pseudonyms(official, key, tmp_path):
     """What is written is the same but for names, and tells none of those that the files have."""
     source = shutil.copytree(official, tmp_path / "source")

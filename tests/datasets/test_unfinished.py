@@ -87,6 +87,32 @@ def test_two_at_a_time_are_refused(tmp_path):
         do(Work(), tmp_path / "out")
 
 
+@pytest.mark.parametrize("key", ["a", "b"])
+def test_two_of_whom_one_is_about_to_finish(tmp_path, monkeypatch, key):
+    """The other has seen unfinished work, and gets the lock that was just released."""
+    with pytest.raises(KeyboardInterrupt):
+        do(Work(3), tmp_path / "out")
+    real = FileLock.release
+    told = []
+
+    def release(lock, *arguments, **options):
+        real(lock, *arguments, **options)
+        monkeypatch.setattr(FileLock, "release", real)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "is_file", lambda path: answers.pop(0) if answers else path.exists())
+            answers = [True]
+            with pytest.raises(UserError) as caught:
+                do(Work(), tmp_path / "out", key=key)
+        told.append(str(caught.value))
+
+    monkeypatch.setattr(FileLock, "release", release)
+    do(Work(), tmp_path / "out")
+    assert told == [
+        f"{tmp_path / 'out'}.unfinished: another process works there. Wait for it, or choose another output."
+    ]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["made"]
+
+
 def test_a_full_disk_is_told_with_the_file(tmp_path):
     with (
         pytest.raises(StoppedError, match="^image.nii: cannot be written .No space left on device.. Free the disk"),
