@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from monai_iln.datasets import DataWarning
 from monai_iln import errors
+from monai_iln.datasets import DataWarning
 from monai_iln.errors import (
     DivergedError,
     TerminatedError,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from monai_iln.datasets.checked import Stamps, stamp
 from monai_iln.datasets.datalist import FILE_NAME, check_item, write_items
 from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
 from monai_iln.datasets.formats.archives import unpacked
@@ -323,17 +324,16 @@ def _work_key(work: Any, files: Iterable[Path]) -> str:
     """A text that is another for other work: what is asked for, and the files with their sizes and times."""
     digest = hashlib.sha256(json.dumps([_WORK_FORMAT, work], default=str).encode())
     for file in files:
-        digest.update(os.fsencode(file) + repr(_look_up(file)).encode())
+        digest.update(os.fsencode(file) + repr(_look_up(file)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _look_up(file: Path) -> tuple[int, int]:
-    """The size of a file and the time of its last change, in nanoseconds."""
+def _look_up(file: Path) -> Stamps:
+    """The size and the times of a file, nothing if it is not there."""
     try:
-        status = file.stat()
+        return stamp([file])
     except OSError:  # told when it is read
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        return {}
 
 
 def _begin(output: Path | str, keep: Collection[str], exclude: Collection[str]) -> tuple[Path, dict[str, str]]:

@@ -139,7 +139,7 @@ def _remove(entry: Path) -> None:
 
 def _keep(folder: Path) -> str:
     """Keep what is done, if anything is, and tell where."""
-    done = len(list((folder / _RESULTS).glob("*.json")))
+    done = len(list((folder / _RESULTS).glob("[0-9]*.json")))
     if done:
         return f"{done} subjects are done and kept in {folder}: the same command goes on there."
     shutil.rmtree(folder, ignore_errors=True)
