@@ -410,7 +410,7 @@ def make_stacks():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where slices are kept that do not fit into memory, here all."""
-    monkeypatch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr("monai_iln.transforms.slice_dataset.MOST_BYTES_IN_MEMORY", 0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
 
@@ -433,7 +433,7 @@ def test_slices_beyond_memory_are_the_same_and_loaded_when_needed(folder, monkey
         return item
 
     with monkeypatch.context() as patch:
-        patch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", 1 << 20)
+        patch.setattr("monai_iln.transforms.slice_dataset.MOST_BYTES_IN_MEMORY", 1 << 20)
         expected = list(SliceDataset(make_stacks(), ["image", "label"]))
         assert not any(folder.iterdir())
     dataset = SliceDataset(make_stacks(), ["image", "label"], load)
@@ -465,9 +465,9 @@ def test_workers_share_slices_beyond_memory(folder):
 def test_the_mean_of_the_stacks_tells_their_size(folder, monkeypatch):
     """One of 100 bytes, image and label, is followed by one of 200."""
     stacks = make_stacks()[1:]
-    monkeypatch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", 300)
+    monkeypatch.setattr("monai_iln.transforms.slice_dataset.MOST_BYTES_IN_MEMORY", 300)
     assert SliceDataset(stacks, ["image", "label"])._folder is None
-    monkeypatch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", 250)
+    monkeypatch.setattr("monai_iln.transforms.slice_dataset.MOST_BYTES_IN_MEMORY", 250)
     dataset = SliceDataset(stacks, ["image", "label"])
     assert len(dataset) == 3
     assert dataset._folder is not None
@@ -488,7 +488,7 @@ def test_stacks_that_do_not_tell_their_slices_are_counted(folder):
 
 @pytest.mark.parametrize("most", [0, 1 << 20])
 def test_a_load_that_drops_slices(folder, monkeypatch, most):
-    monkeypatch.setattr("monai_iln.transforms.slices.MOST_BYTES_IN_MEMORY", most)
+    monkeypatch.setattr("monai_iln.transforms.slice_dataset.MOST_BYTES_IN_MEMORY", most)
     cut = {"image": torch.ones(1, 4, 5, 2), "label": torch.ones(1, 4, 5, 2)}
     with pytest.raises(UserError, match="stack 0 of the data: 2 slices when it is loaded, 3 in its list"):
         SliceDataset(make_stacks(), ["image", "label"], lambda item: item | cut)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from monai_iln.errors import refusal
 from monai_iln.files import new_file
 
 _CHECKS = 1  # a new number makes all forgotten; it is due when more is checked
@@ -31,6 +32,18 @@ def stamp(paths: Iterable[Path | str]) -> Stamps:
         # A copy can keep the time of its content, but not the other one.
         found[str(Path(path).absolute())] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
     return found
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file.
+
+    Raises:
+        UserError: If the system refuses to read it.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise refusal(error) from error
 
 
 class Known(NamedTuple):

@@ -6,23 +6,20 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
-from monai_iln.datasets.checked import CheckedItems, Known, Stamps, key_of, stamp
+from monai_iln.datasets.checked import CheckedItems, Known, Stamps, hash_file, key_of, stamp
 from monai_iln.datasets.formats.header import unreadable
 from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.formats.listing import refuse_special
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
-from monai_iln.datasets.stacks import Stack
 from monai_iln.errors import UserError, refusal
 from monai_iln.files import write_json
 from monai_iln.names import require_visible
@@ -30,62 +27,6 @@ from monai_iln.names import require_visible
 FILE_NAME = "datalist.json"
 _KINDS = {"image": str, "label": str, "subject": str, "phase": str, "fold": int}
 _NAMES = {str: "text", int: "a whole number"}
-
-
-def write_stack(stack: Stack, folder: Path) -> dict[str, Any]:
-    """Write the NIfTI files of a stack.
-
-    Args:
-        stack: The stack.
-        folder: The folder to write into.
-
-    Returns:
-        The item of the stack for the datalist, without a fold: ``image`` and ``label`` (paths relative to the folder),
-        ``sha256`` of both, ``subject``, ``phase`` and ``slices``.
-
-    Raises:
-        UserError: If a name holds control characters, or cannot be part of a file's name.
-    """
-    files = _name_files(stack)
-    for key, array in (("image", _storable(stack.image)), ("label", stack.label)):
-        file = folder / files[key]
-        file.parent.mkdir(exist_ok=True)
-        nifti = nib.Nifti1Image(array, stack.affine)
-        nifti.header.set_xyzt_units("mm")
-        nib.save(nifti, file)
-    hashes = {key: _sha256(folder / file) for key, file in files.items()}
-    return {**files, "sha256": hashes, "subject": stack.subject, "phase": stack.phase, "slices": list(stack.slices)}
-
-
-def remove_stack(stack: Stack, folder: Path) -> None:
-    """Remove the NIfTI files of a stack, if they are there."""
-    for file in _name_files(stack).values():
-        (folder / file).unlink(missing_ok=True)
-
-
-def _name_files(stack: Stack) -> dict[str, str]:
-    name = f"{stack.subject}_{stack.phase}.nii.gz"
-    require_visible(name, "the name")
-    if len(Path(name).parts) != 1:
-        raise UserError(f"subject {stack.subject!r}: cannot name a file. Rename it without slashes.")
-    return {"image": f"images/{name}", "label": f"labels/{name}"}
-
-
-def refuse_shared_files(names: Iterable[tuple[str, str]]) -> None:
-    """Refuse stacks that would have one file. Some file systems take names that differ in case for one.
-
-    Args:
-        names: The subject and the phase of every stack, also of those of which nothing is written: each that is
-            prepared anew takes the files of its name away.
-
-    Raises:
-        UserError: If two stacks would have one file.
-    """
-    for file, count in Counter(f"{subject}_{phase}.nii.gz".casefold() for subject, phase in names).items():
-        if count > 1:
-            raise UserError(
-                f"{count} stacks would be called {file}. Files are named after subject and phase: rename one."
-            )
 
 
 def write_items(
@@ -118,21 +59,6 @@ def write_items(
         "training": items,
     }
     write_json(folder / FILE_NAME, document)
-
-
-def _storable(image: NDArray[Any]) -> NDArray[Any]:
-    """The image without 64-bit integers, which NIfTI knows and many of its readers do not."""
-    if image.dtype.kind not in "iu" or image.dtype.itemsize < 8:
-        return image
-    fits = np.abs(image).max(initial=0) <= np.iinfo(np.int32).max
-    return image.astype(np.int32 if fits else np.float64)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise refusal(error) from error
 
 
 def read_datalist(path: Path | str) -> list[dict[str, Any]]:
@@ -329,7 +255,7 @@ def _look_into(item: Mapping[str, Any], values: Sequence[int]) -> tuple[Stamps, 
     for key in ("image", "label"):
         try:
             stamps |= stamp([item[key]])
-            found_hashes[key] = _sha256(Path(item[key]))
+            found_hashes[key] = hash_file(Path(item[key]))
         except OSError as error:
             raise unreadable(item[key], error) from error
     for key, expected in _recorded_hashes(item).items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,6 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_iln.datasets.datalist import refuse_shared_files, remove_stack, write_stack
 from monai_iln.datasets.quality.exclusion import exclude_slices
 from monai_iln.datasets.quality.inspection import Frame, Portrait, inspect_subject
 from monai_iln.datasets.quality.report import MOST_TILES, FlaggedFrame, draw_frame
@@ -32,6 +32,7 @@ from monai_iln.datasets.quality.subjects import (
     tell_other_subject,
 )
 from monai_iln.datasets.readers.plan import Overview, Plan, StackName, SubjectOutput, refuse_twins
+from monai_iln.datasets.stack_files import refuse_shared_files, remove_stack, write_stack
 from monai_iln.datasets.stacks import Finding, Stack
 from monai_iln.datasets.unfinished import map_resumably, writing
 from monai_iln.errors import UserError
@@ -55,6 +56,14 @@ class Renamer(NamedTuple):
         for folder in self.temporary:
             text = text.replace(f"{folder}/", "").replace(folder, self.shown)
         return text
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise the errors of the user's with these names."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(self.text(str(error))) from error
 
     def finding(self, finding: Finding) -> Finding:
         """A finding with these names."""
@@ -157,10 +166,8 @@ def prepare_subject(task: SubjectTask) -> dict[str, Any]:
     Raises:
         UserError: If the subject cannot be read at all, or a file cannot be written.
     """
-    try:
+    with task.renamer.errors():
         output = task.read()
-    except UserError as error:
-        raise UserError(task.renamer.text(str(error))) from error
     stacks = list(map(task.renamer.stack, output.stacks))
     inspection = inspect_subject(stacks)
     findings = [*map(task.renamer.finding, output.findings), *inspection.findings, *task.findings]
@@ -224,10 +231,8 @@ class PreparedSubjects:
         self._others = list(map(renamer.finding, plan.findings))
         stacks = [StackName(stack.subject, stack.phase, ([*stack.files, ""])[0]) for stack in self.stacks()]
         values = [found for record in self.records.values() for found in record.label_values]
-        try:
+        with renamer.errors():
             plan.refuse(Overview(stacks, self.findings(), values))
-        except UserError as error:
-            raise UserError(renamer.text(str(error))) from error
         refuse_twins(stacks)
         refuse_shared_files((names.get(stack.subject, stack.subject), stack.phase) for stack in stacks)
         self._compare(skip_other_subjects=actions["other-subject"] == "keep")
@@ -255,9 +260,8 @@ class PreparedSubjects:
         for finding in comparisons:
             found[finding.subject].append(finding)
         tasks = {subject: replace(self.tasks[subject], findings=tuple(own)) for subject, own in found.items()}
-        for subject, document in zip(
-            tasks, run_in_parallel(prepare_subject, list(tasks.values()), self.workers), strict=True
-        ):
+        documents = run_in_parallel(prepare_subject, list(tasks.values()), self.workers)
+        for subject, document in zip(tasks, documents, strict=True):
             self.records[subject] = SubjectRecord.from_json(document)
         self.tasks |= tasks
 

@@ -256,10 +256,8 @@ def _prepare(make_plan: partial[Plan], sources: Sources, output: Path | str, req
     paths = list_sources(sources)
     with unpacked(paths, request.progress) as roots:
         renamer = Renamer(tuple(str(root) for root in roots if root not in paths), ", ".join(map(str, paths)))
-        try:
+        with renamer.errors():
             plan = make_plan(roots)
-        except UserError as error:
-            raise UserError(renamer.text(str(error))) from error
         names: dict[str, str] = {}
         if request.anonymize is not None:
             others = [finding.subject for finding in plan.findings if finding.subject]

@@ -52,12 +52,12 @@ from monai_iln.transforms.rotations import (
     RandRotateSetd,
     RandRotateSetDict,
 )
+from monai_iln.transforms.slice_dataset import SliceDataset
 from monai_iln.transforms.slices import (
     RandSliceSamples,
     RandSliceSamplesD,
     RandSliceSamplesd,
     RandSliceSamplesDict,
-    SliceDataset,
     TakeSlice,
     TakeSliceD,
     TakeSliced,

@@ -21,8 +21,8 @@ def copy(prepared, tmp_path):
 @pytest.fixture
 def hashed(monkeypatch):
     """The files whose content is read."""
-    paths, sha256 = [], datalist_module._sha256
-    monkeypatch.setattr(datalist_module, "_sha256", lambda path: paths.append(path) or sha256(path))
+    paths, sha256 = [], datalist_module.hash_file
+    monkeypatch.setattr(datalist_module, "hash_file", lambda path: paths.append(path) or sha256(path))
     return paths
 
 
@@ -71,7 +71,7 @@ def test_what_a_check_finds_bad_is_not_known_any_more(copy, monkeypatch, hashed)
     check_datalist(copy)
     path = Path(read_datalist(copy)[3]["label"])
     with monkeypatch.context() as patch:
-        patch.setattr(datalist_module, "_sha256", lambda file: "" if file == path else file.name)
+        patch.setattr(datalist_module, "hash_file", lambda file: "" if file == path else file.name)
         patch.setattr(datalist_module, "_recorded_hashes", lambda item: {"label": Path(item["label"]).name})
         with pytest.raises(UserError, match="not the file that was prepared"):
             check_datalist(copy)
@@ -147,6 +147,6 @@ def test_a_file_that_may_not_be_read(copy, monkeypatch):
     def refuse(path):
         raise PermissionError("Permission denied")
 
-    monkeypatch.setattr(datalist_module, "_sha256", refuse)
+    monkeypatch.setattr(datalist_module, "hash_file", refuse)
     with pytest.raises(UserError, match=r"images/.*: cannot be read \(PermissionError"):
         check_datalist(copy)

@@ -17,7 +17,7 @@ from monai_iln.datasets import (
     slice_items,
     split_datalist,
 )
-from monai_iln.datasets.datalist import write_stack
+from monai_iln.datasets.stack_files import write_stack
 from monai_iln.errors import UserError
 
 

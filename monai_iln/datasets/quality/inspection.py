@@ -245,10 +245,10 @@ def tell_copies(reason: str, frames: Sequence[Frame]) -> Iterator[Finding]:
         return
     names = [f"{frame.subject} {frame.phase} slice {frame.slice}" for frame in frames]
     for place, frame in enumerate(frames):
-        others = names[:place] + names[place + 1 :]
+        others = [*names[: min(place, 3)], *names[place + 1 : place + 4]]
         shown = ", ".join(others[:3])
-        if len(others) > 3:
-            shown += f" and {len(others) - 3} more"
+        if len(names) > 4:
+            shown += f" and {len(names) - 4} more"
         yield Finding(reason, frame.subject, frame.phase, frame.slice, frame.file, f"identical to {shown}")
 
 

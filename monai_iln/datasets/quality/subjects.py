@@ -51,11 +51,13 @@ def inspect_stacks(stacks: Sequence[Stack], progress: bool = False) -> list[Find
         findings += inspection.findings
         if inspection.portrait is not None:
             portraits[subject] = inspection.portrait
-        for stack, images in zip(own, inspection.images, strict=True):
-            digests += [(digest, _frame(stack, index)) for index, digest in enumerate(images)]
-    for subject, others in find_candidates(portraits).items():
+        for stack, found in zip(own, inspection.images, strict=True):
+            digests += [(digest, _frame(stack, index)) for index, digest in enumerate(found)]
+    candidates = find_candidates(portraits)
+    images = {other: find_images(subjects[other]) for other in set().union(*candidates.values())}
+    for subject, others in candidates.items():
         masks = find_masks(subjects[subject])
-        fits = {other: measure_fit(masks, find_images(subjects[other])) for other in others}
+        fits = {other: measure_fit(masks, images[other]) for other in others}
         frames = labelled_frames(subjects[subject])
         findings += tell_other_subject(frames, portraits[subject], fits)
     return [*findings, *find_same_images(digests)]
