@@ -17,6 +17,7 @@ from monai_iln.norms.components import fit_groups
 
 REFERENCE = "instance"
 COMPILED = " compiled"
+GRAPH = " graph"
 
 
 class ComposedILN(nn.Module):
@@ -61,23 +62,25 @@ NORMS: dict[str, Any] = {
     "composed": "BENCHMARK_COMPOSED_ILN",
     "ILN": "ILN",
 }
-NAMES = (*NORMS, *(name + COMPILED for name in NORMS if name != "none"))
+NAMES = (*NORMS, *(name + way for way in (COMPILED, GRAPH) for name in NORMS if name != "none"))
 DEFAULTS = (*NORMS, "instance" + COMPILED, "ILN" + COMPILED)
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One norm, run as it is or through ``torch.compile``.
+    """One norm, run as it is, through ``torch.compile``, or as a CUDA graph.
 
     Attributes:
         name: The name on the command line.
         norm: The norm specification as everywhere in MONAI; it is valid within :func:`benchmark_norms`.
         compiled: Whether the layer, or the whole network, goes through ``torch.compile``.
+        graph: Whether the work is recorded once and replayed, which leaves nothing to Python.
     """
 
     name: str
     norm: Any
     compiled: bool
+    graph: bool
 
     def compile(self, module: nn.Module) -> nn.Module:
         """The module as this contestant runs it."""
@@ -95,7 +98,7 @@ def find_contestants(names: Sequence[str]) -> list[Contestant]:
 
     Example:
         >>> find_contestants(["ILN compiled"])
-        [Contestant(name='ILN compiled', norm='ILN', compiled=True)]
+        [Contestant(name='ILN compiled', norm='ILN', compiled=True, graph=False)]
         >>> find_contestants(["INL"])
         Traceback (most recent call last):
             ...
@@ -107,8 +110,14 @@ def find_contestants(names: Sequence[str]) -> list[Contestant]:
             known = ", ".join(repr(known) for known in NAMES)
             raise UserError(f"contestant {name!r} is unknown.{hint} Choose from {known}; quote names with a blank.")
     return [
-        Contestant(name, NORMS[name.removesuffix(COMPILED)], name.endswith(COMPILED)) for name in dict.fromkeys(names)
+        Contestant(name, NORMS[plain_name(name)], name.endswith(COMPILED), name.endswith(GRAPH))
+        for name in dict.fromkeys(names)
     ]
+
+
+def plain_name(name: str) -> str:
+    """The name of a contestant's norm, however it is run."""
+    return name.removesuffix(COMPILED).removesuffix(GRAPH)
 
 
 @contextmanager

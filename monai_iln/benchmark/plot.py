@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from monai_iln.benchmark.contestants import COMPILED, REFERENCE
+from monai_iln.benchmark.contestants import COMPILED, GRAPH, REFERENCE, plain_name
 from monai_iln.benchmark.records import COPY, TOTAL, Result, Setting, paired_ratios, summarize
 
 _COLORS = {"ILN": "#c2410c", REFERENCE: "#1d4ed8", "composed": "#7e22ce"}
@@ -39,7 +39,7 @@ def save_plot(settings: Sequence[Setting], caption: str, path: Path) -> None:
         panels[0].set_yticks(range(len(results)), [result.contestant for result in results])
         panels[0].set_ylim(len(results) - 0.4, -0.6)  # the first on top
     legend = (
-        "A point is a round, a box spans the quartiles (dashed: compiled), the number is the median; "
+        "A point is a round, a box spans the quartiles (dashed: compiled, dotted: graph), the number is the median; "
         "(n \N{RIGHTWARDS ARROW}): n rounds lie further right."
     )
     figure.supxlabel(f"{legend}\n{caption}", fontsize=7, color=_OTHERS)
@@ -63,7 +63,7 @@ def _draw(panel: Axes, setting: Setting, results: Sequence[Result], phase: str) 
         ends.append(min(whisker, 2.5 * summary.median))
     end = 1.1 * max(ends, default=1.0)
     for row, values in drawn.items():
-        _strip(panel, row, values, end, _color(results[row].contestant), results[row].contestant.endswith(COMPILED))
+        _strip(panel, row, values, end, results[row].contestant)
     for row, result in enumerate(results):
         if result.not_run:
             panel.text(0.01 * end, row, f"not run: {result.not_run[:48]}", va="center", fontsize=7, color=_OTHERS)
@@ -80,8 +80,10 @@ def _draw(panel: Axes, setting: Setting, results: Sequence[Result], phase: str) 
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _strip(panel: Axes, row: int, values: Sequence[float], end: float, color: str, compiled: bool) -> None:
+def _strip(panel: Axes, row: int, values: Sequence[float], end: float, contestant: str) -> None:
     """All values as points, their quartiles as a box with the median, which is also written beside the panel."""
+    color = _COLORS.get(plain_name(contestant), _OTHERS)
+    style = {COMPILED: "--", GRAPH: ":"}.get(contestant.removeprefix(plain_name(contestant)), "-")
     inside = [value for value in values if value <= end]
     jitter = np.random.default_rng(row).uniform(-0.22, 0.22, len(inside))
     panel.scatter(inside, row + jitter, s=6, color=color, alpha=0.35, linewidths=0)
@@ -93,7 +95,7 @@ def _strip(panel: Axes, row: int, values: Sequence[float], end: float, color: st
         height=0.6,
         facecolor="none",
         edgecolor=color,
-        linestyle="--" if compiled else "-",
+        linestyle=style,
     )
     panel.plot([summary.median] * 2, [row - 0.3, row + 0.3], color=color, linewidth=2)
     beyond = len(values) - len(inside)
@@ -102,6 +104,3 @@ def _strip(panel: Axes, row: int, values: Sequence[float], end: float, color: st
         text += f"  ({beyond} \N{RIGHTWARDS ARROW})"
     panel.text(end, row, text, va="center", fontsize=7, color=color)
 
-
-def _color(contestant: str) -> str:
-    return _COLORS.get(contestant.removesuffix(COMPILED), _OTHERS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from monai_iln.benchmark.contestants import Contestant
-from monai_iln.benchmark.measure import Phases, interleave, peak_memory
+from monai_iln.benchmark.measure import Phases, interleave, peak_memory, record_graphs
 from monai_iln.benchmark.records import COPY, TOTAL, Result, Setting
 
 
@@ -55,7 +55,10 @@ def run_setting(
             phases = make(contestant)
             for function in phases.values():
                 function()
-            peaks[contestant.name] = peak_memory(phases, device)
+            if contestant.graph:  # its memory is its own from the recording on
+                phases = record_graphs(phases, device)
+            else:
+                peaks[contestant.name] = peak_memory(phases, device)
         except Exception as error:  # compilers, and devices out of memory, raise nearly anything
             reasons[contestant.name] = failure(error)
         else:
@@ -71,7 +74,7 @@ def run_setting(
         if contestant.name in reasons:
             results.append(Result(contestant.name, not_run=reasons[contestant.name]))
         else:
-            results.append(Result(contestant.name, with_total(times[contestant.name]), peaks[contestant.name]))
+            results.append(Result(contestant.name, with_total(times[contestant.name]), peaks.get(contestant.name)))
     if copy is not None:
         results.append(Result(COPY, times[COPY]))
     return Setting(name, results, tensor_bytes, dict(floor_tensors or {}))
