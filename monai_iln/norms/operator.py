@@ -163,8 +163,14 @@ def _forward(x: Tensor, *parameters: Any) -> Any:
     return _choose_kernels(x).forward(x, *_pack(parameters))
 
 
-def _backward(grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, *parameters: Any) -> Any:
-    return _choose_kernels(x).backward(grad, x, mean, variance, *_pack(parameters))
+def _backward(grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
+    """The gradients as the schema has them: all there, and those of the parameters in float64."""
+    grad_x, grad_rho, *others = _choose_kernels(x).backward(grad, x, mean, variance, *_pack(parameters))
+    assert grad_x is not None
+    if grad_rho is None:
+        grad_rho = mean.new_empty(0)
+    channels = [mean.new_zeros(x.shape[1]) if g is None else g.to(mean.dtype) for g in others]
+    return grad_x, grad_rho.to(mean.dtype), *channels
 
 
 def _pack(parameters: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -180,7 +186,7 @@ def _fake_backward(
     grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, rho: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     channels = mean.new_empty(x.shape[1])
-    grad_rho = mean.new_empty(0, dtype=torch.float32) if rho is None else torch.empty_like(rho, dtype=torch.float64)
+    grad_rho = mean.new_empty(0) if rho is None else mean.new_empty(rho.shape)
     return torch.empty_like(x), grad_rho, channels, torch.empty_like(channels)
 
 

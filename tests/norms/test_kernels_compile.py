@@ -9,36 +9,72 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-# The signatures of real launches: pointers to the input, to tables, and constants. All else is a 32-bit integer.
+# The signatures of real launches: everything is aligned, and integers that are 1 are constants, as Triton sees them.
 COMPILE = """
+import sys
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from monai_iln.norms.backends import cuda_kernels as kernels
+from monai_iln.norms.backends import cuda
+from monai_iln.norms.coefficients import BATCH, Mixture
 
-def build(kernel, pointers, constants):
-    signature = {name: pointers.get(name, "constexpr" if name in constants else "i32") for name in kernel.arg_names}
-    source = ASTSource(kernel, signature, {(kernel.arg_names.index(name),): value for name, value in constants.items()})
-    triton.compile(source, target=GPUTarget("cuda", 80, 32))
-    print(kernel.__name__)
+ILN = Mixture([], 16, False, False, 1e-5, "sigmoid", False)
+FOUR = ILN._replace(num_groups=0, gate="softmax", unbiased=True)
+SWITCHABLE = FOUR._replace(blend_statistics=True)
+PLANS = {
+    "few": ((1, 2, 96 ** 3), False, torch.float32, (2, 1), ILN._replace(num_groups=2)),
+    "one": ((4, 1, 96 ** 2), False, torch.float32, (1,), ILN._replace(num_groups=0)),
+    "2d": ((8, 32, 144 * 144), False, torch.float32, (32, 1), ILN),
+    "small": ((8, 256, 17 * 17), False, torch.float32, (256, 1), ILN),
+    "3d": ((2, 32, 128 ** 3), False, torch.float32, (32, 1), ILN),
+    "channels last": ((8, 64, 64 * 64), True, torch.float32, (64, 1), ILN),
+    "half": ((8, 64, 64 * 64), False, torch.float16, (64, 1), ILN),
+    "bfloat": ((8, 64, 64 * 64), True, torch.bfloat16, (64, 1), ILN),
+    "double": ((8, 64, 64 * 64), False, torch.float64, (64, 1), ILN),
+    "2048 channels": ((2, 2048, 16), False, torch.float32, (2048, 1), ILN),
+    "per channel": ((8, 64, 64 * 64), False, torch.float32, (BATCH, 64), FOUR._replace(gate="clip", per_channel=True)),
+    "four": ((8, 64, 64 * 64), False, torch.float32, (64, 1, BATCH, 4), FOUR),
+    "switchable": ((8, 64, 64 * 64), False, torch.float32, (64, 1, BATCH), SWITCHABLE),
+}
+ELEMENTS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
+ALIGNED = [["tt.divisibility", 16]]
 
-TABLES = ("mean mean_out variance variance_out means variances slope offset slope_out offset_out sums dots sums_out "
-          "dots_out per_deviation per_deviation_out shift shift_out rows_out mix weight bias").split()
-for element in ("fp32", "fp16", "bf16", "fp64"):
-    pointers = dict.fromkeys(TABLES, "*fp64") | dict.fromkeys(("x", "y", "grad", "grad_x"), "*" + element)
-    acc = triton.language.float64 if element == "fp64" else triton.language.float32
-    for block_c, block_s in ((1, 2048), (64, 32)):
-        tiles = {"ACC": acc, "BLOCK_C": block_c, "BLOCK_S": block_s}
-        for kernel in (kernels.statistics, kernels.apply, kernels.sums, kernels.input_gradient):
-            build(kernel, pointers, tiles)
-build(kernels.merge, pointers, {"BLOCK": 128})
-for then in (True, False):
-    constants = {"EPS": 1e-5, "UNBIASED_IN": 1.0, "UNBIASED_LN": 1.0, "THEN": then, "BLOCK_G": 16, "BLOCK_K": 4}
-    for missing in ({}, {"weight": None, "bias": None}):
-        present = {name: kind for name, kind in pointers.items() if name not in missing}
-        build(kernels.coefficients, present, constants | missing)
-        missing = {name: None for name in missing if name == "weight"}
-        build(kernels.coefficients_backward, present, constants | missing)
+def build(launch, plan, components, element, capability):
+    kernel, names = launch.function, launch.function.arg_names
+    tensors = len(names) - len(launch.arguments)
+    signature, constants, attributes = {}, {}, {}
+    for number, name in enumerate(names):
+        absent = name in ("running_mean", "running_var") or (name.endswith("rho") and len(components) == 1)
+        if number < tensors and (absent or (name == "exchange" and plan.pool is None)):
+            signature[name], constants[(number,)] = "constexpr", None
+            continue
+        if number < tensors:
+            kind = {"rho": "fp32", "weight": "fp32", "bias": "fp32"}.get(name.removeprefix("grad_"), "fp64")
+            signature[name] = "*" + (element if name in ("x", "y", "grad", "grad_x") else kind)
+            attributes[(number,)] = ALIGNED
+            continue
+        value = launch.arguments[number - tensors]
+        if kernel.params[number].is_constexpr or (type(value) is int and value == 1):
+            signature[name], constants[(number,)] = "constexpr", value
+        else:
+            signature[name] = "i32"
+            if value % 16 == 0:
+                attributes[(number,)] = ALIGNED
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": launch.warps})
+
+for name, (shape, last, dtype, components, mixture) in PLANS.items():
+    single = torch.float32
+    dtypes = (dtype, None if len(components) == 1 else single, single, single, None, None)
+    plan = cuda._plan(shape, last, 0, dtypes, components, mixture._replace(components=()))
+    for launch in plan:
+        if isinstance(launch, cuda.Launch):
+            compiled = build(launch, plan, components, ELEMENTS[dtype], int(sys.argv[1]))
+            print(name, launch.function.__name__, "compiled")
+            if len(sys.argv) > 2:
+                from pathlib import Path
+                Path(sys.argv[2], f"{name}-{launch.function.__name__}.cubin").write_bytes(compiled.asm["cubin"])
 """
 
 
@@ -46,6 +82,6 @@ for then in (True, False):
 def test_every_kernel_compiles_for_a_gpu(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    run = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, "-c", COMPILE, "80"], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.count("\n") == 4 * 2 * 4 + 1 + 2 * 2 * 2
+    assert run.stdout.count("compiled") == 13 * 6 + 3 * 2

@@ -1,13 +1,14 @@
 """The operator on CUDA: which kernels are launched, over which tiles.
 
-Three launches forward (statistics, coefficients, application) and three backward (sums, coefficients, gradient), one
-more forward where a map is so large that several programs share a channel. The coefficients of a blend of instance and
-layer norm, which is ILN, have kernels. Those of all other mixtures are the operators of
-:mod:`monai_iln.norms.coefficients` on the device: correct, with more launches.
+Three launches forward (moments, coefficients, application) and three backward (sums, coefficients, gradients), and
+nothing else on the device, for every mixture of instance norm, layer norm and the groups of the normalization after the
+blend, which ILN is. Batch norm, which needs the other samples, and other groups take one more each way.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -15,33 +16,60 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from monai_iln.norms.backends import cuda_kernels as kernels
-from monai_iln.norms.coefficients import (
-    Mixture,
-    correction_factor,
-    gate_weights,
-    gate_weights_backward,
-    mixture_coefficients,
-    mixture_coefficients_backward,
-    spatial_size,
-)
+from monai_iln.norms.backends import cuda_coefficients, cuda_kernels
+from monai_iln.norms.coefficients import BATCH, Mixture, spatial_size
 
-PROGRAMS = 1024  # enough to fill a large GPU several times over
+PROGRAMS = 2048  # enough to fill a large GPU several times over
 ELEMENTS = 2048  # of a program's tile
+COEFFICIENTS = 2048  # of a program's tile of tables
+CHANNELS = 64  # of a program's tile where the channels are last, or where they are summed
 
 
-class _Layout(NamedTuple):
-    """How the programs of a launch share a map out."""
+class Launch:
+    """A kernel on one grid, with all its arguments but the tensors.
 
-    shape: tuple[int, int, int]  # N, C, S
-    strides: tuple[int, int, int]
-    blocks: dict[str, Any]
-    chunk: int
+    Triton takes 30 microseconds to look at arguments and to find what it compiled for them. What it found serves as
+    long as nothing but the addresses of tensors changes, and these can all be divided by 16, which it compiles for.
+    """
+
+    def __init__(self, kernel: Any, grid: tuple[int, int, int], *arguments: Any, warps: int = 4) -> None:
+        self.function = kernel
+        self.warps = warps
+        self.grid = grid
+        self.arguments = arguments
+        self.compiled: Any = None
+
+    def __call__(self, aligned: bool, *tensors: Tensor | None) -> None:
+        if aligned and self.compiled is not None:
+            self.compiled(*tensors, *self.arguments)
+            return
+        compiled = self.function[self.grid](*tensors, *self.arguments, num_warps=self.warps)
+        if aligned and compiled is not None:  # Triton's interpreter compiles nothing
+            self.compiled = compiled[self.grid]
+
+
+class Plan(NamedTuple):
+    """What is launched for inputs of one kind.
+
+    Attributes:
+        forward: The launches of the forward pass.
+        backward: Those of the backward pass.
+        scratch: The float64 numbers that each needs: of chunks, of coefficients, of rows, and to exchange.
+        merge: The launch between ``moments`` and ``coefficients``, if one sample must know the others.
+        pool: The launch between the coefficients of the backward pass and its gradients, if so.
+    """
+
+    moments: Launch
+    merge: Launch | None
+    coefficients: Launch
+    apply: Launch
+    sums: Launch
+    coefficients_backward: Launch
+    pool: Launch | None
+    gradients: Launch
     splits: int
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        return self.shape[0], triton.cdiv(self.shape[1], self.blocks["BLOCK_C"]), self.splits
+    rows: int
+    exchange: int
 
 
 def memory_format(x: Tensor) -> torch.memory_format | None:
@@ -53,135 +81,182 @@ def memory_format(x: Tensor) -> torch.memory_format | None:
     return None
 
 
-def _layout(x: Tensor) -> _Layout:
-    samples, channels = x.shape[:2]
-    size = spatial_size(x)
-    contiguous = x.is_contiguous()
-    strides = (channels * size, size, 1) if contiguous else (channels * size, 1, channels)
+@functools.lru_cache(maxsize=1024)
+def _plan(
+    shape: tuple[int, int, int], channels_last: bool, device: int | None, dtypes: tuple[torch.dtype | None, ...],
+    components: tuple[int, ...], mixture: Mixture,
+) -> Plan:  # fmt: skip
+    """The launches for inputs of one kind, which is all that Triton compiles for."""
+    samples, channels, size = shape
     wide_c, wide_s = triton.next_power_of_2(channels), triton.next_power_of_2(size)
     # The axis that is contiguous in memory first, so that neighbouring threads read neighbouring values.
-    if contiguous:
-        block_s = min(wide_s, ELEMENTS)
-        block_c = min(wide_c, max(1, ELEMENTS // block_s))
-    else:
-        block_c = min(wide_c, 64)
+    if channels_last:
+        block_c = min(wide_c, CHANNELS)
         block_s = min(wide_s, ELEMENTS // block_c)
+    else:
+        block_s = min(wide_s, ELEMENTS)
+        block_c = min(wide_c, ELEMENTS // block_s)
     programs = samples * triton.cdiv(channels, block_c)
-    splits = max(1, min(triton.cdiv(size, 4 * block_s), PROGRAMS // programs))
+    splits = max(1, min(triton.cdiv(size, block_s), PROGRAMS // programs))
     chunk = triton.cdiv(triton.cdiv(size, splits), block_s) * block_s
-    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
-    blocks = {"ACC": acc, "BLOCK_C": block_c, "BLOCK_S": block_s}
-    return _Layout((samples, channels, size), strides, blocks, chunk, triton.cdiv(size, chunk))
+    splits = triton.cdiv(size, chunk)
+    grid = samples, triton.cdiv(channels, block_c), splits
+    acc = tl.float64 if dtypes[0] == torch.float64 else tl.float32
+    tile = acc, block_c, block_s, channels_last
 
-
-def _statistics(x: Tensor, layout: _Layout) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each (sample, channel), ``(N, C)`` in float64."""
-    samples, channels, size = layout.shape
-    mean, variance = x.new_empty((2, layout.splits, samples, channels), dtype=torch.float64)
-    kernels.statistics[layout.grid](x, mean, variance, *layout.shape, *layout.strides, layout.chunk, **layout.blocks)
-    if layout.splits == 1:
-        return mean[0], variance[0]
-    merged = torch.empty_like(mean[0]), torch.empty_like(mean[0])
-    rows = samples * channels
-    kernels.merge[(triton.cdiv(rows, 128),)](
-        mean, variance, *merged, rows, size, layout.chunk, layout.splits, BLOCK=128
-    )
-    return merged
-
-
-def _fused(mixture: Mixture, x: Tensor, mix: Tensor) -> dict[str, Any] | None:
-    """The constants of the coefficient kernels, or ``None`` for a mixture that they do not know."""
-    channels, size = x.shape[1], spatial_size(x)
-    if mixture.components != [channels, 1] or mixture.blend_statistics or channels > 2048:
-        return None
+    codes = tuple(_code(component, channels, dtypes[-1] is not None, mixture.num_groups) for component in components)
+    others = any(code == 0 or code > 1 for code in codes)
     groups = max(mixture.num_groups, 1)
-    return {
-        "mix_row": mix.shape[1],
-        "mix_stride": int(mixture.per_channel),
-        "K": channels // groups,
-        "EPS": mixture.eps,
-        "UNBIASED_IN": correction_factor(channels, x, mixture, size),
-        "UNBIASED_LN": correction_factor(1, x, mixture, size),
-        "THEN": mixture.num_groups > 0,
-        "BLOCK_G": triton.next_power_of_2(groups),
-        "BLOCK_K": triton.next_power_of_2(channels // groups),
-    }
+    block_g, block_k = triton.next_power_of_2(groups), triton.next_power_of_2(channels // groups)
+    most = max(splits, samples, channels // groups) if others else splits
+    block_p = min(triton.next_power_of_2(most), max(1, COEFFICIENTS // (block_g * block_k)))
+    number = len(codes)
+    gates = (channels, 1) if mixture.per_channel else (1, 0)
+    gate_stride, gate_step = gates
+    blend = (
+        gate_step, gate_stride, codes, number, mixture.num_groups, mixture.blend_statistics, mixture.unbiased,
+        mixture.eps, mixture.gate,
+    )  # fmt: skip
+    gate = number, mixture.blend_statistics, mixture.gate, mixture.per_channel
+    few = min(wide_c, CHANNELS)
+    by_channels = samples, triton.cdiv(channels, few), 1
+    few_p = max(1, COEFFICIENTS // few)
+    merge = pool = None
+    if others:
+        merge = Launch(cuda_coefficients.merge, by_channels, *shape, splits, block_s, few, few_p)
+        pool = Launch(cuda_coefficients.pool_backward, by_channels, *shape, codes, number, few, few_p)
+    each = samples, 1, 1
+    return Plan(
+        Launch(cuda_kernels.moments, grid, *shape, *tile),
+        merge,
+        Launch(
+            cuda_coefficients.coefficients, each, *shape, splits, *blend, others, block_s, block_g, block_k, block_p,
+            warps=8,
+        ),
+        Launch(cuda_kernels.apply, grid, *shape, *tile),
+        Launch(cuda_kernels.sums, grid, *shape, *tile),
+        Launch(
+            cuda_coefficients.coefficients_backward, each, *shape, splits, *blend, block_g, block_k, block_p,
+            warps=8,
+        ),
+        pool,
+        Launch(
+            cuda_coefficients.gradients, (samples + 1, *grid[1:]), *shape, gate_step, gate_stride, *tile, *gate, few,
+        ),
+        splits,
+        (2 if mixture.blend_statistics else 1) * number + 2,
+        3 * number if others else 0,
+    )
+
+
+def _code(component: int, channels: int, running: bool, num_groups: int) -> int:
+    """A component as the kernels know it."""
+    if component == BATCH:
+        return cuda_coefficients.RUNNING.value if running else BATCH
+    if component == channels:
+        return int(cuda_coefficients.INSTANCE.value)
+    if component == num_groups and component > 1:
+        return int(cuda_coefficients.SAME_GROUPS.value)
+    return component
+
+
+def _find_plan(x: Tensor, *parameters: Any) -> Plan:
+    *tensors, mixture = parameters
+    shape = x.shape[0], x.shape[1], spatial_size(x)
+    dtypes = (x.dtype, *[None if tensor is None else tensor.dtype for tensor in tensors])
+    # A list cannot be a part of a key.
+    components, rest = tuple(mixture.components), mixture._replace(components=())
+    return _plan(shape, not x.is_contiguous(), x.device.index, dtypes, components, rest)
 
 
 def takes(x: Tensor) -> bool:
-    """Whether ``x`` has values, and a layout that the kernels know."""
-    return x.numel() > 0 and memory_format(x) is not None
+    """Whether ``x`` has values and a layout that the kernels know, and Triton can build and run kernels there."""
+    return x.numel() > 0 and memory_format(x) is not None and works(x.device)
 
 
+@functools.cache
+def works(device: torch.device) -> bool:
+    """Whether Triton can build and run a kernel on a device; says so once if not."""
+    probe = torch.ones(3, 1, 1, dtype=torch.float64, device=device)
+    try:
+        with _on(probe):
+            cuda_kernels.apply[(1, 1, 1)](probe[0], probe[1], probe[2], probe, 0, 1, 1, tl.float64, 1, 1, False)
+        return True
+    except Exception as error:  # compilers and drivers raise nearly anything
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        warnings.warn(
+            f"monai_iln: Triton cannot run kernels on {device} ({reason}). Norms are computed by plain torch there, with "
+            "the same results, more slowly. Remedy: install a C compiler, or a Triton that fits torch and the GPU.",
+            stacklevel=2,
+        )
+        return False
+
+
+def _on(x: Tensor) -> Any:
+    """A context in which Triton launches on the device of ``x``: it takes the current one."""
+    return torch.cuda.device(x.device) if x.is_cuda else torch.device("cpu")
+
+
+def _on_its_device(function: Any) -> Any:
+    """Run a function whose first argument lies on another device than the current one on that device."""
+
+    @functools.wraps(function)
+    def guarded(x: Tensor, *operands: Any) -> Any:
+        if not x.is_cuda or x.device.index == torch.cuda.current_device():
+            return function(x, *operands)
+        with torch.cuda.device(x.device):
+            return function(x, *operands)
+
+    return guarded
+
+
+def _prepare(*tensors: Tensor | None) -> tuple[bool, tuple[Tensor | None, ...]]:
+    """Whether the addresses of all tensors can be divided by 16, and the tensors without gaps."""
+    gapless = tuple(tensor if tensor is None else tensor.contiguous() for tensor in tensors)
+    return all(tensor is None or tensor.data_ptr() % 16 == 0 for tensor in gapless), gapless
+
+
+@_on_its_device
 def forward(
     x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The operator; see :func:`monai_iln.norms.operator.mixture_norm`."""
-    rho, weight, bias, running_mean, running_var = map(_double, (rho, weight, bias, running_mean, running_var))
-    mix = gate_weights(rho, mixture.gate).to(x.device, torch.float64)
-    layout = _layout(x)
-    mean, variance = _statistics(x, layout)
-    constants = _fused(mixture, x, mix)
-    if constants is None:
-        size = spatial_size(x)
-        slope, offset = mixture_coefficients(
-            mean, variance, mix, weight, bias, running_mean, running_var, mixture, size
-        )
-        slope, offset = slope.contiguous(), offset.contiguous()
-    else:
-        slope, offset = torch.empty_like(mean), torch.empty_like(mean)
-        kernels.coefficients[(x.shape[0],)](mean, variance, mix, weight, bias, slope, offset, x.shape[1], **constants)
-    y = torch.empty_like(x)
-    kernels.apply[layout.grid](
-        x, y, mean, slope, offset, *layout.shape[1:], *layout.strides, layout.chunk, **layout.blocks
-    )
+    plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
+    aligned, parameters = _prepare(rho, weight, bias, running_mean, running_var)
+    aligned = aligned and x.data_ptr() % 16 == 0
+    partial = x.new_empty((2 * plan.splits, *x.shape[:2]), dtype=torch.float64)
+    mean = x.new_empty(x.shape[:2], dtype=torch.float64)
+    variance, y = torch.empty_like(mean), torch.empty_like(x)
+    table = mean.new_empty((2, *x.shape[:2]))
+    plan.moments(aligned, x, partial)
+    if plan.merge is not None:
+        plan.merge(aligned, partial, mean, variance)
+    plan.coefficients(aligned, partial, mean, variance, table, *parameters)
+    plan.apply(aligned, x, y, mean, table)
     return y, mean, variance
 
 
+@_on_its_device
 def backward(
     grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
     rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Its gradient."""
-    rho, weight, running_mean, running_var = map(_double, (rho, weight, running_mean, running_var))
-    mix = gate_weights(rho, mixture.gate).to(x.device, torch.float64)
-    layout = _layout(x)
-    samples, channels, size = layout.shape
+    plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
     grad = grad.contiguous(memory_format=memory_format(x) or torch.contiguous_format)
-    sums, dots = mean.new_empty((2, layout.splits, samples, channels))
-    kernels.sums[layout.grid](grad, x, mean, sums, dots, *layout.shape, *layout.strides, layout.chunk, **layout.blocks)
-    constants = _fused(mixture, x, mix)
-    if constants is None:
-        grad_offset = sums.sum(0)
-        slope, grad_mean, grad_variance, grad_mix, grad_weight = mixture_coefficients_backward(
-            dots.sum(0), grad_offset, mean, variance, mix, weight, running_mean, running_var, mixture, size
-        )
-        per_deviation = (2.0 * grad_variance / size).contiguous()
-        shift = ((grad_mean - slope * grad_offset) / size).contiguous()
-        slope = slope.contiguous()
-        *grad_mix, grad_weight, grad_bias = torch.stack([*grad_mix, grad_weight, grad_offset]).sum(1)
-    else:
-        rows = mean.new_empty((4, samples, channels))
-        slope, per_deviation, shift = mean.new_empty((3, samples, channels))
-        kernels.coefficients_backward[(samples,)](
-            sums, dots, mean, variance, mix, weight, slope, per_deviation, shift, rows, *layout.shape,
-            splits=layout.splits, **constants,
-        )  # fmt: skip
-        *grad_mix, grad_weight, grad_bias = rows.sum(1)
+    aligned, (rho, weight, running_mean, running_var) = _prepare(rho, weight, running_mean, running_var)
+    aligned = aligned and x.data_ptr() % 16 == 0 and grad.data_ptr() % 16 == 0
+    partial, table, rows = (mean.new_empty((n, *x.shape[:2])) for n in (2 * plan.splits, 3, plan.rows))
+    exchange = mean.new_empty((plan.exchange, *x.shape[:2])) if plan.pool is not None else None
     grad_x = torch.empty_like(x)
-    kernels.input_gradient[layout.grid](
-        grad, x, grad_x, mean, slope, per_deviation, shift, *layout.shape[1:], *layout.strides, layout.chunk,
-        **layout.blocks,
-    )  # fmt: skip
-    if rho is None:
-        return grad_x, x.new_empty(0), grad_weight, grad_bias
-    if not mixture.per_channel:
-        grad_mix = [row.sum() for row in grad_mix]
-    grad_rho = torch.stack(gate_weights_backward(grad_mix, mix.squeeze(-1), rho, mixture))
-    return grad_x, grad_rho.reshape(rho.shape), grad_weight, grad_bias
-
-
-def _double(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().double()
+    grad_rho, grad_weight, grad_bias = (None if t is None else torch.empty_like(t) for t in (rho, weight, bias))
+    plan.sums(aligned, grad, x, mean, partial)
+    plan.coefficients_backward(
+        aligned, partial, mean, variance, table, rows, exchange, rho, weight, running_mean, running_var
+    )
+    if plan.pool is not None:
+        plan.pool(aligned, exchange, table)
+    plan.gradients(aligned, grad, x, grad_x, mean, table, rows, rho, grad_rho, grad_weight, grad_bias)
+    return grad_x, grad_rho, grad_weight, grad_bias
