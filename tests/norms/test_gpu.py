@@ -52,13 +52,22 @@ def assert_close(actual, expected, tolerance):
         torch.testing.assert_close(one.double().cpu() / size, other / size, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_layers(name, shape):
+    check(LAYERS[name], shape, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["ILN", "four"])
+@pytest.mark.parametrize("shape", [SHAPES["2d"], SHAPES["3d"]], ids=["2d", "3d"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
-def test_layers(make, shape, dtype, last):
-    if last and len(shape) < 4:
-        pytest.skip("channels_last needs two or three spatial axes")
+def test_dtypes_and_layouts(name, shape, dtype, last):
+    check(LAYERS[name], shape, dtype, last)
+
+
+def check(make, shape, dtype, last=False):
+    """A layer that has been trained, in both modes, against its twin in float64 on the CPU."""
     layer = make(shape[1])
     with torch.no_grad():
         for number, parameter in enumerate(layer.parameters()):

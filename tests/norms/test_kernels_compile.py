@@ -40,13 +40,13 @@ PLANS = {
 ELEMENTS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 ALIGNED = [["tt.divisibility", 16]]
 
-def build(launch, plan, components, element, capability):
-    kernel, names = launch.function, launch.function.arg_names
+def build(launch, components, element, capability):
+    kernel, names = launch.kernel, launch.kernel.arg_names
     tensors = len(names) - len(launch.arguments)
     signature, constants, attributes = {}, {}, {}
     for number, name in enumerate(names):
         absent = name in ("running_mean", "running_var") or (name.endswith("rho") and len(components) == 1)
-        if number < tensors and (absent or (name == "exchange" and plan.pool is None)):
+        if number < tensors and absent:
             signature[name], constants[(number,)] = "constexpr", None
             continue
         if number < tensors:
@@ -67,14 +67,14 @@ def build(launch, plan, components, element, capability):
 for name, (shape, last, dtype, components, mixture) in PLANS.items():
     single = torch.float32
     dtypes = (dtype, None if len(components) == 1 else single, single, single, None, None)
-    plan = cuda._plan(shape, last, 0, dtypes, components, mixture._replace(components=()))
+    plan = cuda._plan(torch.Size(shape), last, 0, dtypes, components, mixture._replace(components=()))
     for launch in plan:
         if isinstance(launch, cuda.Launch):
-            compiled = build(launch, plan, components, ELEMENTS[dtype], int(sys.argv[1]))
-            print(name, launch.function.__name__, "compiled")
+            compiled = build(launch, components, ELEMENTS[dtype], int(sys.argv[1]))
+            print(name, launch.kernel.__name__, "compiled")
             if len(sys.argv) > 2:
                 from pathlib import Path
-                Path(sys.argv[2], f"{name}-{launch.function.__name__}.cubin").write_bytes(compiled.asm["cubin"])
+                Path(sys.argv[2], f"{name}-{launch.kernel.__name__}.cubin").write_bytes(compiled.asm["cubin"])
 """
 
 

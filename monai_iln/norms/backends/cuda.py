@@ -8,7 +8,9 @@ blend, which ILN is. Batch norm, which needs the other samples, and other groups
 from __future__ import annotations
 
 import functools
+import math
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from monai_iln.norms.backends import cuda_coefficients, cuda_kernels
-from monai_iln.norms.coefficients import BATCH, Mixture, spatial_size
+from monai_iln.norms.coefficients import BATCH, Mixture
 
 PROGRAMS = 2048  # enough to fill a large GPU several times over
 ELEMENTS = 2048  # of a program's tile
@@ -33,43 +35,38 @@ class Launch:
     """
 
     def __init__(self, kernel: Any, grid: tuple[int, int, int], *arguments: Any, warps: int = 4) -> None:
-        self.function = kernel
-        self.warps = warps
+        self.kernel = kernel
         self.grid = grid
         self.arguments = arguments
+        self.warps = warps
         self.compiled: Any = None
 
     def __call__(self, aligned: bool, *tensors: Tensor | None) -> None:
         if aligned and self.compiled is not None:
-            self.compiled(*tensors, *self.arguments)
+            addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+            self.compiled(*addresses, *self.arguments)
             return
-        compiled = self.function[self.grid](*tensors, *self.arguments, num_warps=self.warps)
+        compiled = self.kernel[self.grid](*tensors, *self.arguments, num_warps=self.warps)
         if aligned and compiled is not None:  # Triton's interpreter compiles nothing
             self.compiled = compiled[self.grid]
 
 
 class Plan(NamedTuple):
-    """What is launched for inputs of one kind.
+    """What is launched for inputs of one kind, and the tables that it needs in ``scratch``.
 
-    Attributes:
-        forward: The launches of the forward pass.
-        backward: Those of the backward pass.
-        scratch: The float64 numbers that each needs: of chunks, of coefficients, of rows, and to exchange.
-        merge: The launch between ``moments`` and ``coefficients``, if one sample must know the others.
-        pool: The launch between the coefficients of the backward pass and its gradients, if so.
+    ``merge`` and ``pool`` are there if one sample must know the others, or a group other channels.
     """
 
     moments: Launch
     merge: Launch | None
     coefficients: Launch
     apply: Launch
+    forward_tables: int
     sums: Launch
     coefficients_backward: Launch
     pool: Launch | None
     gradients: Launch
-    splits: int
-    rows: int
-    exchange: int
+    backward_tables: int
 
 
 def memory_format(x: Tensor) -> torch.memory_format | None:
@@ -83,11 +80,11 @@ def memory_format(x: Tensor) -> torch.memory_format | None:
 
 @functools.lru_cache(maxsize=1024)
 def _plan(
-    shape: tuple[int, int, int], channels_last: bool, device: int | None, dtypes: tuple[torch.dtype | None, ...],
+    shape: torch.Size, channels_last: bool, device: int | None, dtypes: tuple[torch.dtype | None, ...],
     components: tuple[int, ...], mixture: Mixture,
 ) -> Plan:  # fmt: skip
     """The launches for inputs of one kind, which is all that Triton compiles for."""
-    samples, channels, size = shape
+    samples, channels, size = shape[0], shape[1], math.prod(shape[2:])
     wide_c, wide_s = triton.next_power_of_2(channels), triton.next_power_of_2(size)
     # The axis that is contiguous in memory first, so that neighbouring threads read neighbouring values.
     if channels_last:
@@ -111,41 +108,38 @@ def _plan(
     most = max(splits, samples, channels // groups) if others else splits
     block_p = min(triton.next_power_of_2(most), max(1, COEFFICIENTS // (block_g * block_k)))
     number = len(codes)
-    gates = (channels, 1) if mixture.per_channel else (1, 0)
-    gate_stride, gate_step = gates
+    gate_step, gate_stride = (1, channels) if mixture.per_channel else (0, 1)
+    sizes = samples, channels, size
     blend = (
-        gate_step, gate_stride, codes, number, mixture.num_groups, mixture.blend_statistics, mixture.unbiased,
-        mixture.eps, mixture.gate,
+        *sizes, splits, gate_step, gate_stride, codes, len(codes), mixture.num_groups, mixture.blend_statistics,
+        mixture.unbiased, mixture.eps, mixture.gate,
     )  # fmt: skip
-    gate = number, mixture.blend_statistics, mixture.gate, mixture.per_channel
+    gate = len(codes), mixture.blend_statistics, mixture.gate, mixture.per_channel
+    rows = (2 if mixture.blend_statistics else 1) * len(codes) + 2
     few = min(wide_c, CHANNELS)
-    by_channels = samples, triton.cdiv(channels, few), 1
-    few_p = max(1, COEFFICIENTS // few)
     merge = pool = None
+    exchanged = 0
     if others:
-        merge = Launch(cuda_coefficients.merge, by_channels, *shape, splits, block_s, few, few_p)
-        pool = Launch(cuda_coefficients.pool_backward, by_channels, *shape, codes, number, few, few_p)
+        by_channels, members = (samples, triton.cdiv(channels, few), 1), COEFFICIENTS // few
+        merge = Launch(cuda_coefficients.merge, by_channels, *sizes, splits, block_s, few, members)
+        pool = Launch(
+            cuda_coefficients.pool_backward, by_channels, *sizes, splits, codes, len(codes), mixture.blend_statistics,
+            few, members,
+        )  # fmt: skip
+        exchanged = 3 * len(codes)
     each = samples, 1, 1
+    one_more = samples + 1, grid[1], splits
     return Plan(
-        Launch(cuda_kernels.moments, grid, *shape, *tile),
+        Launch(cuda_kernels.moments, grid, *sizes, *tile),
         merge,
-        Launch(
-            cuda_coefficients.coefficients, each, *shape, splits, *blend, others, block_s, block_g, block_k, block_p,
-            warps=8,
-        ),
-        Launch(cuda_kernels.apply, grid, *shape, *tile),
-        Launch(cuda_kernels.sums, grid, *shape, *tile),
-        Launch(
-            cuda_coefficients.coefficients_backward, each, *shape, splits, *blend, block_g, block_k, block_p,
-            warps=8,
-        ),
+        Launch(cuda_coefficients.coefficients, each, *blend, others, block_s, block_g, block_k, block_p, warps=8),
+        Launch(cuda_kernels.apply, grid, *sizes, *tile),
+        2 * splits + 2,
+        Launch(cuda_kernels.sums, grid, *sizes, *tile),
+        Launch(cuda_coefficients.coefficients_backward, each, *blend, block_g, block_k, block_p, warps=8),
         pool,
-        Launch(
-            cuda_coefficients.gradients, (samples + 1, *grid[1:]), *shape, gate_step, gate_stride, *tile, *gate, few,
-        ),
-        splits,
-        (2 if mixture.blend_statistics else 1) * number + 2,
-        3 * number if others else 0,
+        Launch(cuda_coefficients.gradients, one_more, *sizes, gate_step, gate_stride, *tile, *gate, few),
+        2 * splits + 3 + rows + exchanged,
     )
 
 
@@ -162,11 +156,10 @@ def _code(component: int, channels: int, running: bool, num_groups: int) -> int:
 
 def _find_plan(x: Tensor, *parameters: Any) -> Plan:
     *tensors, mixture = parameters
-    shape = x.shape[0], x.shape[1], spatial_size(x)
     dtypes = (x.dtype, *[None if tensor is None else tensor.dtype for tensor in tensors])
     # A list cannot be a part of a key.
     components, rest = tuple(mixture.components), mixture._replace(components=())
-    return _plan(shape, not x.is_contiguous(), x.device.index, dtypes, components, rest)
+    return _plan(x.shape, not x.is_contiguous(), x.device.index, dtypes, components, rest)
 
 
 def takes(x: Tensor) -> bool:
@@ -177,10 +170,10 @@ def takes(x: Tensor) -> bool:
 @functools.cache
 def works(device: torch.device) -> bool:
     """Whether Triton can build and run a kernel on a device; says so once if not."""
-    probe = torch.ones(3, 1, 1, dtype=torch.float64, device=device)
+    probe = torch.ones(4, 1, 1, dtype=torch.float64, device=device)
     try:
-        with _on(probe):
-            cuda_kernels.apply[(1, 1, 1)](probe[0], probe[1], probe[2], probe, 0, 1, 1, tl.float64, 1, 1, False)
+        with _current(probe):
+            cuda_kernels.apply[(1, 1, 1)](probe[0], probe[1], probe[2], probe, 1, 1, 1, tl.float64, 1, 1, False)
         return True
     except Exception as error:  # compilers and drivers raise nearly anything
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -192,71 +185,63 @@ def works(device: torch.device) -> bool:
         return False
 
 
-def _on(x: Tensor) -> Any:
-    """A context in which Triton launches on the device of ``x``: it takes the current one."""
-    return torch.cuda.device(x.device) if x.is_cuda else torch.device("cpu")
+def _current(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which the device of ``x`` is the current one, which Triton launches on."""
+    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+        return _NO_CHANGE
+    return torch.cuda.device(x.device)
 
 
-def _on_its_device(function: Any) -> Any:
-    """Run a function whose first argument lies on another device than the current one on that device."""
-
-    @functools.wraps(function)
-    def guarded(x: Tensor, *operands: Any) -> Any:
-        if not x.is_cuda or x.device.index == torch.cuda.current_device():
-            return function(x, *operands)
-        with torch.cuda.device(x.device):
-            return function(x, *operands)
-
-    return guarded
+_NO_CHANGE = nullcontext()
 
 
-def _prepare(*tensors: Tensor | None) -> tuple[bool, tuple[Tensor | None, ...]]:
-    """Whether the addresses of all tensors can be divided by 16, and the tensors without gaps."""
-    gapless = tuple(tensor if tensor is None else tensor.contiguous() for tensor in tensors)
-    return all(tensor is None or tensor.data_ptr() % 16 == 0 for tensor in gapless), gapless
+def _gapless(*tensors: Tensor | None) -> list[Any]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-@_on_its_device
+def _are_aligned(*tensors: Tensor | None) -> bool:
+    return all(tensor is None or tensor.data_ptr() % 16 == 0 for tensor in tensors)
+
+
 def forward(
     x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The operator; see :func:`monai_iln.norms.operator.mixture_norm`."""
-    plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
-    aligned, parameters = _prepare(rho, weight, bias, running_mean, running_var)
-    aligned = aligned and x.data_ptr() % 16 == 0
-    partial = x.new_empty((2 * plan.splits, *x.shape[:2]), dtype=torch.float64)
-    mean = x.new_empty(x.shape[:2], dtype=torch.float64)
-    variance, y = torch.empty_like(mean), torch.empty_like(x)
-    table = mean.new_empty((2, *x.shape[:2]))
-    plan.moments(aligned, x, partial)
-    if plan.merge is not None:
-        plan.merge(aligned, partial, mean, variance)
-    plan.coefficients(aligned, partial, mean, variance, table, *parameters)
-    plan.apply(aligned, x, y, mean, table)
+    with _current(x):
+        plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
+        parameters = _gapless(rho, weight, bias, running_mean, running_var)
+        samples, channels = x.shape[:2]
+        y = torch.empty_like(x)
+        mean, variance = x.new_empty((2, samples, channels), dtype=torch.float64).unbind()
+        scratch = x.new_empty((plan.forward_tables, samples, channels), dtype=torch.float64)
+        aligned = _are_aligned(x, mean, variance, *parameters)
+        plan.moments(aligned, x, scratch)
+        if plan.merge is not None:
+            plan.merge(aligned, scratch, mean, variance)
+        plan.coefficients(aligned, scratch, mean, variance, *parameters)
+        plan.apply(aligned, x, y, mean, scratch)
     return y, mean, variance
 
 
-@_on_its_device
 def backward(
     grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
     rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Its gradient."""
-    plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
-    grad = grad.contiguous(memory_format=memory_format(x) or torch.contiguous_format)
-    aligned, (rho, weight, running_mean, running_var) = _prepare(rho, weight, running_mean, running_var)
-    aligned = aligned and x.data_ptr() % 16 == 0 and grad.data_ptr() % 16 == 0
-    partial, table, rows = (mean.new_empty((n, *x.shape[:2])) for n in (2 * plan.splits, 3, plan.rows))
-    exchange = mean.new_empty((plan.exchange, *x.shape[:2])) if plan.pool is not None else None
-    grad_x = torch.empty_like(x)
-    grad_rho, grad_weight, grad_bias = (None if t is None else torch.empty_like(t) for t in (rho, weight, bias))
-    plan.sums(aligned, grad, x, mean, partial)
-    plan.coefficients_backward(
-        aligned, partial, mean, variance, table, rows, exchange, rho, weight, running_mean, running_var
-    )
-    if plan.pool is not None:
-        plan.pool(aligned, exchange, table)
-    plan.gradients(aligned, grad, x, grad_x, mean, table, rows, rho, grad_rho, grad_weight, grad_bias)
+    with _current(x):
+        plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
+        grad_x = torch.empty_like(x)
+        if grad.stride() != grad_x.stride():
+            grad = torch.empty_like(x).copy_(grad)
+        rho, *others = _gapless(rho, weight, running_mean, running_var)
+        grad_rho, grad_weight, grad_bias = (None if t is None else torch.empty_like(t) for t in (rho, weight, bias))
+        scratch = mean.new_empty((plan.backward_tables, *mean.shape))
+        aligned = _are_aligned(grad, x, mean, variance, rho, *others)
+        plan.sums(aligned, grad, x, mean, scratch)
+        plan.coefficients_backward(aligned, scratch, mean, variance, rho, *others)
+        if plan.pool is not None:
+            plan.pool(aligned, scratch)
+        plan.gradients(aligned, grad, x, grad_x, mean, scratch, rho, grad_rho, grad_weight, grad_bias)
     return grad_x, grad_rho, grad_weight, grad_bias

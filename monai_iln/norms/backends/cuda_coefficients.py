@@ -8,7 +8,7 @@ tile, or all channels. Of batch norm and of other groups it reads the *members* 
 import triton
 import triton.language as tl
 
-from monai_iln.norms.backends.cuda_kernels import chunk_length, input_gradient
+from monai_iln.norms.backends.cuda_kernels import chunk_length, coefficients_in, input_gradient
 
 # The components, as the kernels know them: these, or the number of groups.
 BATCH = tl.constexpr(0)
@@ -213,29 +213,30 @@ def _merge(partial, row, inside, N, C, S, splits, BLOCK_S: tl.constexpr, BLOCK_P
 
 
 @triton.jit
-def merge(partial, mean, variance, N, C, S, splits, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr):
+def merge(scratch, mean, variance, N, C, S, splits, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr):
     """The tables of all samples, where one sample must know the others, or one group other channels."""
     c = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
     row, inside = tl.program_id(0) * C + c, c < C
-    m, v = _merge(partial, row, inside, N, C, S, splits, BLOCK_S, BLOCK_P)
+    m, v = _merge(scratch, row, inside, N, C, S, splits, BLOCK_S, BLOCK_P)
     tl.store(mean + row, m, mask=inside)
     tl.store(variance + row, v, mask=inside)
 
 
 @triton.jit
 def coefficients(
-    partial, mean, variance, table, rho, weight, bias, running_mean, running_var, N, C, S, splits, gate_step,
+    scratch, mean, variance, rho, weight, bias, running_mean, running_var, N, C, S, splits, gate_step,
     gate_stride, COMPONENTS: tl.constexpr, J: tl.constexpr, GROUPS: tl.constexpr, STATISTICS: tl.constexpr,
     UNBIASED: tl.constexpr, EPS: tl.constexpr, GATE: tl.constexpr, MERGED: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """``mixture_coefficients`` of one sample: ``table`` gets the slopes, then the offsets."""
+    """``mixture_coefficients`` of one sample: slopes, then offsets."""
+    table = coefficients_in(scratch, splits, N, C)
     c, inside, K = _channels(C, GROUPS, BLOCK_G, BLOCK_K)
     row = tl.program_id(0) * C + c
     if MERGED:
         m, v = _load(mean, row, inside, 0.0), _load(variance, row, inside, 0.0)
     else:
-        m, v = _merge(partial, row, inside, N, C, S, splits, BLOCK_S, BLOCK_P)
+        m, v = _merge(scratch, row, inside, N, C, S, splits, BLOCK_S, BLOCK_P)
         tl.store(mean + row, m, mask=inside)
         tl.store(variance + row, v, mask=inside)
     slope, offset = _blend(
@@ -263,23 +264,32 @@ def _total(partial, row, inside, N, C, splits, BLOCK_P: tl.constexpr):
 
 
 @triton.jit
+def _backward_tables(scratch, splits, N, C, J: tl.constexpr, STATISTICS: tl.constexpr):
+    """Where the tables of the backward pass begin; see :func:`coefficients_backward`."""
+    table = coefficients_in(scratch, splits, N, C)
+    ROWS: tl.constexpr = 2 * J + 2 if STATISTICS else J + 2
+    return table, table + 3 * N * C, table + (3 + ROWS) * N * C
+
+
+@triton.jit
 def coefficients_backward(
-    partial, mean, variance, table, rows, exchange, rho, weight, running_mean, running_var, N, C, S, splits, gate_step,
+    scratch, mean, variance, rho, weight, running_mean, running_var, N, C, S, splits, gate_step,
     gate_stride, COMPONENTS: tl.constexpr, J: tl.constexpr, GROUPS: tl.constexpr, STATISTICS: tl.constexpr,
     UNBIASED: tl.constexpr, EPS: tl.constexpr, GATE: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """``mixture_coefficients_backward`` of one sample.
 
-    ``table`` gets slope, ``per_deviation`` and shift of :func:`~...cuda_kernels.input_gradient`; ``rows`` the gradients
-    in the rows of the weights of the components, in ``weight`` and in ``bias``, to be summed; ``exchange`` what the
-    components with members still have to pool: gradients of deviation and variance, and the deviation.
+    The tables in ``scratch`` are slope, ``per_deviation`` and shift of :func:`~...cuda_kernels.input_gradient`; *rows*,
+    the gradients in the rows of the weights of the components, in ``weight`` and in ``bias``, to be summed; and for the
+    components with members what they still have to pool: gradients of deviation and variance, and the deviation.
     """
+    table, rows, exchange = _backward_tables(scratch, splits, N, C, J, STATISTICS)
     c, inside, K = _channels(C, GROUPS, BLOCK_G, BLOCK_K)
     NC, row, index = N * C, tl.program_id(0) * C + c, c * gate_step
     m, v = _load(mean, row, inside, 0.0), _load(variance, row, inside, 0.0)
-    grad_offset = _total(partial, row, inside, N, C, splits, BLOCK_P)
-    grad_slope = _total(partial + splits * NC, row, inside, N, C, splits, BLOCK_P)
+    grad_offset = _total(scratch, row, inside, N, C, splits, BLOCK_P)
+    grad_slope = _total(scratch + splits * NC, row, inside, N, C, splits, BLOCK_P)
     grad_sum = grad_offset
     slope, offset = _blend(
         m, v, mean, variance, rho, index, gate_stride, running_mean, running_var, c, inside, C, K, N, S,
@@ -353,9 +363,11 @@ def coefficients_backward(
 
 @triton.jit
 def pool_backward(
-    exchange, table, N, C, S, COMPONENTS: tl.constexpr, J: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr
-):
-    """Add what :func:`coefficients_backward` left in ``exchange`` to its table."""
+    scratch, N, C, S, splits, COMPONENTS: tl.constexpr, J: tl.constexpr, STATISTICS: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """Pool what :func:`coefficients_backward` left to be exchanged, and add it to the coefficients."""
+    table, _, exchange = _backward_tables(scratch, splits, N, C, J, STATISTICS)
     c = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
     NC, row, inside = N * C, tl.program_id(0) * C + c, c < C
     grad_mean, grad_variance = tl.zeros(inside.shape, tl.float64), tl.zeros(inside.shape, tl.float64)
@@ -435,14 +447,15 @@ def _parameter_gradients(
 
 @triton.jit
 def gradients(
-    grad, x, grad_x, mean, table, rows, rho, grad_rho, grad_weight, grad_bias, N, C, S, gate_step, gate_stride,
+    grad, x, grad_x, mean, scratch, rho, grad_rho, grad_weight, grad_bias, N, C, S, gate_step, gate_stride,
     ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
     J: tl.constexpr, STATISTICS: tl.constexpr, GATE: tl.constexpr, PER_CHANNEL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient in the input, and as if of one more sample those in the parameters."""
     if tl.program_id(0) < N:
-        input_gradient(grad, x, grad_x, mean, table, N, C, S, ACC, BLOCK_C, BLOCK_S, LAST)
+        input_gradient(grad, x, grad_x, mean, scratch, N, C, S, ACC, BLOCK_C, BLOCK_S, LAST)
     elif tl.program_id(2) == 0:
+        _, rows, _ = _backward_tables(scratch, tl.num_programs(2), N, C, J, STATISTICS)
         for start in range(tl.program_id(1) * BLOCK, C, tl.num_programs(1) * BLOCK):
             _parameter_gradients(
                 start + tl.arange(0, BLOCK), rows, rho, grad_rho, grad_weight, grad_bias, N, C, gate_step, gate_stride,

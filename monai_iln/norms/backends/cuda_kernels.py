@@ -3,6 +3,9 @@
 ``x`` is read as (sample, channel, position), contiguous or with the channels last. Tables of (sample, channel) are
 float64; ``x`` itself is computed with in float32, or in float64 if it is that (``ACC``). Nothing is added atomically:
 results are deterministic. Coefficients are in :mod:`monai_iln.norms.backends.cuda_coefficients`.
+
+The kernels hand tables on in one piece of memory, ``scratch``: two tables of each chunk of positions, and behind them
+the coefficients.
 """
 
 import triton
@@ -38,6 +41,12 @@ def chunk_length(S, splits, BLOCK_S: tl.constexpr):
 
 
 @triton.jit
+def coefficients_in(scratch, splits, N, C):
+    """Where the coefficients begin, one table behind the other."""
+    return scratch + 2 * splits * N * C
+
+
+@triton.jit
 def _centred(value, mean, ACC: tl.constexpr):
     """``value - mean`` for a float64 mean: what its rounding cut off is subtracted, too."""
     rounded = mean.to(ACC)
@@ -47,7 +56,7 @@ def _centred(value, mean, ACC: tl.constexpr):
 
 @triton.jit
 def moments(
-    x, partial, N, C, S, ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
+    x, scratch, N, C, S, ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Mean of each (sample, channel) over one chunk of positions, and the sum of squares about it."""
     c = tl.program_id(1) * BLOCK_C
@@ -73,15 +82,16 @@ def moments(
     shift = mean - pooled
     squares = tl.sum(squares + tl.where(count > 0.0, shift * shift * count, 0.0), 1, keep_dims=True)
     row = (tl.program_id(2) * N + tl.program_id(0)) * C + channel
-    tl.store(partial + row, first.to(tl.float64) + pooled.to(tl.float64), mask=channel < C)
-    tl.store(partial + tl.num_programs(2) * N * C + row, squares.to(tl.float64), mask=channel < C)
+    tl.store(scratch + row, first.to(tl.float64) + pooled.to(tl.float64), mask=channel < C)
+    tl.store(scratch + tl.num_programs(2) * N * C + row, squares.to(tl.float64), mask=channel < C)
 
 
 @triton.jit
 def apply(
-    x, y, mean, table, N, C, S, ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
+    x, y, mean, scratch, N, C, S, ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """``y = slope * (x - mean) + offset``; ``table`` has the slopes, then the offsets."""
+    """``y = slope * (x - mean) + offset``."""
+    table = coefficients_in(scratch, tl.num_programs(2), N, C)
     c = tl.program_id(1) * BLOCK_C
     channel, s = c + tl.arange(0, BLOCK_C)[:, None], tl.arange(0, BLOCK_S)[None, :]
     row = tl.program_id(0) * C + channel
@@ -98,7 +108,7 @@ def apply(
 
 @triton.jit
 def sums(
-    grad, x, mean, partial, N, C, S,
+    grad, x, mean, scratch, N, C, S,
     ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Sums of ``grad`` and of ``grad * (x - mean)`` over one chunk of positions."""
@@ -115,17 +125,18 @@ def sums(
         total += value
         dot += tl.where(inside, value * centred, 0.0)  # a mean that is not finite stays in its sample
     row = (tl.program_id(2) * N + tl.program_id(0)) * C + channel
-    tl.store(partial + row, tl.sum(total, 1, keep_dims=True).to(tl.float64), mask=channel < C)
+    tl.store(scratch + row, tl.sum(total, 1, keep_dims=True).to(tl.float64), mask=channel < C)
     dot = tl.sum(dot, 1, keep_dims=True).to(tl.float64)
-    tl.store(partial + tl.num_programs(2) * N * C + row, dot, mask=channel < C)
+    tl.store(scratch + tl.num_programs(2) * N * C + row, dot, mask=channel < C)
 
 
 @triton.jit
 def input_gradient(
-    grad, x, grad_x, mean, table, N, C, S,
+    grad, x, grad_x, mean, scratch, N, C, S,
     ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """``grad_x = slope * grad + per_deviation * (x - mean) + shift``; ``table`` has the three in this order."""
+    """``grad_x = slope * grad + per_deviation * (x - mean) + shift``."""
+    table = coefficients_in(scratch, tl.num_programs(2), N, C)
     c = tl.program_id(1) * BLOCK_C
     channel, s = c + tl.arange(0, BLOCK_C)[:, None], tl.arange(0, BLOCK_S)[None, :]
     row = tl.program_id(0) * C + channel
