@@ -103,4 +103,3 @@ def _strip(panel: Axes, row: int, values: Sequence[float], end: float, contestan
     if beyond:
         text += f"  ({beyond} \N{RIGHTWARDS ARROW})"
     panel.text(end, row, text, va="center", fontsize=7, color=color)
-

@@ -85,6 +85,14 @@ def test_shapes(shape, per_channel):
     check(*make(shape, ILN, per_channel), ILN._replace(per_channel=per_channel))
 
 
+@pytest.mark.parametrize("shape", [SHAPES["no space"], SHAPES["one pixel"]], ids=["no space", "one pixel"])
+@pytest.mark.parametrize("mixture", [ILN, MIXTURES["no groups"], MIXTURES["batch"]], ids=["ILN", "no groups", "batch"])
+def test_one_pixel_in_single_precision(shape, mixture):
+    """Nothing varies there, so slopes are large, and what they multiply must be 0 exactly."""
+    mixture = mixture._replace(eps=1e-12)
+    check(*make(shape, mixture), mixture, torch.float32)
+
+
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
 @pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
 def test_mixtures(mixture, affine):

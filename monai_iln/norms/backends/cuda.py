@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from monai_iln.norms.backends import cuda_coefficients, cuda_kernels
+from monai_iln.norms.backends import cuda_coefficients, cuda_gradients, cuda_kernels, cuda_pools
 from monai_iln.norms.coefficients import BATCH, Mixture
 
 PROGRAMS = 2048  # enough to fill a large GPU several times over
@@ -107,7 +107,6 @@ def _plan(
     block_g, block_k = triton.next_power_of_2(groups), triton.next_power_of_2(channels // groups)
     most = max(splits, samples, channels // groups) if others else splits
     block_p = min(triton.next_power_of_2(most), max(1, COEFFICIENTS // (block_g * block_k)))
-    number = len(codes)
     gate_step, gate_stride = (1, channels) if mixture.per_channel else (0, 1)
     sizes = samples, channels, size
     blend = (
@@ -123,7 +122,7 @@ def _plan(
         by_channels, members = (samples, triton.cdiv(channels, few), 1), COEFFICIENTS // few
         merge = Launch(cuda_coefficients.merge, by_channels, *sizes, splits, block_s, few, members)
         pool = Launch(
-            cuda_coefficients.pool_backward, by_channels, *sizes, splits, codes, len(codes), mixture.blend_statistics,
+            cuda_gradients.pool_backward, by_channels, *sizes, splits, codes, len(codes), mixture.blend_statistics,
             few, members,
         )  # fmt: skip
         exchanged = 3 * len(codes)
@@ -136,9 +135,9 @@ def _plan(
         Launch(cuda_kernels.apply, grid, *sizes, *tile),
         2 * splits + 2,
         Launch(cuda_kernels.sums, grid, *sizes, *tile),
-        Launch(cuda_coefficients.coefficients_backward, each, *blend, block_g, block_k, block_p, warps=8),
+        Launch(cuda_gradients.coefficients_backward, each, *blend, block_g, block_k, block_p, warps=8),
         pool,
-        Launch(cuda_coefficients.gradients, one_more, *sizes, gate_step, gate_stride, *tile, *gate, few),
+        Launch(cuda_gradients.gradients, one_more, *sizes, gate_step, gate_stride, *tile, *gate, few),
         2 * splits + 3 + rows + exchanged,
     )
 
@@ -146,11 +145,11 @@ def _plan(
 def _code(component: int, channels: int, running: bool, num_groups: int) -> int:
     """A component as the kernels know it."""
     if component == BATCH:
-        return cuda_coefficients.RUNNING.value if running else BATCH
+        return cuda_pools.RUNNING.value if running else BATCH
     if component == channels:
-        return int(cuda_coefficients.INSTANCE.value)
+        return int(cuda_pools.INSTANCE.value)
     if component == num_groups and component > 1:
-        return int(cuda_coefficients.SAME_GROUPS.value)
+        return int(cuda_pools.SAME_GROUPS.value)
     return component
 
 
@@ -178,8 +177,8 @@ def works(device: torch.device) -> bool:
     except Exception as error:  # compilers and drivers raise nearly anything
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         warnings.warn(
-            f"monai_iln: Triton cannot run kernels on {device} ({reason}). Norms are computed by plain torch there, with "
-            "the same results, more slowly. Remedy: install a C compiler, or a Triton that fits torch and the GPU.",
+            f"monai_iln: Triton cannot run kernels on {device} ({reason}). Norms are computed by plain torch there, "
+            "with the same results, more slowly. Remedy: install a C compiler, or a Triton that fits torch and GPU.",
             stacklevel=2,
         )
         return False
@@ -213,7 +212,8 @@ def forward(
         parameters = _gapless(rho, weight, bias, running_mean, running_var)
         samples, channels = x.shape[:2]
         y = torch.empty_like(x)
-        mean, variance = x.new_empty((2, samples, channels), dtype=torch.float64).unbind()
+        mean = x.new_empty((samples, channels), dtype=torch.float64)
+        variance = torch.empty_like(mean)
         scratch = x.new_empty((plan.forward_tables, samples, channels), dtype=torch.float64)
         aligned = _are_aligned(x, mean, variance, *parameters)
         plan.moments(aligned, x, scratch)
