@@ -1,5 +1,7 @@
 """The Triton kernels against the definition in float64: on a GPU if there is one, or in Triton's interpreter."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -148,3 +150,21 @@ def test_layouts_that_the_kernels_leave_to_the_definition():
     assert cuda.memory_format(x.contiguous(memory_format=torch.channels_last)) == torch.channels_last
     assert cuda.memory_format(x[..., ::2]) is None
     assert cuda.memory_format(x.transpose(2, 3)) is None
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_sizes_share_what_is_compiled(unbiased):
+    """Triton compiles for each constant anew, and for integers that are 1 or can be divided by 16."""
+    compiled = {}
+    mixture = ILN._replace(components=[32, 1], num_groups=0, unbiased=unbiased, gate="projected", per_channel=True)
+    for height in range(20, 60):
+        plan = cuda._find_plan(torch.empty(1, 32, height, 64), None, None, None, None, None, mixture)
+        for launch in plan:
+            if isinstance(launch, cuda.Launch):
+                parameters = list(inspect.signature(launch.kernel.fn).parameters.values())[-len(launch.arguments) :]
+                key = [
+                    value if "constexpr" in str(parameter.annotation) else (value == 1, value % 16 == 0)
+                    for parameter, value in zip(parameters, launch.arguments, strict=True)
+                ]
+                compiled.setdefault(launch.kernel.fn.__name__, set()).add(str(key))
+    assert {name: len(keys) for name, keys in compiled.items() if len(keys) > 4} == {}
