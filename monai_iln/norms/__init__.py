@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from monai_iln.norms.gates import LayerGates, parameter_groups, plot_gates, read_gates
     from monai_iln.norms.layers import ILN, InstanceLayerNorm, MixtureNorm
     from monai_iln.norms.replace import replace_norm
+    from monai_iln.norms.running import update_bn
 
 __all__ = [
     "ILN",
@@ -27,6 +28,7 @@ __all__ = [
     "read_gates",
     "register",
     "replace_norm",
+    "update_bn",
 ]
 
 # Only the factory and what builds on it import MONAI: a layer's user does not wait for it.
@@ -48,5 +50,6 @@ __getattr__ = lazy_getattr(
         "read_gates": "gates",
         "register": "factory",
         "replace_norm": "replace",
+        "update_bn": "running",
     },
 )

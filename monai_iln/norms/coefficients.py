@@ -59,7 +59,7 @@ def gate_weights(rho: Tensor | None, gate: str) -> Tensor:
         ``(J, G)``, or ``(2 J, 1)``.
     """
     if rho is None:
-        return torch.ones(1, 1)
+        return torch.ones(1, 1, device="cpu")  # whatever the default device is
     if gate == "softmax":
         return rho.softmax(-2).flatten(0, -2)
     first = rho.sigmoid() if gate == "sigmoid" else rho.clamp(0.0, 1.0)
@@ -245,8 +245,9 @@ def mixture_coefficients_backward(
 
 def batch_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel over the batch, ``(C,)``, from the tables of all samples."""
-    deviation, pooled_variance = _pool(mean.transpose(1, 0), variance.transpose(1, 0))
-    return mean[0] - deviation[:, 0], pooled_variance[:, 0]
+    batch_mean = mean.mean(0)
+    deviation = mean - batch_mean
+    return batch_mean, torch.addcmul(variance, deviation, deviation).mean(0)
 
 
 def _blend(

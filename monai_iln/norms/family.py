@@ -68,7 +68,8 @@ class BatchInstanceNorm(MixtureNorm):
     Args:
         num_features: The channels ``C`` of the input.
         eps: The number added to both biased variances.
-        momentum: The weight of the new batch in the running statistics, which evaluation uses.
+        momentum: The weight of the new batch in the running statistics, which evaluation uses; ``None`` takes the mean
+            of all batches.
         affine: Learns ``weight`` and ``bias``.
         sync: Pools the statistics of the batch over all ranks of ``torch.distributed``, as ``SyncBatchNorm`` does.
         device: The device of the parameters.
@@ -94,7 +95,7 @@ class BatchInstanceNorm(MixtureNorm):
         self,
         num_features: int,
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
         affine: bool = True,
         sync: bool = False,
         device: torch.device | str | None = None,
@@ -179,12 +180,17 @@ class SwitchableNorm(MixtureNorm):
     :math:`V_\mathrm{instance}` is unbiased, and the others pool it:
     :math:`V = \mathrm{mean}(V_\mathrm{instance} + m^2) - M^2`.
 
+    Its authors' code differs in two ways. Their running variance starts from 0, ours from 1 as torch's does: of that,
+    ``(1 - momentum)^t`` is left after ``t`` batches. Their layer for ``(N, C)`` blends layer and batch norm only, with
+    unbiased variances; ours is the formula above at a single position, where :math:`V_\mathrm{instance} = 0`.
+
     Args:
         num_features: The channels ``C`` of the input.
         components: The statistics to blend: ``"instance"``, ``"layer"``, ``"batch"`` or ``("group", {"num_groups":
             4})``; leave out ``"batch"`` for small batches, as the authors do.
         eps: The number added to the blended variance.
-        momentum: The weight of the new batch in the running statistics, which evaluation uses.
+        momentum: The weight of the new batch in the running statistics, which evaluation uses; ``None`` takes the mean
+            of all batches.
         affine: Learns ``weight`` and ``bias``.
         device: The device of the parameters.
         dtype: The dtype of the parameters.
@@ -213,7 +219,7 @@ class SwitchableNorm(MixtureNorm):
         num_features: int,
         components: Sequence[Any] = ("instance", "layer", "batch"),
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
         affine: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -17,7 +18,8 @@ from monai_iln.norms.layers import MixtureNorm
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_GATE_PARAMETERS = ("rho", "mean_weight", "var_weight")
+# Also pruned, parametrized or reparametrized: "rho_orig", "parametrizations.rho.original".
+_GATE_PARAMETER = re.compile(r"(parametrizations\.)?(rho|mean_weight|var_weight)(_orig|_g|_v)?(\..*)?")
 _LEGEND_ROWS = 24
 
 
@@ -43,9 +45,10 @@ def parameter_groups(
     :math:`k\,\eta\,\partial L / \partial \rho` in a gate. Decay would pull ``rho`` towards 0, which means something
     else for every kind of gate (half and half, the second component, equal weights), and never "simpler".
 
-    A gate is a ``rho``, ``mean_weight`` or ``var_weight`` of a :class:`~monai_iln.norms.layers.MixtureNorm`, and not
-    what else has such a name. Every parameter of the model is in exactly one group, once, also where layers
-    or parameters are shared. Frozen ones are included: optimizers skip them, and unfreezing them later just works.
+    A gate is a ``rho``, ``mean_weight`` or ``var_weight`` of a :class:`~monai_iln.norms.layers.MixtureNorm`, or what
+    pruning or a parametrization computes it from, and not what else has such a name. Every parameter of the model is in
+    exactly one group, once, also where layers or parameters are shared. Frozen ones are included: optimizers skip them,
+    and unfreezing them later just works.
 
     Args:
         model: The network; without gates there is one group, so that a configuration may exchange its norm.
@@ -79,8 +82,8 @@ def parameter_groups(
         id(parameter)
         for module in model.modules()
         if isinstance(module, MixtureNorm)
-        for name, parameter in module.named_parameters(recurse=False)
-        if name in _GATE_PARAMETERS
+        for name, parameter in module.named_parameters()
+        if _GATE_PARAMETER.fullmatch(name)
     }
     groups: list[dict[str, Any]] = [
         {"name": "rest", "params": [], "lr": lr, "weight_decay": weight_decay},

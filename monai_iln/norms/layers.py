@@ -7,27 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from monai_iln.errors import UserError
 from monai_iln.norms.backends.reference import forward as mixture_norm_reference
 from monai_iln.norms.coefficients import (
     BATCH,
     Mixture,
-    batch_moments,
     gate_weights,
     spatial_moments,
     spatial_size,
     working_dtype,
 )
 from monai_iln.norms.components import GROUPS, component_name, parse_component
-from monai_iln.norms.operator import is_transformed, mixture_norm
+from monai_iln.norms.operator import mixture_norm
+from monai_iln.norms.projection import clip_gate, project_after_steps, project_gate
+from monai_iln.norms.running import RunningStatistics
 from monai_iln.norms.sync import is_distributed, moments_over_ranks
 
 GATES = ("sigmoid", "clip", "projected", "softmax")
 GATE_SCOPES = ("layer", "channel")
 
 
-class MixtureNorm(nn.Module):
+class MixtureNorm(RunningStatistics):
     r"""A learned blend of normalizations, optionally followed by a group norm.
 
     .. math::
@@ -47,14 +49,16 @@ class MixtureNorm(nn.Module):
         then: A group norm after the blend, ``("group", {"num_groups": 16})``, or ``None``.
         gate: The way from ``rho`` to the weights. ``"softmax"``: over one parameter for each component. With two
             components also ``"sigmoid"``, ``sigmoid(rho)`` for the first and its complement for the second; ``"clip"``,
-            ``rho`` clipped to [0, 1], without gradient beyond, and its complement; or ``"projected"``, ``rho`` itself,
-            moved back into [0, 1] after each step that left it.
+            ``rho`` clipped to [0, 1], without gradient beyond, and its complement; or ``"projected"``, ``rho`` itself.
+            Each step of a torch optimizer that left [0, 1] moves it back; what else drove it out acts as clipped, has a
+            gradient that leads back, and is not saved.
         gate_scope: One gate for all channels, ``"layer"``, or one each, ``"channel"``.
         initial_gate: The value that ``rho`` starts from.
         unbiased: Divides each component's variance by one less than the count.
         eps: The number added to every variance.
         affine: Learns ``weight`` and ``bias``.
-        momentum: The weight of the new batch in batch norm's running statistics.
+        momentum: The weight of the new batch in batch norm's running statistics; ``None`` takes the mean of all
+            batches.
         sync: Pools batch norm's statistics over all ranks of ``torch.distributed``, as ``SyncBatchNorm`` does.
         strict: Raises where the channels are not a multiple of a number of groups, instead of taking the largest
             divisor below it.
@@ -68,6 +72,7 @@ class MixtureNorm(nn.Module):
         bias: The summand :math:`\beta`, ``(C,)``, initially 0; ``None`` without affine.
         running_mean: The mean of batch norm in evaluation, ``(C,)``; ``None`` without batch norm.
         running_var: The same for the variance, unbiased as torch's.
+        num_batches_tracked: The number of batches behind both, a scalar; ``None`` without batch norm.
         gate_is_dead: Whether ``then`` undoes the gate.
 
     Shape:
@@ -95,8 +100,6 @@ class MixtureNorm(nn.Module):
         rho: Tensor | None
         weight: Tensor | None
         bias: Tensor | None
-        running_mean: Tensor | None
-        running_var: Tensor | None
 
     def __init__(
         self,
@@ -109,7 +112,7 @@ class MixtureNorm(nn.Module):
         unbiased: bool = False,
         eps: float = 1e-5,
         affine: bool = True,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
         sync: bool = False,
         strict: bool = False,
         device: torch.device | str | None = None,
@@ -121,8 +124,10 @@ class MixtureNorm(nn.Module):
             raise UserError(f"{self.kind}: num_features is {num_features!r}; it must be a whole number from 1.")
         if not isinstance(initial_gate, (int, float)):
             raise UserError(f"{self.kind}: initial_gate is {initial_gate!r}; it must be a number.")
-        if not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:
-            raise UserError(f"{self.kind}: momentum is {momentum!r}; it must be a number in [0, 1].")
+        if momentum is not None and not (isinstance(momentum, (int, float)) and 0 <= momentum <= 1):
+            raise UserError(
+                f"{self.kind}: momentum is {momentum!r}; it must be a number in [0, 1], or None for the mean of all."
+            )
         if not isinstance(eps, (int, float)) or not eps >= 0:
             raise UserError(
                 f"{self.kind}: eps is {eps!r}; it must be a number, 0 or more. In YAML write 1.0e-5, not 1e-5."
@@ -161,10 +166,8 @@ class MixtureNorm(nn.Module):
             self.register_parameter(name, None)
             if affine:
                 setattr(self, name, nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)))
-        for name in ("running_mean", "running_var"):
-            self.register_buffer(name, None)
-            if BATCH in self.components:
-                setattr(self, name, torch.empty(num_features, device=device, dtype=dtype))
+        self._init_running_stats(num_features if BATCH in self.components else None, device, dtype)
+        self._watch()
         self.reset_parameters()
 
     def _init_gates(self, components: int, device: Any, dtype: Any) -> None:
@@ -174,29 +177,44 @@ class MixtureNorm(nn.Module):
             shape = (components, gates) if self.gate == "softmax" else (gates,)
             self.rho = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
+    def _watch(self) -> None:
+        if self.gate == "projected" and self.rho is not None:
+            project_after_steps(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies and what is unpickled must be watched like the layer itself."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._watch()
+
     def reset_parameters(self) -> None:
-        """Set ``rho`` to ``initial_gate``, ``weight`` to 1, ``bias`` to 0, the running mean to 0 and variance to 1."""
-        if self.rho is not None:
-            nn.init.constant_(self.rho, self.initial_gate)
-        for tensor, value in ((self.weight, 1.0), (self.bias, 0.0), (self.running_mean, 0.0), (self.running_var, 1.0)):
+        """Set ``rho`` to ``initial_gate``, ``weight`` to 1, ``bias`` to 0, and forget all batches."""
+        for tensor, value in ((self.rho, self.initial_gate), (self.weight, 1.0), (self.bias, 0.0)):
             if tensor is not None:
                 nn.init.constant_(tensor, value)
+        self.reset_running_stats()
 
     def gate_weights(self) -> Tensor:
         """The weights of the components, ``(J, 1)`` or ``(J, C)``, summing to 1 over the first axis."""
         return gate_weights(self._gate(), self.gate)
 
     def _gate(self) -> Tensor | None:
-        return self.rho
+        rho = self.rho
+        if self.gate == "projected" and rho is not None:  # noqa: SIM102 (TorchScript must not see what is within)
+            if not torch.jit.is_scripting():
+                return clip_gate(rho)
+        return rho
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if isinstance(x, Proxy) and x.tracer.root is not self:
+                # A leaf of the graphs of torch.fx, as torch's own norms are.
+                return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
         self._check_input(x)
-        self._project_gates()
         mixture = self._mixture()
         if self.running_mean is None or not self.training:
             mean, variance = self._running_statistics()
             return mixture_norm(x, self._gate(), self.weight, self.bias, mean, variance, mixture)[0]
-        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript must not see what is within)
+        if not torch.jit.is_scripting():  # noqa: SIM102
             if self.sync and is_distributed():
                 return self._forward_over_ranks(x, mixture)
         y, mean, variance = mixture_norm(x, self._gate(), self.weight, self.bias, None, None, mixture)
@@ -215,36 +233,11 @@ class MixtureNorm(nn.Module):
         if not x.is_floating_point():
             raise UserError(f"{self.kind}: the input is of {x.dtype}; it must be floating point: convert it first.")
 
-    def _project_gates(self) -> None:
-        """Move gates that the last step drove out of [0, 1] back into it, if this is the kind of gate."""
-        if self.training and self.gate == "projected" and self.rho is not None:  # noqa: SIM102 (TorchScript must not see it)
-            if not torch.jit.is_scripting():  # noqa: SIM102
-                if not is_transformed():
-                    self.rho.data.clamp_(0.0, 1.0)  # .data: a layer used twice must not invalidate its own graph
-
     def _mixture(self) -> Mixture:
         num_groups = 0 if self.num_groups is None else self.num_groups
         return Mixture(
             self.components, num_groups, self.blend_statistics, self.unbiased, self.eps, self.gate, self.per_channel
         )
-
-    def _running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        """Copies of the running statistics, if there are any: training, which moves them, may precede the gradient."""
-        mean, variance = self.running_mean, self.running_var
-        if mean is None or variance is None:
-            return None, None
-        return mean.clone(), variance.clone()
-
-    def _track(self, mean: Tensor, variance: Tensor, size: int) -> None:
-        """Move the running statistics towards those of a batch, given as moments over ``size`` positions."""
-        count = size * mean.shape[0]
-        batch_mean, batch_var = batch_moments(mean, variance)
-        self._move(batch_mean, batch_var * (count / max(count - 1, 1)))
-
-    def _move(self, batch_mean: Tensor, batch_var: Tensor) -> None:
-        if self.running_mean is not None and self.running_var is not None:
-            self.running_mean.lerp_(batch_mean.detach().to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(batch_var.detach().to(self.running_var.dtype), self.momentum)
 
     def _forward_over_ranks(self, x: Tensor, mixture: Mixture) -> Tensor:
         """The definition, with batch norm's statistics pooled over all ranks and differentiated through them."""
@@ -253,10 +246,15 @@ class MixtureNorm(nn.Module):
         batch_mean, batch_var, count = moments_over_ranks(mean, variance, spatial_size(x))
         unbiased_var = batch_var * (count / (count - 1).clamp(min=1))
         if count > 0:
-            self._move(batch_mean, unbiased_var)
+            self._move(batch_mean.detach(), unbiased_var.detach())
         if self.unbiased:
             batch_var = unbiased_var
         return mixture_norm_reference(x, self._gate(), self.weight, self.bias, batch_mean, batch_var, mixture)[0]
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        if self.gate == "projected":
+            project_gate(self)
+        super()._save_to_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
         parts = [str(self.num_features)]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from monai_iln.norms.backends import Backend, Kernels, dispatcher, reference
 from monai_iln.norms.backends.reference import forward as mixture_norm_reference
@@ -76,27 +77,29 @@ def choose_backend(x: Tensor) -> Backend:
     if _needs_plain_torch():
         return reference
     kernels = _choose_kernels(x)
-    if kernels is reference or type(x) is Tensor:  # torch's dispatcher takes 100 microseconds a layer
+    if kernels is reference or not _is_watched(x):  # torch's dispatcher takes 100 microseconds a layer
         return kernels
     return dispatcher
 
 
-def is_transformed() -> bool:
-    """Whether ``torch.func`` or ``torch.export`` watch, which allow no change in place."""
-    return torch._C._are_functorch_transforms_active() or _is_exporting()
+def _needs_plain_torch() -> bool:
+    """Whether someone asks for derivatives, or a graph, of which only torch's own operators know."""
+    return (
+        torch.compiler.is_compiling()
+        or _is_exporting()
+        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._ops._len_torch_dispatch_stack_pre_dispatch() > 0  # type: ignore[no-untyped-call]
+    )
 
 
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch has it from 2.7
 
 
-def _needs_plain_torch() -> bool:
-    """Whether someone watches who knows torch's operators only, or who fuses them with their neighbours."""
-    return (
-        is_transformed()
-        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-        or torch.compiler.is_compiling()
-        or torch.onnx.is_in_onnx_export()
-    )
+def _is_watched(x: Tensor) -> bool:
+    """Whether a subclass of tensors, or a mode (``make_fx``, selective checkpointing) wants to see each operator."""
+    return type(x) is not Tensor or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _choose_kernels(x: Tensor) -> Backend:
@@ -124,7 +127,6 @@ class _MixtureNorm(torch.autograd.Function):
     def forward(ctx: Any, backend: Backend, x: Tensor, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
         y, mean, variance = backend.forward(x, *parameters)
         *tensors, ctx.mixture = parameters
-        ctx.backend = backend
         ctx.mark_non_differentiable(mean, variance)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, mean, variance, *tensors)
@@ -134,10 +136,9 @@ class _MixtureNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
         if grad is None:
             return (None,) * 8
-        backend: Backend = ctx.backend
-        if torch.is_grad_enabled() or _is_batched(grad):
-            backend = reference  # the only one that can be differentiated again, or takes many cotangents at once
         operands = (*ctx.saved_tensors, ctx.mixture)
+        # Only the definition can be differentiated again, or takes many cotangents at once.
+        backend = reference if torch.is_grad_enabled() or _is_batched(grad) else choose_backend(operands[0])
         grads = backend.backward(grad, *operands)
         # autograd casts them to the dtype of what they belong to.
         needed = ctx.needs_input_grad[1:5]
@@ -165,12 +166,13 @@ def _forward(x: Tensor, *parameters: Any) -> Any:
 
 def _backward(grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
     """The gradients as the schema has them: all there, and those of the parameters in float64."""
-    grad_x, grad_rho, *others = _choose_kernels(x).backward(grad, x, mean, variance, *_pack(parameters))
-    assert grad_x is not None
-    if grad_rho is None:
-        grad_rho = mean.new_empty(0)
-    channels = [mean.new_zeros(x.shape[1]) if g is None else g.to(mean.dtype) for g in others]
-    return grad_x, grad_rho.to(mean.dtype), *channels
+    with torch._C._AutoDispatchBelowAutograd():  # in the graphs of make_fx no autograd function is around it
+        grad_x, grad_rho, *others = _choose_kernels(x).backward(grad, x, mean, variance, *_pack(parameters))
+        assert grad_x is not None
+        if grad_rho is None:
+            grad_rho = mean.new_empty(0)
+        channels = [mean.new_zeros(x.shape[1]) if g is None else g.to(mean.dtype) for g in others]
+        return grad_x, grad_rho.to(mean.dtype), *channels
 
 
 def _pack(parameters: tuple[Any, ...]) -> tuple[Any, ...]:

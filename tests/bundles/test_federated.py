@@ -127,7 +127,7 @@ def dice_of(client, weights, norm):
 @pytest.mark.parametrize(
     ("bundle", "norm", "state"),
     [
-        ("lv_short_axis_iln", "BIN", {"rho", "running_mean", "running_var"}),
+        ("lv_short_axis_iln", "BIN", {"rho", "running_mean", "running_var", "num_batches_tracked"}),
         ("lv_short_axis_iln", "BATCH", {"running_mean", "running_var", "num_batches_tracked"}),
         ("rv_short_axis_iln", "ILN", {"rho"}),
     ],

@@ -200,16 +200,16 @@ def test_new_gates_are_torchs_batch_norm(batch_norm, dims, momentum):
 
 def test_running_statistics_of_switchable_norm():
     layer, x = randomize(SwitchableNorm(8, momentum=0.3, dtype=torch.float64)), sample((3, 8, 5))
-    pairs = zip(layer.buffers(), switchable_moments(x, "batch"), strict=True)
+    pairs = zip((layer.running_mean, layer.running_var), switchable_moments(x, "batch"), strict=True)
     expected = [0.7 * old + 0.3 * new[0] for old, new in pairs]
     layer(x)
-    assert_same(layer.buffers(), expected)
+    assert_same([layer.running_mean, layer.running_var], expected)
 
 
 @pytest.mark.parametrize("member", HAVE_BATCH)
 def test_what_leaves_running_statistics_alone(member):
     layer, _ = build(member)
-    before = [layer.state_dict()[name].clone() for name in ("running_mean", "running_var")]
+    before = [buffer.clone() for buffer in layer.buffers()]
     assert layer(torch.empty(0, 8, 4, 4)).shape == (0, 8, 4, 4)
     layer.eval()(sample((2, 8, 5)))
     assert_same(layer.buffers(), before, tolerance=0.0)
@@ -218,22 +218,26 @@ def test_what_leaves_running_statistics_alone(member):
 
 
 def test_projected_gates_are_moved_back_after_the_step():
-    """The authors' optimizer clamps them, our layer before the next use: outputs and gradients tell no difference."""
+    """As the authors' own optimizer does it: outputs and gradients tell no difference."""
     (ours, _), (theirs, truth) = build("BIN"), build("BIN")
-    theirs.running_mean, theirs.running_var = ours.buffers()
+    theirs.running_mean, theirs.running_var = ours.running_mean, ours.running_var
     for seed in range(6):
         x = sample((3, 8, 5, 6), seed=seed)
         pair = results(ours.train(), ours, x), results(truth, theirs.train(), x)
         assert_same(*pair)
         for layer, (_, _, *gradients) in zip((ours, theirs), pair, strict=True):
             for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
-                parameter.data.sub_(0.04 * gradient)
-        theirs.rho.data.clamp_(0, 1)
+                parameter.grad = gradient
+        torch.optim.SGD(ours.parameters(), 0.04).step()
+        for parameter in theirs.parameters():
+            parameter.data.sub_(0.04 * parameter.grad)
         assert (ours.rho != theirs.rho).any(), "no gate has left [0, 1]"
+        theirs.rho.data.clamp_(0, 1)
         theirs.eval()
         assert_same([ours.eval()(x)], [truth(x)])
     ours.train()
-    ours(ours(x)).sum().backward()  # used twice, the first time with gates outside
+    ours.rho.data.add_(1)
+    ours(ours(x)).sum().backward()  # used twice, with gates outside
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 5), (1, 8, 12), (4, 8, 1)], ids=str)
@@ -296,7 +300,8 @@ def test_copies_and_scripts(member, training):
 @members
 def test_initial_values(member):
     layer = MEMBERS[member][0]()
-    values = {"bias": 0, "running_mean": 0, "rho": {"BIN": 1, "UGATIT_ILN": 0}.get(member, 0.5)}
+    zeros = dict.fromkeys(("bias", "running_mean", "num_batches_tracked"), 0)
+    values = zeros | {"rho": {"BIN": 1, "UGATIT_ILN": 0}.get(member, 0.5)}
     for _ in range(2):
         assert all((tensor == values.get(name, 1)).all() for name, tensor in layer.state_dict().items())
         randomize(layer).reset_parameters()

@@ -9,6 +9,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from torch import nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from monai_iln import ILN
@@ -242,6 +244,12 @@ def test_who_is_chosen():
     assert isinstance(ILN(8, 4)(MetaTensor(x)), MetaTensor)
     torch.func.vmap(lambda sample: require(choose_backend(sample) is reference) or sample)(x)
     torch.jit.trace(lambda sample: require(choose_backend(sample) is reference) or sample, x, check_trace=False)
+    with forward_ad.dual_level():
+        assert choose_backend(x) is reference
+    with TorchDispatchMode():
+        assert choose_backend(x) is dispatcher
+    with torch.device("meta"):  # a mode, but one that asks for no operators
+        assert choose_backend(x) is cpu
 
 
 def require(condition):

@@ -42,6 +42,8 @@ def forward(
     source = x.to(working_dtype(x))
     maps = _how_to_read(source)
     z, residual, scale, mean, variance = maps.standardize(source)
+    if not np.isfinite(variance).all():  # squares may have passed the range of float32
+        z, residual, scale, mean, variance = maps.standardize(source.double())
     mix = _mix(_table(rho), mixture)
     slope, offset = mixture_coefficients(
         mean, variance, mix, _table(weight), _table(bias), _table(running_mean), _table(running_var), mixture,
@@ -68,7 +70,7 @@ def backward(
     variances: Any = variance.numpy()
     gate = _table(rho)
     mix = _mix(gate, mixture)
-    source = x.to(working_dtype(x))
+    source = x.to(torch.float64 if variances.max() > 1e36 else working_dtype(x))
     grad = grad.to(source.dtype)
     maps = _how_to_read(source)
     source, residual, grad_x = maps.centre(source, means, variances)
@@ -88,13 +90,13 @@ def backward(
 
 
 def _table(tensor: Tensor | None) -> Any:
-    """What the coefficients are computed from: float64, in which they lose no digit, and in NumPy."""
+    """What the coefficients are computed from: float64, in which they lose no digit, and in NumPy.
+
+    Always a copy: a storage that NumPy has seen can never be resized, and FSDP resizes those of parameters.
+    """
     if tensor is None:
         return None
-    tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:  # NumPy has no such numbers
-        tensor = tensor.float()
-    return tensor.numpy().astype(np.float64)
+    return tensor.detach().to(torch.float64, copy=True).numpy()
 
 
 def _mix(gate: Any, mixture: Mixture) -> Any:

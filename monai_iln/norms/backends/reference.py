@@ -24,6 +24,9 @@ def forward(
     """The operator; see :func:`monai_iln.norms.operator.mixture_norm`."""
     work = working_dtype(x)
     centred, mean, variance = spatial_moments(x.to(work))
+    # Squares may pass the dtype's range. Such a channel becomes 0, as instance norm's does, and counts for no other.
+    overflow = variance == float("inf")
+    mean, variance = mean.masked_fill(overflow, 0.0), variance.masked_fill(overflow, 0.0)
     slope, offset = mixture_coefficients(
         mean,
         variance,
@@ -35,6 +38,7 @@ def forward(
         mixture,
         spatial_size(x),
     )
+    slope = slope.masked_fill(overflow, 0.0)
     broadcast = mean.shape + (1,) * (x.dim() - 2)
     y = torch.addcmul(offset.reshape(broadcast), slope.reshape(broadcast), centred)
     return y.to(x.dtype), mean.detach(), variance.detach()

@@ -1,0 +1,76 @@
+"""Gates that are weights themselves: they act as clipped to [0, 1], and are moved back into it after each step."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+_watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def clip_gate(rho: Tensor) -> Tensor:
+    """Clip a gate to [0, 1], with a gradient that is 0 only where descent would lead further away.
+
+    The gradient of plain clipping is 0 everywhere outside: a gate that some step drove there would never return.
+    """
+    knows_python = forward_ad._current_level < 0 and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    if not (torch.is_grad_enabled() and knows_python):
+        return _clip(rho)
+    clipped: Tensor = _Clip.apply(rho)  # type: ignore[no-untyped-call]
+    return clipped
+
+
+def _clip(rho: Tensor) -> Tensor:
+    return rho.clamp(0.0, 1.0)
+
+
+class _Clip(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    forward = staticmethod(_clip)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (rho,) = ctx.saved_tensors
+        leads_away = ((rho > 1.0) & (grad < 0.0)) | ((rho < 0.0) & (grad > 0.0))
+        return grad.masked_fill(leads_away, 0.0)
+
+
+def project_gate(layer: nn.Module) -> None:
+    """Move the gates of a layer back into [0, 1]."""
+    gate = _gate_of(layer)
+    if gate is not None and not gate.is_inference():
+        gate.data.clamp_(0.0, 1.0)  # .data: what waits for its gradient must not be invalidated
+
+
+def project_after_steps(layer: nn.Module) -> None:
+    """Call :func:`project_gate` after each step of a torch optimizer that has the layer's gates."""
+    _watch_optimizers()
+    _watched.add(layer)
+
+
+@functools.cache
+def _watch_optimizers() -> None:
+    register_optimizer_step_post_hook(_project_gates)
+
+
+def _project_gates(optimizer: Optimizer, *_: Any) -> None:
+    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for layer in tuple(_watched):
+        if id(_gate_of(layer)) in stepped:
+            project_gate(layer)
+
+
+def _gate_of(layer: nn.Module) -> nn.Parameter | None:
+    """The parameter behind the gates: pruning keeps it under another name; a parametrization has one in other units."""
+    return layer._parameters.get("rho", layer._parameters.get("rho_orig"))
