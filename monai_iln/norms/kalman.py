@@ -1,7 +1,5 @@
 """Batch Kalman normalization: the layer."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

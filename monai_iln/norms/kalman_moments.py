@@ -8,7 +8,6 @@ the authors' for large maps, without their noise. After each step but a rectifie
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,15 +157,30 @@ class Activated:
 
 @dataclass(frozen=True, eq=False)
 class Largest:
-    """The largest of ``count`` independent normal values: max-pooling."""
+    """The largest of several independent normal values: max-pooling.
+
+    Attributes:
+        inner: The map that the values are of.
+        mean: The mean of the largest of so many standard normal values.
+        variance: Its variance.
+    """
 
     inner: Statistics
-    count: int
+    mean: float
+    variance: float
+
+    @staticmethod
+    def of(inner: Statistics, count: int) -> Largest:
+        """The largest of ``count`` values."""
+        places = np.linspace(-9, 9, 4001)
+        probabilities = np.diff(torch.special.ndtr(torch.from_numpy(places)).numpy() ** count)
+        middles = (places[1:] + places[:-1]) / 2
+        mean = float(probabilities @ middles)
+        return Largest(inner, mean, float(probabilities @ (middles - mean) ** 2))
 
     def moments(self, ended: Ended) -> Moments:
         mean, variance = self.inner.moments(ended)
-        standard_mean, standard_variance = _largest(self.count)
-        return mean + standard_mean * _deviation(variance), standard_variance * variance
+        return mean + self.mean * _deviation(variance), self.variance * variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,16 +239,6 @@ class Multiplied:
         other_mean, other_variance = self.other.moments(ended)
         second = (mean.square() + variance) * (other_mean.square() + other_variance)
         return mean * other_mean, second - (mean * other_mean).square()
-
-
-@functools.cache
-def _largest(count: int) -> tuple[float, float]:
-    """The mean and variance of the largest of ``count`` standard normal values."""
-    place = np.linspace(-9, 9, 4001)
-    probability = np.diff(torch.special.ndtr(torch.from_numpy(place)).numpy() ** count)
-    middle = (place[1:] + place[:-1]) / 2
-    mean = float(probability @ middle)
-    return mean, float(probability @ (middle - mean) ** 2)
 
 
 def _deviation(variance: Tensor) -> Tensor:

@@ -194,4 +194,4 @@ def _largest(inner: Statistics, count: int) -> Statistics:
     """Max-pooling. It commutes with a rectifier, before which values are normal."""
     if isinstance(inner, moments.Rectified):
         return moments.Rectified(_largest(inner.inner, count), inner.slope)
-    return moments.Largest(inner, count)
+    return moments.Largest.of(inner, count)

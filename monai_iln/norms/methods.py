@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from monai_iln.errors import check_keys, require
+from monai_iln.norms.coefficients import working_dtype
 from monai_iln.norms.kalman import GAIN, BatchKalmanNorm
 from monai_iln.norms.kalman_moments import Ended
 from monai_iln.norms.kalman_paths import predict_norms
@@ -212,16 +213,15 @@ def _parametrize(convolution: _ConvNd) -> None:
 @torch.no_grad()
 def _initialize(convolution: Any, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
     """Give gain and bias their first values, of which each channel of the output has mean 0 and variance 1."""
-    if not convolution.training:
-        return
-    convolution._initialization.remove()
-    if convolution.initialized:  # loaded from a file
+    if convolution.initialized:  # by a file
+        convolution._initialization.remove()
+    if convolution.initialized or not convolution.training:
         return
     x, *others = args
     gain, bias = convolution.parametrizations.weight.original0, convolution.bias
     with torch.autocast(x.device.type, enabled=False):
         y = convolution.forward(x.to(gain.dtype), *others, **kwargs).as_subclass(Tensor)
-    channels = y.movedim(-1 - len(convolution.kernel_size), 0).flatten(1).float()
+    channels = y.movedim(-1 - len(convolution.kernel_size), 0).flatten(1).to(working_dtype(y))
     variance, mean = torch.var_mean(channels, 1, correction=0)
     if is_distributed():
         mean, variance, _ = moments_over_ranks(mean[None], variance[None], channels.shape[1])
@@ -230,3 +230,4 @@ def _initialize(convolution: Any, args: tuple[Tensor, ...], kwargs: dict[str, An
     gain.mul_(scale.view_as(gain))
     bias.copy_(torch.where(varies, (bias - mean) * scale, bias))
     convolution.initialized.fill_(True)
+    convolution._initialization.remove()
