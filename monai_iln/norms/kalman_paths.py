@@ -50,8 +50,8 @@ def predict_norms(network: nn.Module, norms: dict[str, nn.Module], example: Any)
     places: dict[nn.Module, _Place] = {}
     for name, norm in norms.items():
         twin.set_submodule(name, places.setdefault(norm, _Place(name, recorder)))
-    like = next(network.parameters())
     inputs = example if isinstance(example, (tuple, list)) else (example,)
+    like = next(network.parameters(), inputs[0])
     inputs = [one.to(like.device, like.dtype if one.is_floating_point() else None) for one in inputs]
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), recorder:

@@ -85,7 +85,8 @@ def weight_normalize(network: nn.Module, example: Any = None) -> nn.Module:
     All convolutions take part, the last one too, but no other layers. A convolution without a bias gets one, for the
     norm behind it had one. ``initialized`` in the state of a convolution tells that this has happened, so weights that
     are loaded stay. Doing it again changes nothing. TorchScript knows no parametrization: to export a network, make it
-    plain by ``torch.nn.utils.parametrize.remove_parametrizations``.
+    plain by ``torch.nn.utils.parametrize.remove_parametrizations``, after a first pass. Activations no longer work in
+    place, where a norm's output was theirs to change, and now its input would be.
 
     Args:
         network: The network. It is changed in place.
@@ -171,6 +172,7 @@ def batch_kalman_normalize(
     require(example is not None, f"{kind} without an example", rule, "give an input of the network as example")
     make(1)  # tells wrong arguments
     norms = replaceable(network)
+    require("" not in norms, kind, "it is a norm itself, not a network with norms", "give the network")
     require(bool(norms), kind, "it has no norm to replace", "make the network with norms, such as norm='BATCH'")
     predictions = predict_norms(network, norms, example)
     predicted = any(prediction is not None for prediction in predictions.values())

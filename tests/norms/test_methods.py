@@ -331,6 +331,13 @@ REFUSED = {
         image(2),
         "no norm of it can be predicted",
     ),
+    "no parameters": (
+        "BATCH_KALMAN",
+        lambda dims: nn.Sequential(nn.InstanceNorm2d(1), nn.ConstantPad2d(1, 5.0), nn.Flatten()),
+        image(2),
+        "no norm of it can be predicted",
+    ),
+    "a norm itself": ("BATCH_KALMAN", lambda dims: nn.BatchNorm2d(1), image(2), "BatchNorm2d: it is a norm itself"),
     "a norm called twice": ("BATCH_KALMAN", lambda dims: Twice(), image(2), "norm norm: it is called more than once"),
     "gain": (("BATCH_KALMAN", {"gain": 2}), NETWORKS["UNet"], image(2), "gain 2: .* from 0 to 1"),
     "argument": (("BATCH_KALMAN", {"gian": 0.5}), NETWORKS["UNet"], image(2), "Did you mean 'gain'"),
