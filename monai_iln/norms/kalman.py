@@ -90,28 +90,29 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
     def _forward_in_training(self, x: Tensor) -> Tensor:
         fits = x.dim() > 1 and x.shape[1] == self.num_features
         require(fits, f"input of shape {list(x.shape)}", f"it must be (N, {self.num_features}, *spatial)", "change it")
-        work = x.to(working_dtype(x))
-        mean, variance = self._blend(work.as_subclass(Tensor))  # MONAI's tensors would carry their history along
+        if self.number == 0:  # a new pass begins
+            self.ended.clear()
+        axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
+        plain = x.as_subclass(Tensor).to(working_dtype(x))  # MONAI's tensors would carry their history along
+        batch_mean = plain.mean(axes)
+        centred = plain - batch_mean.view(shape)
+        mean, variance = self._blend(batch_mean, centred.square().mean(axes))
         self.ended[self.number] = mean, variance
         self._track(mean.detach(), variance.detach())
-        shape = [1, -1] + [1] * (x.dim() - 2)
         slope = (variance + self.eps).rsqrt()
         if self.affine:
             slope = slope * self.weight
-        y = (work - mean.view(shape)) * slope.view(shape)
+        offset = (batch_mean - mean) * slope
         if self.affine:
-            y = y + self.bias.view(shape)
-        return y.to(x.dtype)
+            offset = offset + self.bias
+        return torch.addcmul(offset.view(shape), centred, slope.view(shape)).to(x.dtype)
 
-    def _blend(self, x: Tensor) -> Moments:
+    def _blend(self, mean: Tensor, variance: Tensor) -> Moments:
         """The statistics of the batch, blended with the prediction."""
-        if self.number == 0:  # a new pass begins
-            self.ended.clear()
-        variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
         if self.prediction is None:
             return mean, variance
         try:
-            with torch.autocast(x.device.type, enabled=False):
+            with torch.autocast(mean.device.type, enabled=False):
                 predicted_mean, predicted_variance = self.prediction.moments(self.ended)
         except KeyError:  # this pass left out a norm that comes before
             return mean, variance

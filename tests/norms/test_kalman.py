@@ -175,7 +175,7 @@ STAGES = {
     "SiLU": (lambda: nn.Sequential(nn.SiLU(), nn.Conv2d(4, 6, 3)), 2),
     "transposed": (lambda: nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1)), 2),
     "transposed, stride of 2 and 3": (lambda: nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 6, (2, 4), (2, 3))), 2),
-    "transposed, groups": (lambda: nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 6, 5, 2, groups=2, dilation=3)), 2),
+    "transposed, groups": (lambda: nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 6, 5, 2, groups=2, dilation=2)), 2),
     "max-pooling": (lambda: nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3)), 2),
     "average pooling": (lambda: nn.Sequential(nn.AvgPool2d(3), nn.Conv2d(4, 6, 3)), 2),
     "dropout": (lambda: nn.Sequential(nn.ReLU(), nn.Dropout2d(0.5), nn.Conv2d(4, 6, 3)).eval(), 2),
@@ -282,11 +282,12 @@ def test_what_is_not_known_adds_nothing():
         def __init__(self):
             super().__init__()
             self.first, self.summed, self.joined = nn.BatchNorm2d(2), nn.BatchNorm2d(2), nn.BatchNorm2d(4)
-            self.hidden = nn.BatchNorm2d(2)
+            self.hidden, self.changed = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
 
         def forward(self, x):
             h = self.first(x)
             self.hidden(h.flip(2))
+            self.changed(h.clone().cumsum_(2))
             self.joined(torch.cat([x.flip(3), h], dim=1))
             return self.summed(h + x.flip(2))
 
@@ -295,6 +296,7 @@ def test_what_is_not_known_adds_nothing():
     mean, variance = of_norms(1, 2, seed=0)[0]
     ended = Ended({0: (mean, variance)})
     assert found["hidden"] is None
+    assert found["changed"] is None
     torch.testing.assert_close(found["summed"].moments(ended), (mean, variance))
     nothing = torch.zeros(2).double()
     torch.testing.assert_close(
