@@ -13,7 +13,7 @@ from monai.networks.layers.utils import get_act_layer
 from torch import Tensor, nn
 
 from monai_iln.errors import UserError, refusal
-from monai_iln.norms import make_norm
+from monai_iln.norms import apply_method, make_norm, names_function
 
 
 class PaperUNet(nn.Module):
@@ -33,7 +33,8 @@ class PaperUNet(nn.Module):
         in_channels: The channels of the input.
         out_channels: The channels of the output (classes).
         features: The channels of each level, from full resolution down.
-        norm: The norm specification as everywhere in MONAI, a name or ``(name, {arguments})``; ``None`` for no norm.
+        norm: The norm specification as everywhere in MONAI, a name or ``(name, {arguments})``; ``None`` for no norm; or
+            another method of :func:`~monai_iln.norms.apply_method`, ``"WEIGHT"`` or ``"BATCH_KALMAN"``.
         act: The activation as everywhere in MONAI.
 
     Shape:
@@ -64,10 +65,12 @@ class PaperUNet(nn.Module):
         if len(features) < 2:
             raise UserError(f"PaperUNet: features is {tuple(features)!r}; a U-Net needs at least two levels.")
 
+        first_norm = "BATCH" if names_function(norm) else norm  # marks the places for such a method
+
         def normalized(convolution: nn.Module, channels: int) -> list[nn.Module]:
             layers = [convolution]
-            if norm is not None:
-                layers.append(make_norm(norm, spatial_dims, channels))
+            if first_norm is not None:
+                layers.append(make_norm(first_norm, spatial_dims, channels))
             return [*layers, get_act_layer(act)]
 
         def two_convolutions(channels_in: int, channels: int) -> nn.Sequential:
@@ -92,6 +95,8 @@ class PaperUNet(nn.Module):
         self.decoder = nn.ModuleList(two_convolutions(2 * c, c) for c, _ in levels)
         self.head = Conv[Conv.CONV, spatial_dims](features[0], out_channels, 1)
         self.apply(_initialize)
+        if names_function(norm):
+            apply_method(self, norm, torch.zeros(1, in_channels, *[2 ** len(features)] * spatial_dims))
 
     def forward(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []

@@ -8,21 +8,26 @@ if TYPE_CHECKING:
     from monai_iln.norms.factory import check_norm, make_norm, register
     from monai_iln.norms.family import BatchInstanceNorm, SpatialLayerNorm, SwitchableNorm, UGATITInstanceLayerNorm
     from monai_iln.norms.gates import LayerGates, parameter_groups, plot_gates, read_gates
+    from monai_iln.norms.kalman import BatchKalmanNorm
     from monai_iln.norms.layers import ILN, InstanceLayerNorm, MixtureNorm
+    from monai_iln.norms.methods import apply_method, names_function
     from monai_iln.norms.replace import replace_norm
     from monai_iln.norms.running import update_bn
 
 __all__ = [
     "ILN",
     "BatchInstanceNorm",
+    "BatchKalmanNorm",
     "InstanceLayerNorm",
     "LayerGates",
     "MixtureNorm",
     "SpatialLayerNorm",
     "SwitchableNorm",
     "UGATITInstanceLayerNorm",
+    "apply_method",
     "check_norm",
     "make_norm",
+    "names_function",
     "parameter_groups",
     "plot_gates",
     "read_gates",
@@ -36,6 +41,7 @@ __getattr__ = lazy_getattr(
     __name__,
     {
         "BatchInstanceNorm": "family",
+        "BatchKalmanNorm": "kalman",
         "ILN": "layers",
         "InstanceLayerNorm": "layers",
         "LayerGates": "gates",
@@ -43,8 +49,10 @@ __getattr__ = lazy_getattr(
         "SpatialLayerNorm": "family",
         "SwitchableNorm": "family",
         "UGATITInstanceLayerNorm": "family",
+        "apply_method": "methods",
         "check_norm": "factory",
         "make_norm": "factory",
+        "names_function": "methods",
         "parameter_groups": "gates",
         "plot_gates": "gates",
         "read_gates": "gates",

@@ -12,6 +12,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from monai_iln.errors import UserError
 from monai_iln.norms.factory import REGISTERED, make_norm, norm_class
+from monai_iln.norms.kalman import BatchKalmanNorm
 
 SPATIAL_DIMS: dict[type[nn.Module], int] = {
     nn.BatchNorm1d: 1,
@@ -21,7 +22,9 @@ SPATIAL_DIMS: dict[type[nn.Module], int] = {
     nn.InstanceNorm2d: 2,
     nn.InstanceNorm3d: 3,
 }
-NORMS: tuple[type[nn.Module], ...] = (*SPATIAL_DIMS, nn.GroupNorm, nn.SyncBatchNorm, *REGISTERED.values())
+NORMS: tuple[type[nn.Module], ...] = (
+    *SPATIAL_DIMS, nn.GroupNorm, nn.SyncBatchNorm, *REGISTERED.values(), BatchKalmanNorm,
+)  # fmt: skip
 
 
 class Replacement(NamedTuple):
@@ -66,7 +69,8 @@ def replace_norm(
 
     Args:
         model: The network.
-        norm: The norm specification as everywhere in MONAI, a name or ``(name, {arguments})``.
+        norm: The norm specification as everywhere in MONAI, a name or ``(name, {arguments})``; or a class or function
+            that makes a layer from a number of channels. ``nn.Identity`` leaves the norms out.
         from_: The classes to replace, not their subclasses, which may do more than normalize. Without it, torch's
             batch, synchronized batch, instance and group norm, and the norms of this package. Not ``nn.LayerNorm``: it
             normalizes the last axes, in transformers the channels of each token.
@@ -98,7 +102,7 @@ def replace_norm(
             f"the model itself is a {type(model).__name__}; only what is inside of a model can be replaced in place. "
             "Make the layer with monai_iln.norms.make_norm instead."
         )
-    wanted = {norm_class(norm, dims) for dims in (1, 2, 3)}
+    wanted = _classes(norm)
     new_norms: dict[nn.Module, nn.Module] = {}
     places: dict[str, nn.Module] = {}
     report: list[Replacement] = []
@@ -114,7 +118,7 @@ def replace_norm(
                 dims = spatial_dims if len(wanted) > 1 else 1  # any will do where there is one class for all
                 new_norms[old] = _make_like(old, name, model, norm, dims)
             if _settings(old) == _settings(new_norms[old]):
-                note = "already as asked for"
+                note, already = "already as asked for", True
         if note:
             report.append(Replacement(name, repr(old), None, False, note))
         else:
@@ -136,6 +140,21 @@ def _is_norm(module: nn.Module, from_: tuple[type[nn.Module], ...]) -> bool:
     return isinstance(module, from_) or ("Norm" in type(module).__name__ and not list(module.children()))
 
 
+def replaceable(model: nn.Module) -> dict[str, nn.Module]:
+    """The norms of a network that :func:`replace_norm` replaces, by name; a shared one under each of its names."""
+    places = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in places if _is_norm(module, NORMS) and not _why_not(module, NORMS, set())}
+
+
+def _classes(norm: Any) -> set[type[nn.Module]]:
+    """The classes that a norm may have; none if only a function knows."""
+    if isinstance(norm, type):
+        return {norm}
+    if callable(norm):
+        return set()
+    return {norm_class(norm, dims) for dims in (1, 2, 3)}
+
+
 def _why_not(old: nn.Module, from_: tuple[type[nn.Module], ...], wanted: set[type[nn.Module]]) -> str:
     """Why a norm cannot be replaced; empty if it can."""
     if isinstance(old, LazyModuleMixin):
@@ -151,9 +170,13 @@ def _why_not(old: nn.Module, from_: tuple[type[nn.Module], ...], wanted: set[typ
 
 def _make_like(old: nn.Module, name: str, model: nn.Module, norm: Any, spatial_dims: int | None) -> nn.Module:
     """A new norm in place of an old one, with its tensors where they fit."""
+    channels = _channels(old) or 0
     try:
-        new = make_norm(norm, _spatial_dims(old, name, model, spatial_dims), _channels(old) or 0)
-    except UserError as error:
+        if callable(norm):
+            new: nn.Module = norm(channels)
+        else:
+            new = make_norm(norm, _spatial_dims(old, name, model, spatial_dims), channels)
+    except (TypeError, ValueError) as error:
         raise UserError(f"{name}, {old!r}: {error}") from error
     tensors = (tensor for module in _outwards(model, name) for _, tensor in _tensors(module))
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)

@@ -225,6 +225,29 @@ def test_an_error_leaves_the_model_as_it_was():
     assert len(norms(model, nn.BatchNorm2d)) == 2
 
 
+def test_a_class_or_a_function_makes_the_norms():
+    model = network()
+    parameters = dict(model.named_parameters())
+    report = replace_norm(model, lambda channels: nn.GroupNorm(2, channels))
+    assert {entry.new for entry in report} == {repr(nn.GroupNorm(2, 8))}
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+    assert {entry.note for entry in replace_norm(model, lambda channels: nn.GroupNorm(2, channels))} == {
+        "already as asked for"
+    }
+    assert {entry.new for entry in replace_norm(model, ILN)} == {repr(ILN(8))}
+    report = replace_norm(model, nn.Identity)
+    assert {(entry.new, entry.affine_kept) for entry in report} == {("Identity()", False)}
+    assert not norms(model, (ILN, nn.GroupNorm))
+    model(torch.randn(2, 1, 9, 9))
+
+
+def test_a_class_that_makes_no_norm_of_channels_leaves_the_model_as_it_was():
+    model = network()
+    with pytest.raises(UserError, match=r"^1, BatchNorm2d\(8, .*num_channels"):
+        replace_norm(model, nn.GroupNorm)
+    assert len(norms(model, nn.BatchNorm2d)) == 5
+
+
 def test_a_gate_moves_only_to_a_gate_that_means_the_same():
     def trained():
         model = nn.Sequential(nn.Conv2d(1, 8, 3), make_norm("UGATIT_ILN", 2, 8))

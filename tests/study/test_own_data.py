@@ -39,10 +39,10 @@ def test_the_pages_study_runs(workplace):
     records = read_records(workplace / "study")
     failed = records.runs[records.runs["status"] != "finished"]
     assert len(failed) == 0, failed["message"].to_list()
-    assert len(records.runs) == 3 * 2
+    assert len(records.runs) == 4 * 2
     test = records.images[records.images["part"] == "test"]
     assert set(test["structure"]) == {"liver", "tumour"}
-    assert len(test) == 3 * 6 * 2, "methods x volumes x structures"
+    assert len(test) == 4 * 6 * 2, "methods x volumes x structures"
     assert test["index"].isna().all()
     assert (test["truth_ml"] / test["truth_pixels"]).round(9).dropna().unique() == [0.0045], "1.5 x 1.5 x 2 mm"
     report = (workplace / "study" / "report" / "report.html").read_text(encoding="utf-8")

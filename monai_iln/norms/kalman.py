@@ -1,0 +1,141 @@
+"""Batch Kalman normalization: the layer."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_iln.errors import require
+from monai_iln.norms.coefficients import working_dtype
+from monai_iln.norms.kalman_moments import Ended, Moments, Statistics
+
+GAIN = 0.9
+"""The authors' gain for micro-batches of two. For one batch of 128 they take 0.05."""
+
+TRUSTED_RATIO = 100.0
+"""A prediction whose variance is so many times that of the batch, or more, is not used."""
+
+
+class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
+    r"""Batch Kalman normalization: the batch's statistics, blended with those that the layer before predicts.
+
+    .. math::
+        \mu = r\,\hat\mu + (1 - r)\,m, \qquad
+        \sigma^2 = r\,\hat\sigma^2 + (1 - r)\,v + r (1 - r) (m - \hat\mu)^2, \qquad
+        y = \gamma_c \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta_c
+
+    with :math:`m, v` the mean and the biased variance of the batch, :math:`\hat\mu, \hat\sigma^2` the prediction and
+    :math:`r` the gain. Where the mean over channels of :math:`\hat\sigma^2 / v` is 100 or more, :math:`m` and :math:`v`
+    are taken. Evaluation uses running averages of :math:`\mu` and :math:`\sigma^2`.
+
+    A layer that has been told of no layer before it is batch norm, but for its running variance, which is biased.
+    :func:`~monai_iln.norms.apply_method` makes these layers and tells each what comes before it.
+
+    Args:
+        num_features: The channels ``C`` of the input.
+        gain: The gain :math:`r`, from 0 to 1.
+        eps: The number added to every variance.
+        momentum: The weight of the new batch in the running averages. With ``None`` they are plain averages.
+        affine: Learns ``weight`` and ``bias``.
+        device: The device of the parameters.
+        dtype: The dtype of the parameters.
+
+    Shape:
+        ``(N, C, *spatial)`` with any number of spatial axes; the output has the input's shape and dtype.
+
+    Raises:
+        UserError: If the gain is not in [0, 1], or an input's axis 1 is not ``num_features``.
+
+    Source:
+        Wang et al., *Batch Kalman Normalization*, 2018, arXiv:1802.03133, and its authors' code.
+
+    Example:
+        >>> BatchKalmanNorm(8)(torch.randn(2, 8, 16, 16)).shape
+        torch.Size([2, 8, 16, 16])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        gain: float = GAIN,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, True, device, dtype)
+        in_range = isinstance(gain, (int, float)) and 0 <= gain <= 1
+        require(in_range, f"gain {gain!r}", "it weighs the prediction against the batch", "choose a number from 0 to 1")
+        self.gain = float(gain)
+        self.prediction: Statistics | None = None
+        self.number = 0
+        self.ended = Ended()
+
+    def follow(self, prediction: Statistics | None, number: int, ended: Ended) -> None:
+        """Tell this layer what comes before it.
+
+        Args:
+            prediction: What predicts the statistics of its input; ``None`` if nothing does.
+            number: Its place among the norms of the network, in the order in which they are called, from 0.
+            ended: What all norms of the network share.
+        """
+        self.prediction, self.number, self.ended = prediction, number, ended
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return self._forward_in_training(x)
+
+    @torch.jit.unused
+    def _forward_in_training(self, x: Tensor) -> Tensor:
+        fits = x.dim() > 1 and x.shape[1] == self.num_features
+        require(fits, f"input of shape {list(x.shape)}", f"it must be (N, {self.num_features}, *spatial)", "change it")
+        if self.number == 0:  # a new pass begins
+            self.ended.clear()
+        axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
+        plain = x.as_subclass(Tensor).to(working_dtype(x))  # MONAI's tensors would carry their history along
+        batch_mean = plain.mean(axes)
+        centred = plain - batch_mean.view(shape)
+        mean, variance = self._blend(batch_mean, centred.square().mean(axes))
+        self.ended[self.number] = mean, variance
+        self._track(mean.detach(), variance.detach())
+        slope = (variance + self.eps).rsqrt()
+        if self.affine:
+            slope = slope * self.weight
+        offset = (batch_mean - mean) * slope
+        if self.affine:
+            offset = offset + self.bias
+        return torch.addcmul(offset.view(shape), centred, slope.view(shape)).to(x.dtype)
+
+    def _blend(self, mean: Tensor, variance: Tensor) -> Moments:
+        """The statistics of the batch, blended with the prediction."""
+        if self.prediction is None:
+            return mean, variance
+        try:
+            with torch.autocast(mean.device.type, enabled=False):
+                predicted_mean, predicted_variance = self.prediction.moments(self.ended)
+        except KeyError:  # this pass left out a norm that comes before
+            return mean, variance
+        rest = 1 - self.gain
+        spread = self.gain * rest * (mean - predicted_mean).square()
+        trusted = (predicted_variance / variance).detach().mean() < TRUSTED_RATIO
+        return (
+            torch.where(trusted, self.gain * predicted_mean + rest * mean, mean),
+            torch.where(trusted, self.gain * predicted_variance + rest * variance + spread, variance),
+        )
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running averages towards the statistics of a batch."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        weight = self.momentum
+        if weight is None:
+            weight = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
+
+    def extra_repr(self) -> str:
+        follows = "predicted" if self.prediction is not None else "not predicted"
+        return f"{self.num_features}, gain={self.gain:g}, {follows}"
