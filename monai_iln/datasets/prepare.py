@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -322,7 +321,8 @@ def _work_key(work: Any, files: Iterable[Path]) -> str:
     """A text that is another for other work: what is asked for, and the files with their sizes and times."""
     digest = hashlib.sha256(json.dumps([_WORK_FORMAT, work], default=str).encode())
     for file in files:
-        digest.update(os.fsencode(file) + repr(_look_up(file)).encode("utf-8", "surrogateescape"))
+        # A list may name what is no name of a file.
+        digest.update(f"{file}{_look_up(file)}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -330,7 +330,7 @@ def _look_up(file: Path) -> Stamps:
     """The size and the times of a file, nothing if it is not there."""
     try:
         return stamp([file])
-    except OSError:  # told when it is read
+    except (OSError, ValueError):  # told when it is read
         return {}
 
 
