@@ -285,6 +285,7 @@ class PreparedSubjects:
             for (other, names), values in zip(doubted_by.items(), measured, strict=True):
                 for name, value in zip(names, values, strict=True):
                     fits[name][other] = value
+            _load_masks.cache_clear()  # of this process; the others end with their work
         for name in candidates:
             yield from tell_other_subject(frames[name], portraits[name], fits[name])
 

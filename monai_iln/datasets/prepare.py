@@ -31,7 +31,7 @@ from monai_iln.datasets.readers.plan import Plan
 from monai_iln.datasets.readers.structures import Label, list_labels
 from monai_iln.datasets.readers.sunnybrook import plan_sunnybrook
 from monai_iln.datasets.stacks import DataWarning, Finding
-from monai_iln.datasets.unfinished import UNFINISHED, StoppedError, map_resumably, resumable_folder, writing
+from monai_iln.datasets.unfinished import StoppedError, map_resumably, output_of, resumable_folder, writing
 from monai_iln.errors import UserError
 from monai_iln.extras import require_extra
 from monai_iln.files import require_new
@@ -161,7 +161,7 @@ def prepare_decathlon(
     folds = _check_folds(folds, seed)
     listed = read_decathlon(Path(source), subject)
     key = _work_key([listed.pairs, listed.labels], (file for pair in listed.pairs for file in (pair.image, pair.label)))
-    with resumable_folder(output, key) as folder:
+    with resumable_folder(output, key, "volume") as folder:
         items, findings = _look_into(listed, folder, workers or Workers(), progress)
         for line in summarize(findings, actions):
             warnings.warn(DataWarning(line), stacklevel=2)
@@ -307,8 +307,7 @@ def _finish(
         write_items(folder, items, name=request.name, labels=labels, modality={"0": "MRI"})
     if findings:
         excluded = len(slices) - sum(len(item["slices"]) for item in items)
-        output = folder.with_name(folder.name.removesuffix(UNFINISHED))
-        detail = f"{excluded} frames excluded, {len(findings)} findings in all: see {output / TABLE}."
+        detail = f"{excluded} frames excluded, {len(findings)} findings in all: see {output_of(folder) / TABLE}."
         warnings.warn(DataWarning(detail), stacklevel=4)
 
 

@@ -18,6 +18,7 @@ from monai_iln.datasets.datalist import FILE_NAME, read_datalist
 from monai_iln.datasets.formats.listing import refuse_special
 from monai_iln.datasets.inference import find_stacks
 from monai_iln.datasets.stacks import Finding
+from monai_iln.datasets.unfinished import unfinished_folder
 from monai_iln.errors import UserError, require
 from monai_iln.files import as_text, read_csv
 
@@ -112,7 +113,7 @@ def _read(key: Path) -> dict[str, str]:
 
 
 def require_apart(key: Path | str, output: Path | str) -> None:
-    """Refuse a key within the folder that it is to be kept apart from.
+    """Refuse a key within the folder that it is to be kept apart from, or in that of its unfinished work.
 
     Args:
         key: The key.
@@ -121,10 +122,13 @@ def require_apart(key: Path | str, output: Path | str) -> None:
     Raises:
         UserError: If the one lies in the other.
     """
-    if Path(output).resolve() in Path(key).resolve().parents:
-        raise UserError(
-            f"{key}: lies in {output}. Whoever gets the folder would get the key to its pseudonyms: put it elsewhere."
-        )
+    above = Path(key).resolve().parents
+    for folder in (Path(output), unfinished_folder(output)):
+        if folder.resolve() in above:
+            raise UserError(
+                f"{key}: lies in {folder}. Whoever gets the folder would get the key to its pseudonyms: put it "
+                "elsewhere."
+            )
 
 
 def hide_subjects(findings: Iterable[Finding], names: Mapping[str, str]) -> list[Finding]:

@@ -19,9 +19,19 @@ from monai_iln.parallel import Workers, run_in_parallel
 
 Task = TypeVar("Task")
 
-UNFINISHED = ".unfinished"  # the end of the folder's name
+_UNFINISHED = ".unfinished"  # the end of the folder's name
 
 _KEY, _LOCK, _RESULTS = ".key", ".lock", ".results"
+
+
+def unfinished_folder(output: Path | str) -> Path:
+    """The folder of the unfinished work on an output."""
+    return Path(output).with_name(f"{Path(output).name}{_UNFINISHED}")
+
+
+def output_of(folder: Path) -> Path:
+    """The output of the unfinished work in a folder."""
+    return folder.with_name(folder.name.removesuffix(_UNFINISHED))
 
 
 class StoppedError(UserError):
@@ -49,7 +59,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def resumable_folder(output: Path, key: str) -> Iterator[Path]:
+def resumable_folder(output: Path, key: str, unit: str = "subject") -> Iterator[Path]:
     """Fill a folder ``OUTPUT.unfinished``, and give it the name ``OUTPUT`` at the end.
 
     If the work is stopped, the folder stays, and the same work goes on in it. A :class:`UserError` other than a
@@ -58,6 +68,7 @@ def resumable_folder(output: Path, key: str) -> Iterator[Path]:
     Args:
         output: The folder's final name. It must not exist, or be an empty folder.
         key: A text that is another for other work. What such work has left is removed.
+        unit: The name of one task of :func:`map_resumably`, for the message about a stop.
 
     Yields:
         The folder to fill.
@@ -67,7 +78,7 @@ def resumable_folder(output: Path, key: str) -> Iterator[Path]:
         StoppedError: If something cannot be written.
     """
     require_new(output)
-    folder = output.with_name(f"{output.name}{UNFINISHED}")
+    folder = unfinished_folder(output)
     begun = folder.exists()
     if begun and not (folder / _KEY).is_file():
         raise UserError(f"{folder}: is there, and holds no unfinished work. Remove or rename it.")
@@ -89,12 +100,12 @@ def resumable_folder(output: Path, key: str) -> Iterator[Path]:
         with writing(output):
             _finish(folder, output, lock)
     except StoppedError as error:
-        raise StoppedError(f"{error} {_keep(folder)}".strip()) from error
+        raise StoppedError(f"{error} {_keep(folder, unit)}".strip()) from error
     except UserError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     except BaseException as error:
-        told = _keep(folder)
+        told = _keep(folder, unit)
         if isinstance(error, KeyboardInterrupt) and told:
             error.args = (told,)
         raise
@@ -137,11 +148,11 @@ def _remove(entry: Path) -> None:
         entry.unlink()
 
 
-def _keep(folder: Path) -> str:
+def _keep(folder: Path, unit: str) -> str:
     """Keep what is done, if anything is, and tell where."""
     done = len(list((folder / _RESULTS).glob("[0-9]*.json")))
     if done:
-        return f"{done} subjects are done and kept in {folder}: the same command goes on there."
+        return f"{done} {unit}s are done and kept in {folder}: the same command goes on there."
     shutil.rmtree(folder, ignore_errors=True)
     return ""
 

@@ -124,7 +124,7 @@ def test_values_of_the_wrong_kind(prepared, tmp_path, key, value):
         read_datalist(folder)
 
 
-@pytest.mark.parametrize("sign", ["\n", "\t", "\x1b", "\x7f", "\x85", "\u2028", "\u202e"])
+@pytest.mark.parametrize("sign", ["\n", "\t", "\x1b", "\x7f", "\x85", "\u2028", "\u202e", "\u200b", "\u200e"])
 @pytest.mark.parametrize("place", ["subject", "phase", "labels", "name"])
 def test_names_with_control_characters(prepared, tmp_path, place, sign):
     def rename(document):

@@ -86,6 +86,13 @@ def test_what_the_comparison_of_subjects_excludes_is_not_written(exchanged, tmp_
         assert nib.load(output / item["image"]).shape[2] == len(item["slices"])
 
 
+def test_no_masks_stay_in_memory(exchanged, tmp_path):
+    from monai_iln.datasets.pipeline import _load_masks
+
+    prepare(exchanged[0], tmp_path / "out", workers=Workers(1))
+    assert _load_masks.cache_info().currsize == 0
+
+
 def test_what_is_kept_is_not_compared(exchanged, tmp_path, monkeypatch):
     source, _ = exchanged
 

@@ -22,8 +22,8 @@ class Work:
         return {"square": number**2}
 
 
-def do(work, output, key="a", count=5):
-    with resumable_folder(output, key) as folder:
+def do(work, output, key="a", count=5, **options):
+    with resumable_folder(output, key, **options) as folder:
         (folder / "made").write_text("whole")
         tasks = {str(number): number for number in range(count)}
         return dict(map_resumably(work, tasks, folder, Workers(1), title="", unit="", progress=False))
@@ -44,6 +44,11 @@ def test_work_goes_on_where_it_stopped(tmp_path, error):
     assert again.calls == [3, 4]
     assert [path.name for path in output.iterdir()] == ["made"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_done_has_its_name(tmp_path):
+    with pytest.raises(KeyboardInterrupt, match="^3 volumes are done and kept in "):
+        do(Work(3), tmp_path / "out", unit="volume")
 
 
 def test_other_work_begins_anew(tmp_path):
