@@ -17,7 +17,7 @@ from monai_iln.datasets.checked import Stamps, stamp
 from monai_iln.datasets.datalist import FILE_NAME, check_item, write_items
 from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
 from monai_iln.datasets.formats.archives import unpacked
-from monai_iln.datasets.formats.listing import Sources, list_files, list_sources
+from monai_iln.datasets.formats.listing import FileList, Sources, list_sources
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.pipeline import PreparedSubjects, Renamer
@@ -262,7 +262,7 @@ def _prepare(make_plan: partial[Plan], sources: Sources, output: Path | str, req
             others = [finding.subject for finding in plan.findings if finding.subject]
             names = draw_pseudonyms(request.anonymize, sorted({*plan.subjects, *others}))
         work = [make_plan.func.__name__, make_plan.keywords, actions, names]
-        key = _work_key(work, (file for path in paths for file in list_files(path)))
+        key = _work_key(work, FileList(paths))
         with resumable_folder(output, key) as folder:
             subjects = PreparedSubjects(plan, folder, actions, renamer, names, request.workers, request.progress)
             _finish(subjects, request, folds, names)
