@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
 from monai_iln.errors import UserError, refusal
-from monai_iln.files import write_json
+from monai_iln.files import new_file
 from monai_iln.names import require_visible
 
 FILE_NAME = "datalist.json"
@@ -31,8 +32,9 @@ _NAMES = {str: "text", int: "a whole number"}
 
 def write_items(
     folder: Path,
-    items: Sequence[Mapping[str, Any]],
+    items: Iterable[Mapping[str, Any]],
     *,
+    count: int,
     name: str,
     labels: Mapping[int, str],
     modality: Any,
@@ -42,6 +44,7 @@ def write_items(
     Args:
         folder: The folder to write into.
         items: The items, with the keys that :func:`read_datalist` returns.
+        count: The number of items.
         name: The name of the data set.
         labels: The names of the label values.
         modality: The modality of each channel.
@@ -55,10 +58,16 @@ def write_items(
         "name": name,
         "labels": {str(value): label for value, label in sorted(labels.items())},
         "modality": modality,
-        "numTraining": len(items),
-        "training": items,
+        "numTraining": count,
     }
-    write_json(folder / FILE_NAME, document)
+    head = json.dumps(document, indent=1, default=str).removesuffix("\n}")
+    with new_file(folder / FILE_NAME) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(f'{head},\n "training": [')
+        comma = ""
+        for item in items:  # one by one, for there may be many
+            file.write(comma + "\n" + indent(json.dumps(item, indent=1, default=str), "  "))
+            comma = ","
+        file.write("\n ]\n}\n")
 
 
 def read_datalist(path: Path | str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +22,9 @@ from monai_iln.datasets.formats.listing import FileList, Sources, list_sources
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.pipeline import PreparedSubjects, Renamer
-from monai_iln.datasets.pseudonyms import draw_pseudonyms, hide_subjects, require_apart
+from monai_iln.datasets.pseudonyms import draw_pseudonyms, require_apart
 from monai_iln.datasets.quality.reasons import choose_actions
-from monai_iln.datasets.quality.report import TABLE, flag_frames, summarize, write_sheet, write_table
+from monai_iln.datasets.quality.report import TABLE, summarize, write_sheet, write_table
 from monai_iln.datasets.readers.decathlon import DecathlonList, read_decathlon
 from monai_iln.datasets.readers.folders import plan_folders
 from monai_iln.datasets.readers.matching import FilePair
@@ -172,9 +173,10 @@ def prepare_decathlon(
             )
         fold_of = _deal({pair.subject: "" for pair in listed.pairs}, folds, seed)
         with writing(folder):
-            write_table(folder, findings, actions)
+            write_table(folder, sorted(findings, key=attrgetter("subject")), actions)
             items = [item | {"fold": fold_of[item["subject"]]} for item in items]
-            write_items(folder, items, name=listed.name, labels=listed.labels, modality=listed.modality)
+            described = {"name": listed.name, "labels": listed.labels, "modality": listed.modality}
+            write_items(folder, items, count=len(items), **described)
     return output / FILE_NAME
 
 
@@ -185,7 +187,8 @@ def _look_into(
     pairs = {str(pair.image): pair for pair in listed.pairs}
     looks = map_resumably(
         partial(_look_at, values=list(listed.labels)),
-        pairs,
+        [*pairs],
+        pairs.__getitem__,
         folder,
         workers,
         title="Checking",
@@ -265,49 +268,41 @@ def _prepare(make_plan: partial[Plan], sources: Sources, output: Path | str, req
         key = _work_key(work, FileList(paths))
         with resumable_folder(output, key) as folder:
             subjects = PreparedSubjects(plan, folder, actions, renamer, names, request.workers, request.progress)
-            _finish(subjects, request, folds, names)
+            _finish(subjects, request, folds)
     return output / FILE_NAME
 
 
-def _finish(
-    subjects: PreparedSubjects,
-    request: _Request,
-    folds: int | Sequence[Sequence[str]],
-    names: Mapping[str, str],
-) -> None:
-    """Write the report and the datalist, and tell what was found."""
-    folder, actions = subjects.folder, subjects.actions
-    findings, items, stacks = subjects.findings(), subjects.items(), list(subjects.stacks())
-    slices = [(stack.subject, stack.phase, number) for stack in stacks for number in stack.slices]
-    flagged = flag_frames(slices, findings, actions)
-    if names:  # in the order of the names, pseudonyms would tell them
-        items.sort(key=lambda item: (item["subject"], item["phase"]))
-        flagged.sort(key=lambda frame: (frame.action, names[frame.subject], frame.phase, frame.slice))
-        findings = hide_subjects(findings, names)
+def _finish(subjects: PreparedSubjects, request: _Request, folds: int | Sequence[Sequence[str]]) -> None:
+    """Write the report and the datalist, and tell what was found. Records are gone through one by one, and again."""
+    folder, actions, findings = subjects.folder, subjects.actions, subjects.findings
+    strata = {stack.subject: stack.stratum for stack in subjects.records.stacks}
+    numbers = [len(stack.slices) for stack in subjects.records.stacks]
+    kept = [len(item["slices"]) for _, record in subjects.records for item in record.items]
     for line in summarize(findings, actions):
         warnings.warn(DataWarning(line), stacklevel=4)
-    if not items:
+    if not kept:
         raise UserError(
-            f"{subjects.renamer.shown}: of {len(stacks)} stacks with a label none is left. "
+            f"{subjects.renamer.shown}: of {len(numbers)} stacks with a label none is left. "
             f"{_explain_loss(findings, actions)}"
         )
     try:
-        dealt = _deal({stack.subject: stack.stratum for stack in stacks}, folds, request.seed)
+        dealt = _deal(strata, folds, request.seed)
     except UserError as error:  # the lists of folds may be corrected, and nothing need be read again
         raise StoppedError(str(error)) from error
-    fold_of = {names.get(subject, subject): fold for subject, fold in dealt.items()}
     with writing(folder):
         write_table(folder, findings, actions)
+        flagged, total = subjects.flag()
         if flagged:
             pictures = subjects.draw(flagged)
-            shown = {frame._replace(subject=names.get(frame.subject, frame.subject)): frame for frame in pictures}
-            write_sheet(folder, {frame: pictures[own] for frame, own in shown.items()}, len(flagged))
+            shown = {frame._replace(subject=subjects.written_as(frame.subject)): frame for frame in flagged}
+            write_sheet(folder, {frame: pictures[own] for frame, own in shown.items()}, total)
         labels = dict(enumerate(("background", *request.structures)))
-        items = [_with_fold(item, fold_of[item["subject"]]) for item in items]
-        write_items(folder, items, name=request.name, labels=labels, modality={"0": "MRI"})
-    if findings:
-        excluded = len(slices) - sum(len(item["slices"]) for item in items)
-        detail = f"{excluded} frames excluded, {len(findings)} findings in all: see {output_of(folder) / TABLE}."
+        items = (_with_fold(item, dealt[subject]) for subject, item in subjects.items())
+        write_items(folder, items, count=len(kept), name=request.name, labels=labels, modality={"0": "MRI"})
+    count = sum(1 for _ in findings)
+    if count:
+        excluded = f"{sum(numbers) - sum(kept)} frames excluded"
+        detail = f"{excluded}, {count} findings in all: see {output_of(folder) / TABLE}."
         warnings.warn(DataWarning(detail), stacklevel=4)
 
 
@@ -355,13 +350,13 @@ def _deal(strata: Mapping[str, str], folds: int | Sequence[Sequence[str]], seed:
     return assign_folds(strata, folds, seed) if isinstance(folds, int) else listed_folds(strata, folds)
 
 
-def _explain_loss(findings: Sequence[Finding], actions: Mapping[str, str]) -> str:
+def _explain_loss(findings: Iterable[Finding], actions: Mapping[str, str]) -> str:
     """Why nothing is left, and what can be done. It advises to keep only what can be kept."""
-    losses = [finding for finding in findings if actions[finding.reason] != "keep"]
-    if not losses:
+    first = next((finding for finding in findings if actions[finding.reason] != "keep"), None)
+    if first is None:
         return "No labels were found: add them."
-    told = f"The first finding is: {losses[0].detail}. Correct or add what is missing"
-    excluded = sorted({finding.reason for finding in losses if actions[finding.reason] == "exclude"})
+    told = f"The first finding is: {first.detail}. Correct or add what is missing"
+    excluded = sorted({finding.reason for finding in findings if actions[finding.reason] == "exclude"})
     if excluded:
         told += f", or keep what is right with --keep {' '.join(excluded)}"
     return f"{told}."

@@ -11,7 +11,7 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from monai_iln.datasets.datalist import FILE_NAME, read_datalist
@@ -131,14 +131,14 @@ def require_apart(key: Path | str, output: Path | str) -> None:
             )
 
 
-def hide_subjects(findings: Iterable[Finding], names: Mapping[str, str]) -> list[Finding]:
+def hide_subjects(findings: Iterable[Finding], names: Mapping[str, str]) -> Iterator[Finding]:
     """Give findings other names of subjects, and take the names of files away.
 
     Args:
         findings: The findings.
         names: The pseudonyms by the names, of all subjects that occur.
 
-    Returns:
+    Yields:
         The same, renamed. A detail stays where it tells nothing but subjects and numbers.
     """
     subjects = _others_in_details(names)
@@ -151,7 +151,7 @@ def hide_subjects(findings: Iterable[Finding], names: Mapping[str, str]) -> list
             detail = subjects.sub(lambda match: match["before"] + names[match["subject"]], detail)
         return finding._replace(subject=finding.subject and names[finding.subject], file="", detail=detail)
 
-    return [hide(finding) for finding in findings]
+    yield from map(hide, findings)
 
 
 def _others_in_details(names: Iterable[str]) -> re.Pattern[str]:

@@ -119,10 +119,8 @@ def test_findings_name_nobody():
         "no-image": "IM_0001 has no frame 5",
         "mismatch": "belongs to Smith_John.nii alike",
     }
-    found = hide_subjects(
-        [Finding(reason, "Smith", "ED", 1, "/data/Smith.dcm", detail) for reason, detail in details.items()],
-        {"Smith": "s1", "Jones": "s2", "Smith-2": "s3"},
-    )
+    findings = [Finding(reason, "Smith", "ED", 1, "/data/Smith.dcm", detail) for reason, detail in details.items()]
+    found = [*hide_subjects(findings, {"Smith": "s1", "Jones": "s2", "Smith-2": "s3"})]
     assert {(finding.subject, finding.file) for finding in found} == {("s1", "")}
     displaced, same, *others = [finding.detail for finding in found]
     assert displaced == details["displaced"]

@@ -25,8 +25,8 @@ class Work:
 def do(work, output, key="a", count=5, **options):
     with resumable_folder(output, key, **options) as folder:
         (folder / "made").write_text("whole")
-        tasks = {str(number): number for number in range(count)}
-        return dict(map_resumably(work, tasks, folder, Workers(1), title="", unit="", progress=False))
+        names = [str(number) for number in range(count)]
+        return dict(map_resumably(work, names, int, folder, Workers(1), title="", unit="", progress=False))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, StoppedError("full")])

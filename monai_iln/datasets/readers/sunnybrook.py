@@ -153,7 +153,7 @@ def _plan_dicom(source: str, files: Files, label: str) -> Plan:
 
 def _refuse_nothing(source: str, label: str, counts: str, overview: Overview) -> None:
     """Refuse DICOM files and contours of which nobody has both."""
-    if overview.stacks:
+    if not overview.is_empty:
         return
     faults = Counter((f.reason, f.subject) for f in overview.findings if f.reason not in ("no-image", "no-label"))
     found = ", ".join(f"{count} {reason} of {subject}" for (reason, subject), count in sorted(faults.items()))
@@ -256,8 +256,8 @@ def _plan_png(images: Sequence[Path], labels: Sequence[Path]) -> Plan:
 
 
 def _refuse_no_mask(folder: Path, overview: Overview) -> None:
-    if not overview.stacks:
-        raise UserError(f"{folder}: no image with a mask. {overview.findings[0].detail}")
+    if overview.is_empty:
+        raise UserError(f"{folder}: no image with a mask. {next(iter(overview.findings)).detail}")
 
 
 def _read_png_subject(subject: str, frames: Mapping[int, Path]) -> SubjectOutput:
