@@ -208,6 +208,8 @@ def _parse_meta(text: str) -> _Text:
     # SimpleITK prints what is wrong with these, whatever it is told.
     if not all(sign for _, sign, _ in lines) or not _find(fields, "ElementType").startswith("MET_"):
         raise ValueError("a line that is damaged")
+    if not {"ElementSpacing", "ElementSize"} & fields.keys():  # it would take voxels of 1 mm
+        raise ValueError("no ElementSpacing")
     if _find(fields, "NDims") != str(len(sizes)):
         raise ValueError(f"NDims {fields['NDims']}, and {len(sizes)} sizes")
     counts = {key: len(fields[key].split()) for key in _LISTS if key in fields}

@@ -301,6 +301,7 @@ def test_damage_ends_in_one_message_or_harms_only_what_it_hit(originals, tmp_pat
         ("ElementSpacing = 1.5 1.5 8", "ElementSpacing = 1.5 8"),
         ("TransformMatrix = 1 0 0 0 1 0 0 0 1", "TransformMatrix = 1 0 0 01e3081 0 0 0 1"),
         ("Offset = 0 0 0", "Offset = 0 0"),
+        ("ElementSpacing", "ElementSpa\xe9cing"),
     ],
 )
 def test_a_damaged_meta_header_is_told_once(tmp_path, capfd, good, bad):
