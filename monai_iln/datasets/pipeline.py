@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from heapq import merge
@@ -38,46 +37,12 @@ from monai_iln.datasets.quality.subjects import (
 )
 from monai_iln.datasets.readers.plan import Overview, Plan, StackName, SubjectOutput, refuse_twins
 from monai_iln.datasets.records import Anew, Records, StackRecord
+from monai_iln.datasets.renamer import Renamer
 from monai_iln.datasets.stack_files import refuse_shared_files, remove_stack, write_stack
-from monai_iln.datasets.stacks import Finding, Stack
+from monai_iln.datasets.stacks import Finding
 from monai_iln.datasets.unfinished import map_resumably, writing
-from monai_iln.errors import UserError
 from monai_iln.names import require_visible
 from monai_iln.parallel import Workers, run_in_parallel
-
-
-class Renamer(NamedTuple):
-    """Calls files by their names in the archives that they come from, not in a folder that will be gone.
-
-    Attributes:
-        temporary: The folders of unpacked archives.
-        shown: The name that such a folder has for the user.
-    """
-
-    temporary: tuple[str, ...]
-    shown: str
-
-    def text(self, text: str) -> str:
-        """A message with these names."""
-        for folder in self.temporary:
-            text = text.replace(f"{folder}/", "").replace(folder, self.shown)
-        return text
-
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Raise the errors of the user's with these names."""
-        try:
-            yield
-        except UserError as error:
-            raise UserError(self.text(str(error))) from error
-
-    def finding(self, finding: Finding) -> Finding:
-        """A finding with these names."""
-        return finding._replace(file=self.text(finding.file), detail=self.text(finding.detail))
-
-    def stack(self, stack: Stack) -> Stack:
-        """A stack with these names."""
-        return replace(stack, files=tuple(map(self.text, stack.files)))
 
 
 @dataclass(frozen=True)

@@ -310,6 +310,13 @@ def test_labels_that_do_not_lie_on_their_images(prepared, tmp_path, fault):
         split_datalist(folder, 0)
 
 
+def test_a_datalist_is_written_as_a_whole_document_would_be(prepared):
+    text = (prepared / "datalist.json").read_text()
+    document = json.loads(text)
+    assert document["numTraining"] == len(document["training"]) > 1
+    assert text == json.dumps(document, indent=1) + "\n"
+
+
 def test_what_may_not_be_read(prepared, monkeypatch):
     image = Path(read_datalist(prepared)[3]["image"])
     read = Path.read_bytes

@@ -21,7 +21,8 @@ from monai_iln.datasets import (
     read_sunnybrook,
 )
 from monai_iln.datasets.phantom import write_phantom
-from monai_iln.datasets.quality.subjects import find_candidates
+from monai_iln.datasets.quality.inspection import Frame
+from monai_iln.datasets.quality.subjects import find_candidates, find_same_images
 from monai_iln.errors import UserError
 from monai_iln.parallel import Workers
 
@@ -203,6 +204,15 @@ def test_stacks_that_share_a_file_are_refused_though_one_is_not_written(tmp_path
             folds=2,
         )
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_images_are_the_same_by_the_whole_digest():
+    """Though only the beginning of each is kept of all."""
+    digests = ["ab" * 16, "ab" * 8 + "cd" * 8, "", "12" * 16, "", "ab" * 16]
+    frames = [Frame(f"s{place}", "ED", 1, "") for place in range(len(digests))]
+    found = {finding.subject for finding in find_same_images(list(zip(digests, frames, strict=True)))}
+    assert found == {"s0", "s5"}
+    assert list(find_same_images([])) == []
 
 
 def test_few_are_compared_among_many():

@@ -188,16 +188,16 @@ def test_one_image_under_two_names(listed, tmp_path):
 
 
 def test_a_stop_tells_what_is_done_in_volumes(listed, tmp_path, monkeypatch):
-    import monai_iln.datasets.prepare as prepare
+    from monai_iln.datasets import decathlon
 
-    real = prepare.check_item
+    real = decathlon.check_item
 
     def stop(item, values):
         if "lung_004" in item["image"]:
             raise KeyboardInterrupt
         return real(item, values)
 
-    monkeypatch.setattr(prepare, "check_item", stop)
+    monkeypatch.setattr(decathlon, "check_item", stop)
     with pytest.raises(KeyboardInterrupt, match="^2 volumes are done and kept in"):
         prepare_decathlon(listed, tmp_path / "out", folds=2)
 
