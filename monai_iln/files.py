@@ -38,7 +38,8 @@ def read_csv(path: Path) -> Table:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If the file is no text in UTF-8, or no table.
+        ValueError: If the file is no text in UTF-8, or no table, or every row has more cells than there are
+            columns.
 
     Example:
         >>> import tempfile
@@ -53,9 +54,12 @@ def read_csv(path: Path) -> Table:
         reader = csv.DictReader(file, restval="", delimiter=max(",;\t", key=head.count))
         try:
             columns = list(reader.fieldnames or ())
-            rows = [{column: as_written(row[column]) for column in columns} for row in reader]
+            read = list(reader)
+            rows = [{column: as_written(row[column]) for column in columns} for row in read]
         except csv.Error as error:
             raise ValueError(str(error)) from error
+    if len(read) > 1 and all(any(row.get(None, ())) for row in read):  # their cells may be shifted against the names
+        raise ValueError("every row has more cells than there are columns")
     return Table(columns, rows)
 
 

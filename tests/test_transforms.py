@@ -995,6 +995,18 @@ def test_a_mask_that_cannot_be_written_says_why(tmp_path, monkeypatch):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before], "whole, or as it was"
 
 
+def test_a_mask_of_several_channels_says_so(tmp_path):
+    mask = MetaTensor(torch.ones(2, 4, 5, 3), affine=torch.eye(4), meta={"filename_or_obj": "/data/heart.nii.gz"})
+    save = monai_iln.transforms.SaveStack(output_dir=tmp_path, separate_folder=False, print_log=False)
+    with pytest.raises(
+        UserError, match=r"heart_trans\.nii\.gz: 2 channels: a stack has one channel. Remedy: save each"
+    ):
+        save(mask)
+    assert list(tmp_path.iterdir()) == []
+    save(mask[:1])
+    assert nib.load(tmp_path / "heart_trans.nii.gz").shape == (4, 5, 3)
+
+
 def test_a_stack_under_a_pseudonym(tmp_path):
     """Meta data and messages have the name, and not the path."""
     path = tmp_path / "Smith_John" / "ED.nii.gz"

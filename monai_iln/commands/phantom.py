@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from monai_iln.commands.options import add_output, describe
 from monai_iln.datasets.phantom import LAYOUTS
 
+_SUNNYBROOK = ("official", "png")  # the layouts that 'monai-iln prepare sunnybrook' reads
 _NUMBERS = {
     "subjects": (6, "the number of hearts"),
     "slices": (8, "the number of slices of each heart"),
@@ -36,4 +38,6 @@ def _phantom(options: argparse.Namespace) -> None:
     from monai_iln.datasets.phantom import write_phantom
 
     numbers = {name: getattr(options, name) for name in _NUMBERS}
-    print(write_phantom(options.output, layout=options.layout, **numbers, progress=True))
+    folder = write_phantom(options.output, layout=options.layout, **numbers, progress=True)
+    reader = "sunnybrook" if options.layout in _SUNNYBROOK else "folders"
+    print(f"{folder}: complete. Next: monai-iln prepare {reader} --source {shlex.quote(str(folder))} --output DIR")

@@ -5,17 +5,11 @@ from typing import TYPE_CHECKING
 from monai_iln.lazy import lazy_getattr
 
 if TYPE_CHECKING:
-    from monai_iln.datasets.datalist import (
-        check_datalist,
-        describe_datalist,
-        read_datalist,
-        slice_items,
-        split_datalist,
-    )
+    from monai_iln.datasets.datalist import check_datalist, read_datalist
+    from monai_iln.datasets.decathlon import prepare_decathlon
     from monai_iln.datasets.inference import find_stacks, find_stacks_folder
     from monai_iln.datasets.prepare import (
         phantom_datalist,
-        prepare_decathlon,
         prepare_folders,
         prepare_right_ventricle,
         prepare_sunnybrook,
@@ -26,6 +20,7 @@ if TYPE_CHECKING:
     from monai_iln.datasets.ranges import add_ranges
     from monai_iln.datasets.readers.folders import read_folders, read_right_ventricle
     from monai_iln.datasets.readers.sunnybrook import read_sunnybrook
+    from monai_iln.datasets.splits import describe_datalist, slice_items, split_datalist
     from monai_iln.datasets.stacks import DataWarning, Finding, ReaderOutput, Reading, Stack
 
 __all__ = [
@@ -67,13 +62,13 @@ __getattr__ = lazy_getattr(
         "Stack": "stacks",
         "add_ranges": "ranges",
         "check_datalist": "datalist",
-        "describe_datalist": "datalist",
+        "describe_datalist": "splits",
         "find_stacks": "inference",
         "find_stacks_folder": "inference",
         "inspect_stacks": "quality.subjects",
         "name_stacks": "pseudonyms",
         "phantom_datalist": "prepare",
-        "prepare_decathlon": "prepare",
+        "prepare_decathlon": "decathlon",
         "prepare_folders": "prepare",
         "prepare_right_ventricle": "prepare",
         "prepare_sunnybrook": "prepare",
@@ -81,7 +76,7 @@ __getattr__ = lazy_getattr(
         "read_folders": "readers.folders",
         "read_right_ventricle": "readers.folders",
         "read_sunnybrook": "readers.sunnybrook",
-        "slice_items": "datalist",
-        "split_datalist": "datalist",
+        "slice_items": "splits",
+        "split_datalist": "splits",
     },
 )

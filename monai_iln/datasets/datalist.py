@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
 from monai_iln.errors import UserError, refusal
-from monai_iln.files import write_json
+from monai_iln.files import new_file
 from monai_iln.names import require_visible
 
 FILE_NAME = "datalist.json"
@@ -31,8 +31,9 @@ _NAMES = {str: "text", int: "a whole number"}
 
 def write_items(
     folder: Path,
-    items: Sequence[Mapping[str, Any]],
+    items: Iterable[Mapping[str, Any]],
     *,
+    count: int,
     name: str,
     labels: Mapping[int, str],
     modality: Any,
@@ -42,6 +43,7 @@ def write_items(
     Args:
         folder: The folder to write into.
         items: The items, with the keys that :func:`read_datalist` returns.
+        count: The number of items.
         name: The name of the data set.
         labels: The names of the label values.
         modality: The modality of each channel.
@@ -55,10 +57,16 @@ def write_items(
         "name": name,
         "labels": {str(value): label for value, label in sorted(labels.items())},
         "modality": modality,
-        "numTraining": len(items),
-        "training": items,
+        "numTraining": count,
     }
-    write_json(folder / FILE_NAME, document)
+    head = json.dumps(document, indent=1, default=str).removesuffix("\n}")
+    with new_file(folder / FILE_NAME) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(f'{head},\n "training": [')
+        comma = ""
+        for item in items:  # one by one, for there may be many
+            file.write(comma + "\n" + indent(json.dumps(item, indent=1, default=str), "  "))
+            comma = ","
+        file.write("\n ]\n}\n")
 
 
 def read_datalist(path: Path | str) -> list[dict[str, Any]]:
@@ -96,7 +104,7 @@ def check_datalist(path: Path | str, progress: bool = False) -> list[dict[str, A
     return datalist.items
 
 
-def _read_checked(path: Path) -> tuple[_Datalist, list[dict[str, str]]]:
+def read_checked(path: Path) -> tuple[Datalist, list[dict[str, str]]]:
     """A datalist and the SHA-256 of its files. Those that are as they were when they were checked are not read again.
 
     Raises:
@@ -106,7 +114,7 @@ def _read_checked(path: Path) -> tuple[_Datalist, list[dict[str, str]]]:
     return datalist, _check(datalist, anew=False)
 
 
-def _check(datalist: _Datalist, *, anew: bool, progress: bool = False) -> list[dict[str, str]]:
+def _check(datalist: Datalist, *, anew: bool, progress: bool = False) -> list[dict[str, str]]:
     """Look into the files of all items, and remember what is found.
 
     Args:
@@ -155,7 +163,7 @@ def _find_file(path: Path) -> Path:
     return path / FILE_NAME if path.is_dir() else path
 
 
-class _Datalist(NamedTuple):
+class Datalist(NamedTuple):
     """A datalist that was read.
 
     Attributes:
@@ -176,7 +184,7 @@ class _Datalist(NamedTuple):
         return list(self.labels)
 
 
-def _read(path: Path) -> _Datalist:
+def _read(path: Path) -> Datalist:
     folder_or_file, path = path, _find_file(path)
     refuse_special(path)
     try:
@@ -220,7 +228,7 @@ def _read(path: Path) -> _Datalist:
             )
     if not items:
         raise UserError(f"{path}: no items under 'training'. A datalist needs at least one: prepare the data again.")
-    return _Datalist(path, str(document.get("name", folder_or_file.name)), labels, items)
+    return Datalist(path, str(document.get("name", folder_or_file.name)), labels, items)
 
 
 def _require_visible_names(path: Path, document: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> None:
@@ -291,91 +299,6 @@ def _look_into(item: Mapping[str, Any], values: Sequence[int]) -> tuple[Stamps, 
 def _recorded_hashes(item: Mapping[str, Any]) -> Mapping[str, str]:
     recorded = item.get("sha256")
     return recorded if isinstance(recorded, dict) else {}
-
-
-def describe_datalist(path: Path | str) -> dict[str, Any]:
-    """Describe a datalist for a study, without the names of its files.
-
-    Args:
-        path: The datalist or its folder.
-
-    Returns:
-        A dictionary with the data set's ``name``, its ``folds``, its ``structures`` (the names of the label values
-        above 0), the number of ``subjects`` and ``stacks``, and a ``sha256`` that changes as soon as an image, a label
-        or a fold does.
-
-    Raises:
-        UserError: If :func:`check_datalist` raises it.
-    """
-    datalist, all_hashes = _read_checked(Path(path))
-    items = datalist.items
-    described = []
-    for item, found in zip(items, all_hashes, strict=True):
-        hashes = item["sha256"] if isinstance(item.get("sha256"), dict) else found
-        described.append([hashes.get("image"), hashes.get("label"), item["subject"], item["phase"], item["fold"]])
-    return {
-        "name": datalist.name,
-        "folds": sorted({item["fold"] for item in items}),
-        "structures": [datalist.labels[value] for value in sorted(datalist.labels) if value > 0],
-        "subjects": len({item["subject"] for item in items}),
-        "stacks": len(items),
-        "sha256": hashlib.sha256(json.dumps(described).encode()).hexdigest(),
-    }
-
-
-def split_datalist(path: Path | str, fold: int, validation_every: int | None = 10) -> dict[str, list[dict[str, Any]]]:
-    """Split a datalist by subject into training, validation and test stacks.
-
-    The fold is the test part and never seen in training. Of the other subjects every tenth, in the order of their
-    names and at least one, is held out to choose the best epoch on, so that test images choose nothing.
-
-    Args:
-        path: The datalist or its folder.
-        fold: The test fold.
-        validation_every: The number of training subjects of which one is held out for validation, or ``None`` to hold
-            out none.
-
-    Returns:
-        The items of the datalist under ``"training"``, ``"validation"`` and ``"test"``.
-
-    Raises:
-        UserError: If :func:`check_datalist` raises it, or the fold does not exist or leaves too few subjects to train
-            on.
-    """
-    if validation_every is not None and validation_every < 1:
-        raise UserError(f"validation_every {validation_every}: one of so many subjects is held out. Choose 1 or more.")
-    items = _read_checked(Path(path))[0].items
-    folds = sorted({item["fold"] for item in items})
-    if fold not in folds:
-        raise UserError(f"{path}: fold {fold!r} does not exist. It has the folds {folds}: choose one of them.")
-    others = sorted({item["subject"] for item in items if item["fold"] != fold})
-    held_out = set()
-    if validation_every is not None:
-        held_out = set(others[validation_every // 2 :: validation_every] or others[-1:])
-    if len(others) <= len(held_out):
-        raise UserError(
-            f"{path}: outside fold {fold} there are {len(others)} subjects, of which {len(held_out)} are for "
-            "validation. Training needs at least one more: use more folds or add subjects."
-        )
-    rest = [item for item in items if item["fold"] != fold]
-    return {
-        "training": [item for item in rest if item["subject"] not in held_out],
-        "validation": [item for item in rest if item["subject"] in held_out],
-        "test": [item for item in items if item["fold"] == fold],
-    }
-
-
-def slice_items(stacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One item for each slice of the stacks: ``image``, ``label`` and ``slice``, its index along the last axis.
-
-    Args:
-        stacks: Items of a datalist.
-    """
-    return [
-        {"image": item["image"], "label": item["label"], "slice": index}
-        for item in stacks
-        for index in range(count_slices(item))
-    ]
 
 
 def count_slices(item: Mapping[str, Any]) -> int:

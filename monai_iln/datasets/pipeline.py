@@ -1,17 +1,20 @@
 """Subjects on their way from raw data to stacks: read, inspected and written one by one, on many cores.
 
-Of a subject that is written only a record is kept in memory: what was found, where its stacks are, and the few numbers
+Of a subject that is written only a record is kept, on disk: what was found, where its stacks are, and the few numbers
 by which it is compared with others. What the comparison excludes is written again.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from heapq import merge
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +22,10 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_iln.datasets.pseudonyms import hide_subjects
 from monai_iln.datasets.quality.exclusion import exclude_slices
-from monai_iln.datasets.quality.inspection import Frame, Portrait, inspect_subject
-from monai_iln.datasets.quality.report import MOST_TILES, FlaggedFrame, draw_frame
+from monai_iln.datasets.quality.inspection import Frame, inspect_subject
+from monai_iln.datasets.quality.report import MOST_TILES, FlaggedFrame, draw_frame, flag_frames
 from monai_iln.datasets.quality.subjects import (
     find_candidates,
     find_images,
@@ -32,105 +36,13 @@ from monai_iln.datasets.quality.subjects import (
     tell_other_subject,
 )
 from monai_iln.datasets.readers.plan import Overview, Plan, StackName, SubjectOutput, refuse_twins
+from monai_iln.datasets.records import Anew, Records, StackRecord
+from monai_iln.datasets.renamer import Renamer
 from monai_iln.datasets.stack_files import refuse_shared_files, remove_stack, write_stack
-from monai_iln.datasets.stacks import Finding, Stack
+from monai_iln.datasets.stacks import Finding
 from monai_iln.datasets.unfinished import map_resumably, writing
-from monai_iln.errors import UserError
 from monai_iln.names import require_visible
 from monai_iln.parallel import Workers, run_in_parallel
-
-
-class Renamer(NamedTuple):
-    """Calls files by their names in the archives that they come from, not in a folder that will be gone.
-
-    Attributes:
-        temporary: The folders of unpacked archives.
-        shown: The name that such a folder has for the user.
-    """
-
-    temporary: tuple[str, ...]
-    shown: str
-
-    def text(self, text: str) -> str:
-        """A message with these names."""
-        for folder in self.temporary:
-            text = text.replace(f"{folder}/", "").replace(folder, self.shown)
-        return text
-
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Raise the errors of the user's with these names."""
-        try:
-            yield
-        except UserError as error:
-            raise UserError(self.text(str(error))) from error
-
-    def finding(self, finding: Finding) -> Finding:
-        """A finding with these names."""
-        return finding._replace(file=self.text(finding.file), detail=self.text(finding.detail))
-
-    def stack(self, stack: Stack) -> Stack:
-        """A stack with these names."""
-        return replace(stack, files=tuple(map(self.text, stack.files)))
-
-
-class StackRecord(NamedTuple):
-    """A stack without its images.
-
-    Attributes:
-        subject: The subject.
-        phase: The phase.
-        stratum: The stratum of the subject.
-        slices: The numbers of its slices.
-        files: The files of its slices.
-        digests: The digests of its images, see :func:`~monai_iln.datasets.quality.inspection.digest_images`.
-    """
-
-    subject: str
-    phase: str
-    stratum: str
-    slices: list[int]
-    files: list[str]
-    digests: list[str]
-
-    def frames(self) -> list[Frame]:
-        """Its slices."""
-        files = self.files or [""] * len(self.slices)
-        return [Frame(self.subject, self.phase, number, file) for number, file in zip(self.slices, files, strict=True)]
-
-
-@dataclass(frozen=True)
-class SubjectRecord:
-    """A subject that was read and written.
-
-    Attributes:
-        stacks: The stacks that were read.
-        items: The items of the stacks that were written, for the datalist.
-        findings: The findings about the subject.
-        portrait: The numbers by which it is compared with others.
-        label_values: The values of its label files, see :class:`~monai_iln.datasets.readers.plan.SubjectOutput`.
-    """
-
-    stacks: list[StackRecord]
-    items: list[dict[str, Any]]
-    findings: list[Finding]
-    portrait: Portrait | None
-    label_values: list[list[int]]
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> SubjectRecord:
-        """The record that :func:`prepare_subject` has returned as JSON."""
-        portrait = None
-        if document["portrait"] is not None:
-            contrast, shape, centre, side = document["portrait"]
-            portrait = Portrait(contrast, tuple(shape), tuple(centre), side)
-        return cls(
-            [StackRecord(*stack) for stack in document["stacks"]],
-            document["items"],
-            [Finding(*finding) for finding in document["findings"]],
-            portrait,
-            document["label_values"],
-        )
 
 
 @dataclass(frozen=True)
@@ -218,56 +130,81 @@ class PreparedSubjects:
         for subject in plan.subjects:
             require_visible(subject, "subject")
         self.folder, self.actions, self.renamer, self.workers = folder, actions, renamer, workers
-        self.tasks = {
-            subject: SubjectTask(read, renamer, folder, actions, names.get(subject, subject))
-            for subject, read in sorted(plan.subjects.items())
-        }
-        self.records: dict[str, SubjectRecord] = {}
-        done = map_resumably(
-            prepare_subject, self.tasks, folder, workers, title="Preparing", unit="subject", progress=progress
+        self._read, self._names = plan.subjects, names
+        self._found: dict[str, list[Finding]] = {}  # by the comparison
+        # In the order of what is written: in the order of the names, pseudonyms would tell them.
+        subjects = sorted(plan.subjects, key=self.written_as)
+        results = map_resumably(
+            prepare_subject, subjects, self._task, folder, workers, title="Preparing", unit="subject", progress=progress
         )
-        for subject, document in done:
-            self.records[subject] = SubjectRecord.from_json(document)
-        self._others = list(map(renamer.finding, plan.findings))
-        stacks = [StackName(stack.subject, stack.phase, ([*stack.files, ""])[0]) for stack in self.stacks()]
-        values = [found for record in self.records.values() for found in record.label_values]
+        self.records = Records(results)
+        self.others = list(map(renamer.finding, plan.findings))
+        stacks = Anew(lambda: (StackName(one.subject, one.phase, ([*one.files, ""])[0]) for one in self.records.stacks))
+        findings = Anew(lambda: chain(self.others, self.records.findings))
         with renamer.errors():
-            plan.refuse(Overview(stacks, self.findings(), values))
+            plan.refuse(Overview(stacks, findings, self.records.label_values))
         refuse_twins(stacks)
-        refuse_shared_files((names.get(stack.subject, stack.subject), stack.phase) for stack in stacks)
+        refuse_shared_files((self.written_as(stack.subject), stack.phase) for stack in stacks)
         self._compare(skip_other_subjects=actions["other-subject"] == "keep")
 
-    def stacks(self) -> Iterator[StackRecord]:
-        """The stacks that were read."""
-        for record in self.records.values():
-            yield from record.stacks
+    def written_as(self, subject: str) -> str:
+        """The name of a subject in what is written."""
+        return self._names.get(subject, subject)
 
-    def items(self) -> list[dict[str, Any]]:
-        """The items of the stacks that were written, for the datalist, without their folds."""
-        return [item for record in self.records.values() for item in record.items]
+    def _task(self, subject: str) -> SubjectTask:
+        findings = tuple(self._found.get(subject, ()))
+        written_as = self.written_as(subject)
+        return SubjectTask(self._read[subject], self.renamer, self.folder, self.actions, written_as, findings)
 
-    def findings(self) -> list[Finding]:
-        """All findings."""
-        return [*self._others, *(finding for record in self.records.values() for finding in record.findings)]
+    def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The subjects and the items of the stacks that were written, for the datalist, without their folds."""
+        for subject, record in self.records:
+            items = record.items
+            if self._names:
+                items = sorted(items, key=itemgetter("phase"))
+            yield from ((subject, item) for item in items)
+
+    @property
+    def findings(self) -> Iterable[Finding]:
+        """All findings as they are written, those of a subject together."""
+        if self._names:
+            return Anew(lambda: hide_subjects(self._findings_in_order(), self._names))
+        return Anew(self._findings_in_order)
+
+    def _findings_in_order(self) -> Iterator[Finding]:
+        """All findings in the order of the names that their subjects have in what is written."""
+        others: dict[str, list[Finding]] = defaultdict(list)
+        for finding in self.others:
+            others[finding.subject].append(finding)
+        own = ((name, [*others.get(name, ()), *record.findings]) for name, record in self.records)
+        unread = sorted(others.keys() - self._read.keys(), key=self.written_as)
+        both = merge(own, ((name, others[name]) for name in unread), key=lambda pair: self.written_as(pair[0]))
+        return (finding for _, findings in both for finding in findings)
 
     def _compare(self, skip_other_subjects: bool) -> None:
         """Compare the subjects with one another, and write again those of which something is to be excluded."""
         found: dict[str, list[Finding]] = defaultdict(list)
-        pairs = [pair for stack in self.stacks() for pair in zip(stack.digests, stack.frames(), strict=True)]
-        comparisons = list(find_same_images(pairs))
+        images = Anew(
+            lambda: (pair for one in self.records.stacks for pair in zip(one.digests, one.frames(), strict=True))
+        )
+        comparisons = list(find_same_images(images))
         if not skip_other_subjects:
             comparisons += self._find_other_subjects()
         for finding in comparisons:
             found[finding.subject].append(finding)
-        tasks = {subject: replace(self.tasks[subject], findings=tuple(own)) for subject, own in found.items()}
-        documents = run_in_parallel(prepare_subject, list(tasks.values()), self.workers)
-        for subject, document in zip(tasks, documents, strict=True):
-            self.records[subject] = SubjectRecord.from_json(document)
-        self.tasks |= tasks
+        self._found = found
+        again = self.folder / ".again"
+        with writing(again):
+            shutil.rmtree(again, ignore_errors=True)  # of a comparison that was stopped
+            again.mkdir()
+        results = map_resumably(
+            prepare_subject, [*found], self._task, again, self.workers, title="", unit="", progress=False
+        )
+        self.records = Records(self.records.first, results)
 
     def _find_other_subjects(self) -> Iterator[Finding]:
         """Find subjects whose masks fit the images of another better. Only candidates are read again."""
-        portraits = {name: record.portrait for name, record in self.records.items() if record.portrait is not None}
+        portraits = {name: record.portrait for name, record in self.records if record.portrait is not None}
         candidates = find_candidates(portraits)
         doubted_by: dict[str, list[str]] = defaultdict(list)
         for name, others in candidates.items():
@@ -276,32 +213,49 @@ class PreparedSubjects:
         fits: dict[str, dict[str, float]] = {name: {} for name in candidates}
         with tempfile.TemporaryDirectory(prefix=".masks-", dir=self.folder) as scratch:
             files = {name: Path(scratch, str(place)) for place, name in enumerate(candidates)}
-            savers = [_Saver(self.tasks[name], file) for name, file in files.items()]
+            savers = [_Saver(self._task(name), file) for name, file in files.items()]
             frames = dict(zip(candidates, run_in_parallel(_save_masks, savers, self.workers), strict=True))
             comparisons = [
-                _Comparison(self.tasks[other], [files[name] for name in names]) for other, names in doubted_by.items()
+                _Comparison(self._task(other), [files[name] for name in names]) for other, names in doubted_by.items()
             ]
             measured = run_in_parallel(_measure_fits, comparisons, self.workers)
             for (other, names), values in zip(doubted_by.items(), measured, strict=True):
                 for name, value in zip(names, values, strict=True):
                     fits[name][other] = value
+            _load_masks.cache_clear()  # of this process; the others end with their work
         for name in candidates:
             yield from tell_other_subject(frames[name], portraits[name], fits[name])
 
+    def flag(self) -> tuple[list[FlaggedFrame], int]:
+        """The first frames with findings, as many as a contact sheet takes, and the number of all."""
+        first: dict[str, list[FlaggedFrame]] = {"exclude": [], "keep": []}
+        total = 0
+        others = [finding for finding in self.others if finding.slice is not None]
+        for subject, record in self.records:
+            slices = [(subject, stack.phase, number) for stack in record.stacks for number in stack.slices]
+            if self._names:
+                slices.sort()
+            own = [finding for finding in others if finding.subject == subject]
+            for frame in flag_frames(slices, own + record.findings, self.actions):
+                total += 1
+                if len(first[frame.action]) < MOST_TILES:
+                    first[frame.action].append(frame)
+        return (first["exclude"] + first["keep"])[:MOST_TILES], total
+
     def draw(self, flagged: Sequence[FlaggedFrame]) -> dict[FlaggedFrame, NDArray[np.float32]]:
-        """Draw the first frames of many, as many as a contact sheet takes. Their subjects are read again.
+        """Draw some frames. Their subjects are read again.
 
         Args:
             flagged: The frames.
         """
         shown: dict[str, list[FlaggedFrame]] = defaultdict(list)
-        for frame in flagged[:MOST_TILES]:
+        for frame in flagged:
             shown[frame.subject].append(frame)
-        drawings = [_Drawing(self.tasks[subject], frames) for subject, frames in shown.items()]
+        drawings = [_Drawing(self._task(subject), frames) for subject, frames in shown.items()]
         pictures: dict[FlaggedFrame, NDArray[np.float32]] = {}
         for own in run_in_parallel(_draw, drawings, self.workers):
             pictures |= own
-        return {frame: pictures[frame] for frame in flagged[:MOST_TILES]}
+        return pictures
 
 
 class _Saver(NamedTuple):

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import warnings
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from monai_iln.datasets.checked import Stamps, stamp
-from monai_iln.datasets.datalist import FILE_NAME, check_item, write_items
-from monai_iln.datasets.folds import assign_folds, listed_folds, read_fold_lists
+from monai_iln.datasets.begin import Folds, begin, check_folds, deal, work_key
+from monai_iln.datasets.datalist import FILE_NAME, write_items
 from monai_iln.datasets.formats.archives import unpacked
-from monai_iln.datasets.formats.listing import Sources, list_files, list_sources
-from monai_iln.datasets.formats.volumes import read_header, read_voxels
+from monai_iln.datasets.formats.listing import FileList, Sources, list_sources
 from monai_iln.datasets.phantom import write_phantom
-from monai_iln.datasets.pipeline import PreparedSubjects, Renamer
-from monai_iln.datasets.pseudonyms import draw_pseudonyms, hide_subjects, require_apart
-from monai_iln.datasets.quality.reasons import choose_actions
-from monai_iln.datasets.quality.report import TABLE, flag_frames, summarize, write_sheet, write_table
-from monai_iln.datasets.readers.decathlon import DecathlonList, read_decathlon
+from monai_iln.datasets.pipeline import PreparedSubjects
+from monai_iln.datasets.pseudonyms import draw_pseudonyms, require_apart
+from monai_iln.datasets.quality.report import TABLE, summarize, write_sheet, write_table
 from monai_iln.datasets.readers.folders import plan_folders
-from monai_iln.datasets.readers.matching import FilePair
 from monai_iln.datasets.readers.plan import Plan
 from monai_iln.datasets.readers.structures import Label, list_labels
 from monai_iln.datasets.readers.sunnybrook import plan_sunnybrook
+from monai_iln.datasets.renamer import Renamer
 from monai_iln.datasets.stacks import DataWarning, Finding
-from monai_iln.datasets.unfinished import UNFINISHED, StoppedError, map_resumably, resumable_folder, writing
+from monai_iln.datasets.unfinished import StoppedError, output_of, resumable_folder, writing
 from monai_iln.errors import UserError
-from monai_iln.extras import require_extra
-from monai_iln.files import require_new
 from monai_iln.parallel import Workers
-
-_WORK_FORMAT = 1  # one more whenever work that was begun by an older version cannot go on
-
-Folds = int | Path | str | Sequence[Sequence[str]]
 
 
 def prepare_sunnybrook(
@@ -123,117 +107,6 @@ def prepare_folders(
 prepare_right_ventricle = prepare_folders  # the former name
 
 
-def prepare_decathlon(
-    source: Path | str,
-    output: Path | str,
-    *,
-    subject: str = "{subject}",
-    folds: Folds = 3,
-    seed: int = 0,
-    workers: Workers | None = None,
-    progress: bool = False,
-) -> Path:
-    """Turn a decathlon list without subjects or folds into a datalist over the same volumes.
-
-    The volumes stay where they are, and as they are: three-dimensional, with all their label values. Every one is read.
-    What cannot be used is left out and reported; what is left passes ``monai-iln check``, which compares the
-    SHA-256 of every file from then on.
-
-    Args:
-        source: The list, or the folder that holds it as ``dataset.json``, see
-            :func:`~monai_iln.datasets.readers.decathlon.read_decathlon`.
-        output: The folder to make, with ``datalist.json`` and ``exclusions.csv``. It must not exist, or be empty.
-        subject: The pattern that tells the subject from the name of an image, such as ``"{subject}_{phase}"``.
-        folds: The folds, as for :func:`prepare_sunnybrook`; ``seed`` is that of their shuffle.
-        seed: The seed of the folds.
-        workers: The processes that share the work. ``None`` is one for each core.
-        progress: Shows a bar.
-
-    Returns:
-        The path of the datalist.
-
-    Raises:
-        UserError: If the list, the output or an option cannot be used, or no volume is left.
-
-    Warns:
-        DataWarning: For every reason for which volumes were left out.
-    """
-    output, actions = _begin(output, (), ())
-    folds = _check_folds(folds, seed)
-    listed = read_decathlon(Path(source), subject)
-    key = _work_key([listed.pairs, listed.labels], (file for pair in listed.pairs for file in (pair.image, pair.label)))
-    with resumable_folder(output, key) as folder:
-        items, findings = _look_into(listed, folder, workers or Workers(), progress)
-        for line in summarize(findings, actions):
-            warnings.warn(DataWarning(line), stacklevel=2)
-        if not items:
-            first = next(finding for finding in findings if actions[finding.reason] != "keep")
-            raise UserError(
-                f"{source}: of {len(listed.pairs)} volumes none is left. The first finding is: {first.detail}"
-            )
-        fold_of = _deal({pair.subject: "" for pair in listed.pairs}, folds, seed)
-        with writing(folder):
-            write_table(folder, findings, actions)
-            items = [item | {"fold": fold_of[item["subject"]]} for item in items]
-            write_items(folder, items, name=listed.name, labels=listed.labels, modality=listed.modality)
-    return output / FILE_NAME
-
-
-def _look_into(
-    listed: DecathlonList, folder: Path, workers: Workers, progress: bool
-) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """The items that training can read, and everything that is wrong with the volumes."""
-    pairs = {str(pair.image): pair for pair in listed.pairs}
-    looks = map_resumably(
-        partial(_look_at, values=list(listed.labels)),
-        pairs,
-        folder,
-        workers,
-        title="Checking",
-        unit="volume",
-        progress=progress,
-    )
-    items: dict[str, dict[str, Any]] = {}
-    owners: dict[str, list[str]] = defaultdict(list)
-    findings = []
-    for image, look in looks:
-        findings += [Finding(*finding) for finding in look["findings"]]
-        if look["item"] is not None:
-            items[image] = look["item"]
-            owners[look["item"]["sha256"]["image"]].append(image)
-    for twins in owners.values():
-        if len(twins) > 1:
-            for image in twins:
-                detail = f"identical: {', '.join(twins)}"
-                findings.append(_tell(pairs[image], "same-image", pairs[image].image, detail))
-                del items[image]
-    return list(items.values()), findings
-
-
-def _tell(pair: FilePair, reason: str, path: Path, detail: str) -> Finding:
-    return Finding(reason, pair.subject, pair.phase, None, str(path), detail)
-
-
-def _look_at(pair: FilePair, values: Sequence[int]) -> dict[str, Any]:
-    """The item of a pair, ``None`` if training cannot read it, and the findings about it."""
-    item: dict[str, Any] = {"image": str(pair.image), "label": str(pair.label)}
-    try:
-        headers = read_header(pair.image), read_header(pair.label)
-        _, label = map(read_voxels, headers)
-        hashes = check_item(item, values)
-    except UserError as error:
-        return {"item": None, "findings": [_tell(pair, "unreadable", pair.label, str(error))]}
-    if (label != np.rint(label)).any():  # the reader that a training has may not round, as those here do
-        detail = "holds values that are not whole numbers, if only by rounding"
-        return {"item": None, "findings": [_tell(pair, "label-values", pair.label, detail)]}
-    doubts = [
-        _tell(pair, "contradictory-header", header.path, f"{header.doubt}. The file stays as it is")
-        for header in headers
-        if header.doubt
-    ]
-    return {"item": item | {"sha256": hashes, "subject": pair.subject, "phase": pair.phase}, "findings": doubts}
-
-
 class _Request(NamedTuple):
     """What is asked for besides the data."""
 
@@ -249,10 +122,10 @@ class _Request(NamedTuple):
 
 
 def _prepare(make_plan: partial[Plan], sources: Sources, output: Path | str, request: _Request) -> Path:
-    output, actions = _begin(output, request.keep, request.exclude)
+    output, actions = begin(output, request.keep, request.exclude)
     if request.anonymize is not None:
         require_apart(request.anonymize, output)
-    folds = _check_folds(request.folds, request.seed)
+    folds = check_folds(request.folds, request.seed)
     paths = list_sources(sources)
     with unpacked(paths, request.progress) as roots:
         renamer = Renamer(tuple(str(root) for root in roots if root not in paths), ", ".join(map(str, paths)))
@@ -263,53 +136,44 @@ def _prepare(make_plan: partial[Plan], sources: Sources, output: Path | str, req
             others = [finding.subject for finding in plan.findings if finding.subject]
             names = draw_pseudonyms(request.anonymize, sorted({*plan.subjects, *others}))
         work = [make_plan.func.__name__, make_plan.keywords, actions, names]
-        key = _work_key(work, (file for path in paths for file in list_files(path)))
+        key = work_key(work, FileList(paths))
         with resumable_folder(output, key) as folder:
             subjects = PreparedSubjects(plan, folder, actions, renamer, names, request.workers, request.progress)
-            _finish(subjects, request, folds, names)
+            _finish(subjects, request, folds)
     return output / FILE_NAME
 
 
-def _finish(
-    subjects: PreparedSubjects,
-    request: _Request,
-    folds: int | Sequence[Sequence[str]],
-    names: Mapping[str, str],
-) -> None:
-    """Write the report and the datalist, and tell what was found."""
-    folder, actions = subjects.folder, subjects.actions
-    findings, items, stacks = subjects.findings(), subjects.items(), list(subjects.stacks())
-    slices = [(stack.subject, stack.phase, number) for stack in stacks for number in stack.slices]
-    flagged = flag_frames(slices, findings, actions)
-    if names:  # in the order of the names, pseudonyms would tell them
-        items.sort(key=lambda item: (item["subject"], item["phase"]))
-        flagged.sort(key=lambda frame: (frame.action, names[frame.subject], frame.phase, frame.slice))
-        findings = hide_subjects(findings, names)
+def _finish(subjects: PreparedSubjects, request: _Request, folds: int | Sequence[Sequence[str]]) -> None:
+    """Write the report and the datalist, and tell what was found. Records are gone through one by one, and again."""
+    folder, actions, findings = subjects.folder, subjects.actions, subjects.findings
+    strata = {stack.subject: stack.stratum for stack in subjects.records.stacks}
+    numbers = [len(stack.slices) for stack in subjects.records.stacks]
+    kept = [len(item["slices"]) for _, record in subjects.records for item in record.items]
     for line in summarize(findings, actions):
         warnings.warn(DataWarning(line), stacklevel=4)
-    if not items:
+    if not kept:
         raise UserError(
-            f"{subjects.renamer.shown}: of {len(stacks)} stacks with a label none is left. "
+            f"{subjects.renamer.shown}: of {len(numbers)} stacks with a label none is left. "
             f"{_explain_loss(findings, actions)}"
         )
     try:
-        dealt = _deal({stack.subject: stack.stratum for stack in stacks}, folds, request.seed)
+        dealt = deal(strata, folds, request.seed)
     except UserError as error:  # the lists of folds may be corrected, and nothing need be read again
         raise StoppedError(str(error)) from error
-    fold_of = {names.get(subject, subject): fold for subject, fold in dealt.items()}
     with writing(folder):
         write_table(folder, findings, actions)
+        flagged, total = subjects.flag()
         if flagged:
             pictures = subjects.draw(flagged)
-            shown = {frame._replace(subject=names.get(frame.subject, frame.subject)): frame for frame in pictures}
-            write_sheet(folder, {frame: pictures[own] for frame, own in shown.items()}, len(flagged))
+            shown = {frame._replace(subject=subjects.written_as(frame.subject)): frame for frame in flagged}
+            write_sheet(folder, {frame: pictures[own] for frame, own in shown.items()}, total)
         labels = dict(enumerate(("background", *request.structures)))
-        items = [_with_fold(item, fold_of[item["subject"]]) for item in items]
-        write_items(folder, items, name=request.name, labels=labels, modality={"0": "MRI"})
-    if findings:
-        excluded = len(slices) - sum(len(item["slices"]) for item in items)
-        output = folder.with_name(folder.name.removesuffix(UNFINISHED))
-        detail = f"{excluded} frames excluded, {len(findings)} findings in all: see {output / TABLE}."
+        items = (_with_fold(item, dealt[subject]) for subject, item in subjects.items())
+        write_items(folder, items, count=len(kept), name=request.name, labels=labels, modality={"0": "MRI"})
+    count = sum(1 for _ in findings)
+    if count:
+        excluded = f"{sum(numbers) - sum(kept)} frames excluded"
+        detail = f"{excluded}, {count} findings in all: see {output_of(folder) / TABLE}."
         warnings.warn(DataWarning(detail), stacklevel=4)
 
 
@@ -318,51 +182,13 @@ def _with_fold(item: Mapping[str, Any], fold: int) -> dict[str, Any]:
     return {**rest, "fold": fold, "slices": item["slices"]}
 
 
-def _work_key(work: Any, files: Iterable[Path]) -> str:
-    """A text that is another for other work: what is asked for, and the files with their sizes and times."""
-    digest = hashlib.sha256(json.dumps([_WORK_FORMAT, work], default=str).encode())
-    for file in files:
-        digest.update(os.fsencode(file) + repr(_look_up(file)).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _look_up(file: Path) -> Stamps:
-    """The size and the times of a file, nothing if it is not there."""
-    try:
-        return stamp([file])
-    except OSError:  # told when it is read
-        return {}
-
-
-def _begin(output: Path | str, keep: Collection[str], exclude: Collection[str]) -> tuple[Path, dict[str, str]]:
-    """The output and the actions, refused before the work if they cannot be used."""
-    require_extra("monai-iln prepare", "data", "PIL", "pydicom", "scipy", "tqdm")
-    actions = choose_actions(keep, exclude)
-    require_new(Path(output))
-    return Path(output), actions
-
-
-def _check_folds(folds: Folds, seed: int) -> int | Sequence[Sequence[str]]:
-    """The number or the lists of folds. Impossible numbers are refused before the work."""
-    if isinstance(folds, (str, Path)):
-        return read_fold_lists(folds)
-    if isinstance(folds, int):
-        assign_folds({str(number): "" for number in range(max(folds, 1))}, folds, seed)
-    return folds
-
-
-def _deal(strata: Mapping[str, str], folds: int | Sequence[Sequence[str]], seed: int) -> dict[str, int]:
-    """The fold of every subject."""
-    return assign_folds(strata, folds, seed) if isinstance(folds, int) else listed_folds(strata, folds)
-
-
-def _explain_loss(findings: Sequence[Finding], actions: Mapping[str, str]) -> str:
+def _explain_loss(findings: Iterable[Finding], actions: Mapping[str, str]) -> str:
     """Why nothing is left, and what can be done. It advises to keep only what can be kept."""
-    losses = [finding for finding in findings if actions[finding.reason] != "keep"]
-    if not losses:
+    first = next((finding for finding in findings if actions[finding.reason] != "keep"), None)
+    if first is None:
         return "No labels were found: add them."
-    told = f"The first finding is: {losses[0].detail}. Correct or add what is missing"
-    excluded = sorted({finding.reason for finding in losses if actions[finding.reason] == "exclude"})
+    told = f"The first finding is: {first.detail}. Correct or add what is missing"
+    excluded = sorted({finding.reason for finding in findings if actions[finding.reason] == "exclude"})
     if excluded:
         told += f", or keep what is right with --keep {' '.join(excluded)}"
     return f"{told}."

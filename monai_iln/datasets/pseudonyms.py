@@ -11,13 +11,14 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from monai_iln.datasets.datalist import FILE_NAME, read_datalist
 from monai_iln.datasets.formats.listing import refuse_special
 from monai_iln.datasets.inference import find_stacks
 from monai_iln.datasets.stacks import Finding
+from monai_iln.datasets.unfinished import unfinished_folder
 from monai_iln.errors import UserError, require
 from monai_iln.files import as_text, read_csv
 
@@ -112,7 +113,7 @@ def _read(key: Path) -> dict[str, str]:
 
 
 def require_apart(key: Path | str, output: Path | str) -> None:
-    """Refuse a key within the folder that it is to be kept apart from.
+    """Refuse a key within the folder that it is to be kept apart from, or in that of its unfinished work.
 
     Args:
         key: The key.
@@ -121,20 +122,23 @@ def require_apart(key: Path | str, output: Path | str) -> None:
     Raises:
         UserError: If the one lies in the other.
     """
-    if Path(output).resolve() in Path(key).resolve().parents:
-        raise UserError(
-            f"{key}: lies in {output}. Whoever gets the folder would get the key to its pseudonyms: put it elsewhere."
-        )
+    above = Path(key).resolve().parents
+    for folder in (Path(output), unfinished_folder(output)):
+        if folder.resolve() in above:
+            raise UserError(
+                f"{key}: lies in {folder}. Whoever gets the folder would get the key to its pseudonyms: put it "
+                "elsewhere."
+            )
 
 
-def hide_subjects(findings: Iterable[Finding], names: Mapping[str, str]) -> list[Finding]:
+def hide_subjects(findings: Iterable[Finding], names: Mapping[str, str]) -> Iterator[Finding]:
     """Give findings other names of subjects, and take the names of files away.
 
     Args:
         findings: The findings.
         names: The pseudonyms by the names, of all subjects that occur.
 
-    Returns:
+    Yields:
         The same, renamed. A detail stays where it tells nothing but subjects and numbers.
     """
     subjects = _others_in_details(names)
@@ -147,7 +151,7 @@ def hide_subjects(findings: Iterable[Finding], names: Mapping[str, str]) -> list
             detail = subjects.sub(lambda match: match["before"] + names[match["subject"]], detail)
         return finding._replace(subject=finding.subject and names[finding.subject], file="", detail=detail)
 
-    return [hide(finding) for finding in findings]
+    yield from map(hide, findings)
 
 
 def _others_in_details(names: Iterable[str]) -> re.Pattern[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,9 +19,19 @@ from monai_iln.parallel import Workers, run_in_parallel
 
 Task = TypeVar("Task")
 
-UNFINISHED = ".unfinished"  # the end of the folder's name
+_UNFINISHED = ".unfinished"  # the end of the folder's name
 
 _KEY, _LOCK, _RESULTS = ".key", ".lock", ".results"
+
+
+def unfinished_folder(output: Path | str) -> Path:
+    """The folder of the unfinished work on an output."""
+    return Path(output).with_name(f"{Path(output).name}{_UNFINISHED}")
+
+
+def output_of(folder: Path) -> Path:
+    """The output of the unfinished work in a folder."""
+    return folder.with_name(folder.name.removesuffix(_UNFINISHED))
 
 
 class StoppedError(UserError):
@@ -49,7 +59,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def resumable_folder(output: Path, key: str) -> Iterator[Path]:
+def resumable_folder(output: Path, key: str, unit: str = "subject") -> Iterator[Path]:
     """Fill a folder ``OUTPUT.unfinished``, and give it the name ``OUTPUT`` at the end.
 
     If the work is stopped, the folder stays, and the same work goes on in it. A :class:`UserError` other than a
@@ -58,6 +68,7 @@ def resumable_folder(output: Path, key: str) -> Iterator[Path]:
     Args:
         output: The folder's final name. It must not exist, or be an empty folder.
         key: A text that is another for other work. What such work has left is removed.
+        unit: The name of one task of :func:`map_resumably`, for the message about a stop.
 
     Yields:
         The folder to fill.
@@ -67,7 +78,7 @@ def resumable_folder(output: Path, key: str) -> Iterator[Path]:
         StoppedError: If something cannot be written.
     """
     require_new(output)
-    folder = output.with_name(f"{output.name}{UNFINISHED}")
+    folder = unfinished_folder(output)
     begun = folder.exists()
     if begun and not (folder / _KEY).is_file():
         raise UserError(f"{folder}: is there, and holds no unfinished work. Remove or rename it.")
@@ -89,12 +100,12 @@ def resumable_folder(output: Path, key: str) -> Iterator[Path]:
         with writing(output):
             _finish(folder, output, lock)
     except StoppedError as error:
-        raise StoppedError(f"{error} {_keep(folder)}".strip()) from error
+        raise StoppedError(f"{error} {_keep(folder, unit)}".strip()) from error
     except UserError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     except BaseException as error:
-        told = _keep(folder)
+        told = _keep(folder, unit)
         if isinstance(error, KeyboardInterrupt) and told:
             error.args = (told,)
         raise
@@ -137,13 +148,33 @@ def _remove(entry: Path) -> None:
         entry.unlink()
 
 
-def _keep(folder: Path) -> str:
+def _keep(folder: Path, unit: str) -> str:
     """Keep what is done, if anything is, and tell where."""
     done = len(list((folder / _RESULTS).glob("[0-9]*.json")))
     if done:
-        return f"{done} subjects are done and kept in {folder}: the same command goes on there."
+        return f"{done} {unit}s are done and kept in {folder}: the same command goes on there."
     shutil.rmtree(folder, ignore_errors=True)
     return ""
+
+
+class Results:
+    """The results of tasks, each read from its file when it is wanted.
+
+    Args:
+        folder: The folder of the files.
+        names: The names of the tasks.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder, self.names = folder, names
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for place, name in enumerate(self.names):
+            yield name, json.loads(self.file(place).read_text(encoding="utf-8"))
+
+    def file(self, place: int) -> Path:
+        """The file of the task at a place."""
+        return self.folder / f"{place}.json"
 
 
 class _Piece(NamedTuple):
@@ -153,49 +184,65 @@ class _Piece(NamedTuple):
     path: Path
 
 
+class _Pieces(Sequence[_Piece]):
+    """The tasks at some places. Each is made when its turn comes."""
+
+    def __init__(self, results: Results, places: Sequence[int], task: Callable[[str], Any]) -> None:
+        self.results, self.places, self.task = results, places, task
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        place = self.places[index]
+        return _Piece(self.task(self.results.names[place]), self.results.file(place))
+
+
 def map_resumably(
     function: Callable[[Task], dict[str, Any]],
-    tasks: Mapping[str, Task],
+    names: Sequence[str],
+    task: Callable[[str], Task],
     folder: Path,
     workers: Workers,
     *,
     title: str,
     unit: str,
     progress: bool,
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Results:
     """Call a function with each of many tasks, but for those whose result is there already.
+
+    Memory does not grow with their number: results go from the processes to the disk.
 
     Args:
         function: The function. It returns what JSON can hold.
-        tasks: The tasks by their names.
+        names: The names of the tasks.
+        task: A function that returns the task of a name.
         folder: The folder of :func:`resumable_folder`.
         workers: The processes to use.
         title: The words before the bar.
         unit: The name of one task.
         progress: Shows a bar.
 
-    Yields:
-        The name of each task and its result, in the order of the tasks.
+    Returns:
+        The results, in the order of the names.
 
     Raises:
         StoppedError: If a result cannot be written.
     """
-    results = folder / _RESULTS
-    with writing(results):
-        results.mkdir(exist_ok=True)
-    pieces = {name: _Piece(task, results / f"{place}.json") for place, (name, task) in enumerate(tasks.items())}
-    done = {name for name, piece in pieces.items() if piece.path.is_file()}
-    todo = [piece for name, piece in pieces.items() if name not in done]
-    with contextlib.closing(run_in_parallel(partial(_do, function), todo, workers)) as fresh:
-        for name in track(pieces, title, unit, progress):
-            if name in done:
-                yield name, json.loads(pieces[name].path.read_text(encoding="utf-8"))
-            else:
-                yield name, next(fresh)
+    results = Results(folder / _RESULTS, names)
+    with writing(results.folder):
+        results.folder.mkdir(exist_ok=True)
+    places = range(len(names))
+    todo = [place for place in places if not results.file(place).is_file()]
+    waiting = set(todo)
+    with contextlib.closing(run_in_parallel(partial(_do, function), _Pieces(results, todo, task), workers)) as fresh:
+        for place in track(places, title, unit, progress):
+            if place in waiting:
+                next(fresh)
+    return results
 
 
-def _do(function: Callable[[Any], dict[str, Any]], piece: _Piece) -> dict[str, Any]:
+def _do(function: Callable[[Any], dict[str, Any]], piece: _Piece) -> None:
     result = function(piece.task)
     with writing(piece.path), new_file(piece.path) as partial_path:
         partial_path.write_text(json.dumps(result), encoding="utf-8")
-    return result

@@ -193,14 +193,17 @@ class StackWriter(NibabelWriter):
     """
 
     def write(self, filename: Path | str, verbose: bool = False, **options: Any) -> None:
+        array = self.data_obj
+        found = f"{filename}: {array.shape[-1]} channels"
+        require(array.ndim == 3, found, "a stack has one channel", "save each by itself")
         ImageWriter.write(self, filename, verbose)  # which prints the name
         with new_file(Path(filename)) as partial:
             super().write(partial, **options)
 
     @classmethod
     def convert_to_channel_last(cls, data: Any, *args: Any, **kwargs: Any) -> Any:
-        require(data.shape[0] == 1, f"shape {tuple(data.shape)}", "a stack has one channel", "save each by itself")
-        return super().convert_to_channel_last(data, *args, **kwargs | {"squeeze_end_dims": False})[..., 0]
+        array = super().convert_to_channel_last(data, *args, **kwargs | {"squeeze_end_dims": False})
+        return array[..., 0] if array.shape[-1] == 1 else array  # told when it is written, which MONAI lets pass
 
 
 class _DeferringWriter(StackWriter):
@@ -222,7 +225,8 @@ class SaveStack(SaveImage):
         options: The arguments of ``SaveImage`` without ``writer``.
 
     Raises:
-        UserError: If the system refuses to write, for example because the disk is full.
+        UserError: If a stack has several channels, or the system refuses to write, for example because the disk is
+            full.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -130,9 +130,10 @@ def unprotected(file, content, place):
 
 def _unprotected_dicom(content, place):
     pixels = content.rfind(b"\xe0\x7f\x10\x00")  # the tag of the pixels
+    has_many = b"\x28\x00\x08\x00IS" in content[:pixels]  # frames, with nothing to compare them with
     if place is not None and place > pixels + 8:
-        return {IMAGE}, 1
-    if b"\x28\x00\x08\x00IS" in content[:pixels]:  # a file of many frames, with nothing to compare it with
+        return {IMAGE}, MANY if has_many else 1  # one damage may reach from the pixels of a frame into the next
+    if has_many:
         return {IMAGE, AFFINE}, MANY
     return set(), MANY
 

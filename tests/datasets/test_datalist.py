@@ -124,7 +124,7 @@ def test_values_of_the_wrong_kind(prepared, tmp_path, key, value):
         read_datalist(folder)
 
 
-@pytest.mark.parametrize("sign", ["\n", "\t", "\x1b", "\x7f", "\x85", "\u2028", "\u202e"])
+@pytest.mark.parametrize("sign", ["\n", "\t", "\x1b", "\x7f", "\x85", "\u2028", "\u202e", "\u200b", "\u200e"])
 @pytest.mark.parametrize("place", ["subject", "phase", "labels", "name"])
 def test_names_with_control_characters(prepared, tmp_path, place, sign):
     def rename(document):
@@ -308,6 +308,13 @@ def test_labels_that_do_not_lie_on_their_images(prepared, tmp_path, fault):
         UserError, match="cannot be read as a NIfTI" if fault == "damage" else "of one shape and affine"
     ):
         split_datalist(folder, 0)
+
+
+def test_a_datalist_is_written_as_a_whole_document_would_be(prepared):
+    text = (prepared / "datalist.json").read_text()
+    document = json.loads(text)
+    assert document["numTraining"] == len(document["training"]) > 1
+    assert text == json.dumps(document, indent=1) + "\n"
 
 
 def test_what_may_not_be_read(prepared, monkeypatch):

@@ -4,6 +4,7 @@ Files are read with what others wrote (pydicom, nibabel, PIL, NumPy), not with t
 """
 
 import csv
+import shlex
 from collections import defaultdict
 from dataclasses import replace
 from itertools import groupby
@@ -17,6 +18,7 @@ from phantom_layouts import ALL_LAYOUTS
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from monai_iln.cli import main
 from monai_iln.datasets import read_folders, read_sunnybrook
 from monai_iln.datasets.phantom import LAYOUTS, contoured, phantom_truth, write_phantom
 from monai_iln.datasets.phantom.heart import contraction, end_systole, make_heart
@@ -582,3 +584,16 @@ def test_a_folder_in_use_is_refused_and_a_failure_leaves_nothing(tmp_path, monke
     with pytest.raises(UserError, match="No space left"):
         write_phantom(tmp_path / "new", subjects=1, slices=4, phases=2, size=96)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("layout", ["png", "chla"])
+def test_the_command_says_what_comes_next(tmp_path, capsys, layout):
+    """And what it says reads the phantoms."""
+    folder = tmp_path / "my hearts"
+    numbers = ["--subjects", "3", "--slices", "4", "--phases", "2", "--size", "96"]
+    assert main(["phantom", "--output", str(folder), "--layout", layout, *numbers]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{folder}: complete. Next: monai-iln prepare ")
+    command = shlex.split(said.partition("Next: monai-iln ")[2])
+    assert command[-1] == "DIR"
+    assert main([*command[:-1], str(tmp_path / "prepared")]) == 0

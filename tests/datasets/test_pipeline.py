@@ -21,7 +21,8 @@ from monai_iln.datasets import (
     read_sunnybrook,
 )
 from monai_iln.datasets.phantom import write_phantom
-from monai_iln.datasets.quality.subjects import find_candidates
+from monai_iln.datasets.quality.inspection import Frame
+from monai_iln.datasets.quality.subjects import find_candidates, find_same_images
 from monai_iln.errors import UserError
 from monai_iln.parallel import Workers
 
@@ -84,6 +85,13 @@ def test_what_the_comparison_of_subjects_excludes_is_not_written(exchanged, tmp_
     assert {path.name for path in (output / "images").iterdir()} == {Path(item["image"]).name for item in items}
     for item in items:
         assert nib.load(output / item["image"]).shape[2] == len(item["slices"])
+
+
+def test_no_masks_stay_in_memory(exchanged, tmp_path):
+    from monai_iln.datasets.pipeline import _load_masks
+
+    prepare(exchanged[0], tmp_path / "out", workers=Workers(1))
+    assert _load_masks.cache_info().currsize == 0
 
 
 def test_what_is_kept_is_not_compared(exchanged, tmp_path, monkeypatch):
@@ -196,6 +204,15 @@ def test_stacks_that_share_a_file_are_refused_though_one_is_not_written(tmp_path
             folds=2,
         )
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_images_are_the_same_by_the_whole_digest():
+    """Though only the beginning of each is kept of all."""
+    digests = ["ab" * 16, "ab" * 8 + "cd" * 8, "", "12" * 16, "", "ab" * 16]
+    frames = [Frame(f"s{place}", "ED", 1, "") for place in range(len(digests))]
+    found = {finding.subject for finding in find_same_images(list(zip(digests, frames, strict=True)))}
+    assert found == {"s0", "s5"}
+    assert list(find_same_images([])) == []
 
 
 def test_few_are_compared_among_many():

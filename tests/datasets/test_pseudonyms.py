@@ -107,8 +107,9 @@ def test_a_key_that_is_a_pipe(key):
 
 def test_the_key_lies_apart(tmp_path):
     require_apart(tmp_path / "key.csv", tmp_path / "output")
-    with pytest.raises(UserError, match="put it elsewhere"):
-        require_apart(tmp_path / "output" / "deep" / "key.csv", tmp_path / "output")
+    for folder in ("output", "output.unfinished"):
+        with pytest.raises(UserError, match=rf"lies in .*{folder}\. .*put it elsewhere"):
+            require_apart(tmp_path / folder / "deep" / "key.csv", tmp_path / "output")
 
 
 def test_findings_name_nobody():
@@ -118,10 +119,8 @@ def test_findings_name_nobody():
         "no-image": "IM_0001 has no frame 5",
         "mismatch": "belongs to Smith_John.nii alike",
     }
-    found = hide_subjects(
-        [Finding(reason, "Smith", "ED", 1, "/data/Smith.dcm", detail) for reason, detail in details.items()],
-        {"Smith": "s1", "Jones": "s2", "Smith-2": "s3"},
-    )
+    findings = [Finding(reason, "Smith", "ED", 1, "/data/Smith.dcm", detail) for reason, detail in details.items()]
+    found = [*hide_subjects(findings, {"Smith": "s1", "Jones": "s2", "Smith-2": "s3"})]
     assert {(finding.subject, finding.file) for finding in found} == {("s1", "")}
     displaced, same, *others = [finding.detail for finding in found]
     assert displaced == details["displaced"]

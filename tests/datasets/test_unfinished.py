@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,11 @@ class Work:
         return {"square": number**2}
 
 
-def do(work, output, key="a", count=5):
-    with resumable_folder(output, key) as folder:
+def do(work, output, key="a", count=5, **options):
+    with resumable_folder(output, key, **options) as folder:
         (folder / "made").write_text("whole")
-        tasks = {str(number): number for number in range(count)}
-        return dict(map_resumably(work, tasks, folder, Workers(1), title="", unit="", progress=False))
+        names = [str(number) for number in range(count)]
+        return dict(map_resumably(work, names, int, folder, Workers(1), title="", unit="", progress=False))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, StoppedError("full")])
@@ -44,6 +45,24 @@ def test_work_goes_on_where_it_stopped(tmp_path, error):
     assert again.calls == [3, 4]
     assert [path.name for path in output.iterdir()] == ["made"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_done_has_its_name(tmp_path):
+    with pytest.raises(KeyboardInterrupt, match="^3 volumes are done and kept in "):
+        do(Work(3), tmp_path / "out", unit="volume")
+
+
+def test_results_are_not_kept_in_memory(tmp_path):
+    names = [str(number) for number in range(200)]
+    with resumable_folder(tmp_path / "out", "a") as folder:
+        tracemalloc.start()
+        results = map_resumably(
+            lambda _: {"text": 100_000 * "x"}, names, str, folder, Workers(1), title="", unit="", progress=False
+        )
+        assert sum(len(found["text"]) for _, found in results) == 20_000_000
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def test_other_work_begins_anew(tmp_path):

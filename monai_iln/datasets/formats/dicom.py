@@ -85,6 +85,7 @@ class Frame:
         temporal_position: The TemporalPositionIdentifier, if it is told.
         acquisition_time: The AcquisitionTime, as the file writes it, if it is told.
         rescale: The slope and the intercept of this frame alone, where a file has them for each.
+        header_number: The InstanceNumber, where ``instance`` is the number of the file's name.
     """
 
     path: Path
@@ -109,6 +110,7 @@ class Frame:
     temporal_position: float | None = None
     acquisition_time: float | None = None
     rescale: tuple[float, float] | None = None
+    header_number: int | None = None
 
     @cached_property
     def normal(self) -> NDArray[np.float64]:

@@ -34,6 +34,11 @@ _MOST_TEXT = 1 << 20  # bytes of a header; those of Slicer's segmentations have 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TYPES = ("UInt8", "Int8", "UInt16", "Int16", "UInt32", "Int32", "UInt64", "Int64", "Float32", "Float64")
 _SPACES = re.compile(r"(right|left)-(anterior|posterior)-superior|RAS|LAS|LPS", re.IGNORECASE)
+# Fields of MetaImage that hold a number for each axis or each pair of axes: 1 and 2.
+_LISTS = {
+    **dict.fromkeys(("Offset", "Position", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize"), 1),
+    **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2),
+}
 _BITS = {"raw": 0, "gzip": 31, "gz": 31, "zlib": 15}  # as zlib calls the kinds of compression
 
 
@@ -203,8 +208,14 @@ def _parse_meta(text: str) -> _Text:
     # SimpleITK prints what is wrong with these, whatever it is told.
     if not all(sign for _, sign, _ in lines) or not _find(fields, "ElementType").startswith("MET_"):
         raise ValueError("a line that is damaged")
+    if not {"ElementSpacing", "ElementSize"} & fields.keys():  # it would take voxels of 1 mm
+        raise ValueError("no ElementSpacing")
     if _find(fields, "NDims") != str(len(sizes)):
         raise ValueError(f"NDims {fields['NDims']}, and {len(sizes)} sizes")
+    counts = {key: len(fields[key].split()) for key in _LISTS if key in fields}
+    short = [key for key, count in counts.items() if count < len(sizes) ** _LISTS[key]]
+    if short or not fields.get("CompressedDataSize", "0").isdigit():  # SimpleITK would go on in the next line
+        raise ValueError("a line that is damaged")
     if data.upper().startswith("LIST") or "%" in data or fields.get("HeaderSize", "0") != "0":
         raise ValueError("voxels in several files, or behind something else: save it as one file")
     if data.upper() == "LOCAL":

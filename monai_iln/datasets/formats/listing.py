@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -32,10 +33,72 @@ def list_files(source: Path) -> list[Path]:
     Raises:
         UserError: If the source does not exist, a folder cannot be looked into, or :func:`refuse_special` raises it.
     """
-    if source.is_file():
-        return [source]
+    return list(FileList([source]))
+
+
+class FileList(Mapping[Path, Path]):
+    """All files of sources, in order, and the folder that was given, in or below which each lies.
+
+    There may be millions: the names of the files of a folder are one text.
+
+    Args:
+        sources: Files and folders. Of a source within another one, the last counts.
+
+    Raises:
+        UserError: As :func:`list_files` raises it.
+    """
+
+    def __init__(self, sources: Sequence[Path]) -> None:
+        self._folders: dict[str, tuple[Path, str]] = {}  # each with its source and the names of its files
+        for source in sources:
+            if source.is_file():
+                self._add(str(source.parent), source.parent, [source.name])
+            else:
+                for folder, names in _walk(source):
+                    self._add(folder, source, names)
+
+    def _add(self, folder: str, source: Path, names: Sequence[str]) -> None:
+        known = self._names(folder)
+        self._folders[folder] = source, "/".join(sorted({*known, *names}))
+
+    def _names(self, folder: str) -> list[str]:
+        _, names = self._folders.get(folder, (None, ""))
+        return names.split("/") if names else []
+
+    def __getitem__(self, path: Path) -> Path:
+        folder = str(path.parent)
+        if path.name not in self._names(folder):
+            raise KeyError(path)
+        return self._folders[folder][0]
+
+    def __len__(self) -> int:
+        return sum(len(self._names(folder)) for folder in self._folders)
+
+    def __iter__(self) -> Iterator[Path]:
+        above: list[tuple[str, list[str]]] = []  # the folders in which one is, each with the names that follow
+        for folder in self._folders:
+            parent, name = os.path.split(folder)
+            while above and above[-1][0] != (parent or "."):
+                yield from _paths(*above.pop())
+            if above:
+                rest = above[-1][1]
+                place = bisect_left(rest, name)
+                yield from _paths(above[-1][0], rest[:place])
+                del rest[:place]
+            above.append((folder, self._names(folder)))
+        while above:
+            yield from _paths(*above.pop())
+
+
+def _paths(folder: str, names: Sequence[str]) -> Iterator[Path]:
+    for name in names:
+        yield Path(folder, name)
+
+
+def _walk(source: Path) -> Iterator[tuple[str, list[str]]]:
+    """The folders in and below a source, each before those in it, and the names of their files."""
     seen: set[str] = set()
-    files, folders = list[str](), [str(source)]
+    folders = [str(source)]
     while folders:
         folder = folders.pop()
         if (place := os.path.realpath(folder)) in seen:  # a link may lead upwards
@@ -49,9 +112,9 @@ def list_files(source: Path) -> list[Path]:
                 f"{error.filename}: cannot be read ({error.strerror}). Give the folder that holds the data, and see to "
                 "it that everything below it may be read."
             ) from error
-        for entry in shown:
-            (folders if _is_folder(entry) else files).append(entry.path)
-    return sorted(map(Path, files))
+        inside = {entry.name: _is_folder(entry) for entry in shown}
+        yield folder, [name for name, is_folder in inside.items() if not is_folder]
+        folders += [str(Path(folder, name)) for name, is_folder in inside.items() if is_folder]
 
 
 def _is_shown(entry: os.DirEntry[str]) -> bool:

@@ -124,12 +124,21 @@ def group_cines(frames: Sequence[Frame]) -> list[Cine]:
     """
     cines = []
     for family in _families(without_idle_uids(frames)):
-        misfits = [misfit for series in _by_series(family) for misfit in find_misfits(series)]
+        misfits = [misfit for group in _comparable(family) for misfit in find_misfits(group)]
         left_out = {id(frame) for frame, _ in misfits}
-        for pile in _piles([frame for frame in family if id(frame) not in left_out]):
-            own = [(frame, detail) for frame, detail in misfits if frame.series_uid in pile.series_uids]
+        piles = _piles([frame for frame in family if id(frame) not in left_out])
+        known = set[str]().union(*(pile.series_uids for pile in piles))
+        for pile in piles:
+            strange = known - pile.series_uids  # a misfit may be all that its series has
+            own = [(frame, detail) for frame, detail in misfits if frame.series_uid not in strange]
             cines.append(_in_order(replace(pile, misfits=own)))
     return sorted(_without_strays(cines), key=lambda one: _age(one.frames))
+
+
+def _comparable(family: Sequence[Frame]) -> list[list[Frame]]:
+    """The frames that one may contradict: those of its series, or all if no series has more than two."""
+    groups = _by_series(family)
+    return [list(family)] if max(map(len, groups)) < 3 else groups
 
 
 def _families(frames: Sequence[Frame]) -> list[list[Frame]]:

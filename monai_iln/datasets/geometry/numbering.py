@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
@@ -41,12 +41,17 @@ def number_frames(frames: Sequence[Frame]) -> Numbering:
 
     InstanceNumbers decide where they run through the phases of one slice after the other, or through the slices of one
     phase after the other, even if files are missing: each slice of the numbers then lies at a place of its own. A few
-    frames may contradict that. These are misplaced, and so are frames that share a number or lie beside their slice.
-    Where the numbers follow no such rule, the order of the frames in their slices decides.
+    frames may contradict that. These are misplaced, and so are frames that share a number or lie beside their slice,
+    and files that have one another's names. Where the numbers follow no such rule, the order of the frames in their
+    slices decides.
 
     Args:
         frames: The frames of one series.
     """
+    exchanged = _exchanged(frames)
+    # Under the names that they should have, they still help to find the rule.
+    renamed = {frame: replace(frame, instance=number) for frame, number in exchanged.items()}
+    frames = [renamed.get(frame, frame) for frame in frames]
     # Both the phases of a slice and the slices come in the order of their numbers.
     slices = [sorted(place, key=lambda f: f.instance) for place in split_places(frames)]
     slices.sort(key=lambda s: s[0].instance)
@@ -63,6 +68,9 @@ def number_frames(frames: Sequence[Frame]) -> Numbering:
         misplaced += found
         for frame, _ in found:
             del places[frame]
+    places = {frame: place for frame, place in places.items() if frame not in renamed.values()}
+    misplaced = [(frame, detail) for frame, detail in misplaced if frame not in renamed.values()]
+    misplaced += [(frame, f"its header has the number of the file named {own}") for frame, own in exchanged.items()]
     phases = rule.phases if rule else _most(slices)
     return Numbering({frame.instance: (*place, frame) for frame, place in places.items()}, phases, misplaced)
 
@@ -191,6 +199,26 @@ def _contradiction(frame: Frame, rule: _Rule, places: _Places) -> str:
         (distance,) = measure_distances([frame], others)
         return f"its number {frame.instance} is of slice {slice_ + 1}, and it lies {distance:.1f} mm off"
     return f"its number {frame.instance} is of none of the slices"
+
+
+def _exchanged(frames: Sequence[Frame]) -> dict[Frame, int]:
+    """The files that have one another's names, with the right ones, if headers and names of the others count alike.
+
+    A header alone that differs from its name proves nothing: the two may begin a cycle at different phases.
+    """
+    found: dict[Frame, int] = {}
+    for group in (frames, *split_places(frames)):  # headers may count all frames, or those of each slice
+        shifts = Counter(f.instance - f.header_number for f in group if f.header_number is not None)
+        shift, count = shifts.most_common(1)[0] if shifts else (0, 0)
+        if 2 * count <= len(group):
+            continue
+        owners = {f.instance: f.header_number + shift for f in group if f.header_number is not None}
+        owners = {number: owner for number, owner in owners.items() if number != owner}
+        while lone := owners.keys() - owners.values():  # until each of them is the owner of another's name
+            for number in lone:
+                del owners[number]
+        found |= {frame: owners[frame.instance] for frame in group if frame.instance in owners}
+    return found
 
 
 def _repeated(places: _Places) -> Misfits:

@@ -216,11 +216,12 @@ def _lateness(times: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray
 
 def _off_the_row(places: Sequence[Sequence[Frame]]) -> Misfits:
     """The one frame that lies beside the even row of all others, where each slice has one frame or two."""
-    positions = np.array([place[0].position for place in places])
     if len(places) < 4:
         return []
-    step = np.median(np.diff(positions, axis=0), axis=0)
+    step = np.median(np.diff([place[0].position for place in places], axis=0), axis=0)
     length = np.linalg.norm(step)
+    frames = [frame for place in places for frame in place]
+    positions = np.array([frame.position for frame in frames])
     along = (positions - positions[0]) @ step / length**2
     turns = along - np.median(along - np.round(along))
     beside = positions - positions[0] - np.round(turns)[:, None] * step  # slices may be missing
@@ -228,4 +229,4 @@ def _off_the_row(places: Sequence[Sequence[Frame]]) -> Misfits:
     off = np.flatnonzero(distances > 0.1 * length)
     if len(off) != 1:
         return []
-    return [(places[off[0]][0], f"lies {distances[off[0]]:.1f} mm beside the even row of the other slices")]
+    return [(frames[off[0]], f"lies {distances[off[0]]:.1f} mm beside the even row of the other slices")]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,16 +27,17 @@ _MOST_LETTERS = 34  # of the reasons under a tile
 _COLOURS = {"exclude": "#ff5050", "keep": "#ffcd3c"}
 
 
-def write_table(folder: Path, findings: Sequence[Finding], actions: Mapping[str, str]) -> None:
+def write_table(folder: Path, findings: Iterable[Finding], actions: Mapping[str, str]) -> None:
     """Write ``exclusions.csv``.
 
     Args:
         folder: The folder to write into.
-        findings: All findings.
+        findings: All findings, those of a subject together.
         actions: The action for each reason, see :func:`~monai_iln.datasets.quality.reasons.choose_actions`.
     """
-    ordered = sorted(findings, key=_order)
-    rows = [(f.subject, f.phase, f.slice or "", f.action(actions), f.reason, f.detail, f.file) for f in ordered]
+    by_subject = groupby(findings, key=attrgetter("subject"))
+    ordered = (finding for _, own in by_subject for finding in sorted(own, key=_order))
+    rows = ((f.subject, f.phase, f.slice or "", f.action(actions), f.reason, f.detail, f.file) for f in ordered)
     write_csv(folder / TABLE, _COLUMNS, rows)
 
 
@@ -130,22 +133,25 @@ def write_sheet(folder: Path, pictures: Mapping[FlaggedFrame, NDArray[np.float32
         sheet.save(partial)
 
 
-def summarize(findings: Sequence[Finding], actions: Mapping[str, str]) -> list[str]:
+def summarize(findings: Iterable[Finding], actions: Mapping[str, str]) -> list[str]:
     """A line for each reason that occurs and what is done: how often, in whom, and what it means.
 
     Args:
         findings: All findings.
         actions: The action for each reason.
     """
-    alike = defaultdict(list)
+    counts: Counter[tuple[str, str]] = Counter()
+    alike = defaultdict(set)
     for finding in findings:
-        alike[finding.reason, finding.action(actions)].append(finding)
+        kind = finding.reason, finding.action(actions)
+        counts[kind] += 1
+        alike[kind].add(finding.subject or "unknown")
     order, lines = list(REASONS), []
     for reason, action in sorted(alike, key=lambda pair: (order.index(pair[0]), pair[1])):
-        subjects = sorted({f.subject or "unknown" for f in alike[reason, action]})
+        subjects = sorted(alike[reason, action])
         shown = ", ".join(subjects[:4])
         if len(subjects) > 4:
             shown += f" and {len(subjects) - 4} more"
-        count, meaning = len(alike[reason, action]), REASONS[reason].meaning
+        count, meaning = counts[reason, action], REASONS[reason].meaning
         lines.append(f"{reason}: {count} ({action}) in {shown}. {meaning[0].upper()}{meaning[1:]}.")
     return lines

@@ -117,10 +117,11 @@ def _refuse(overview: Overview) -> None:
     """Refuse labels with several values, and a folder that seems to hold several subjects."""
     subjects, phases = ({stack.subject for stack in overview.stacks}, {stack.phase for stack in overview.stacks})
     if len(subjects) == 1 and len(phases - {"ED", "ES"}) > 2:
+        files = [stack.file for stack in overview.stacks]
         raise UserError(
-            f"{Path(overview.stacks[0].file).parent}: {len(overview.stacks)} images with labels in one folder, as if "
-            "of one subject. Each subject has a folder of its own: give the one above those, or say by patterns for "
-            "image and mask where names tell the subject."
+            f"{Path(files[0]).parent}: {len(files)} images with labels in one folder, as if of one subject. Each "
+            "subject has a folder of its own: give the one above those, or say by patterns for image and mask where "
+            "names tell the subject."
         )
     refuse_several_values(overview)
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from monai_iln.datasets.formats.listing import list_files
+from monai_iln.datasets.formats.listing import FileList
 from monai_iln.datasets.readers.dataset_json import FILE_NAME as DATASET_JSON
 from monai_iln.datasets.readers.layouts import FOLDER_LAYOUTS
 from monai_iln.datasets.readers.matching import Files
@@ -101,10 +101,7 @@ def plan_folders(
     """Plan to read every labelled frame, see :func:`read_folders`."""
     labels = list_labels(label)
     label = labels[0] if len(labels) == 1 else tuple(labels)
-    files: dict[Path, Path] = {}
-    for source in map(Path, sources):
-        folder = source if source.is_dir() else source.parent
-        files |= dict.fromkeys(list_files(source), folder)
+    files = FileList([Path(source) for source in sources])
     if image is None and mask is None:
         return _choose_reader(files, sources, layout).plan(files, label)
     if image is None or mask is None or layout not in (None, "folders"):

@@ -50,11 +50,18 @@ class Overview(NamedTuple):
         stacks: The names of all stacks.
         findings: All findings.
         label_values: The values of the label files, see :class:`SubjectOutput`.
+
+    One may go through each of them more than once. They need not be in memory.
     """
 
-    stacks: list[StackName]
-    findings: list[Finding]
-    label_values: Sequence[Sequence[int]]
+    stacks: Iterable[StackName]
+    findings: Iterable[Finding]
+    label_values: Iterable[Sequence[int]]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no stack."""
+        return next(iter(self.stacks), None) is None
 
 
 def _accept(overview: Overview) -> None:
@@ -103,17 +110,19 @@ def refuse_twins(stacks: Iterable[StackName]) -> None:
     """Refuse two stacks of one subject and phase. Some file systems take names that differ in case for one.
 
     Args:
-        stacks: The names of the stacks.
+        stacks: The names of the stacks, which are gone through twice if two have one name.
 
     Raises:
         UserError: If two have one name.
     """
-    known: dict[tuple[str, str], StackName] = {}
+    known: set[tuple[str, str]] = set()
     for stack in stacks:
-        twin = known.setdefault((stack.subject.casefold(), stack.phase.casefold()), stack)
-        if twin is not stack:
+        name = stack.subject.casefold(), stack.phase.casefold()
+        if name in known:
+            twin = next(one for one in stacks if (one.subject.casefold(), one.phase.casefold()) == name)
             raise UserError(
                 f"{twin.file} and {stack.file}: both are subject {stack.subject} at {stack.phase}. A subject has "
                 "one frame for each phase and a folder of its own: give one copy, or patterns for image and mask that "
                 "tell subject and phase."
             )
+        known.add(name)

@@ -79,7 +79,9 @@ def _read_subject(
 def _number_by_name(frames: Sequence[Frame]) -> list[Frame]:
     """The frames that are named as here, with the numbers of their names."""
     matches = [(frame, _FRAME.fullmatch(frame.path.name)) for frame in frames]
-    return [replace(frame, instance=int(match["number"])) for frame, match in matches if match]
+    return [
+        replace(frame, instance=int(match["number"]), header_number=frame.instance) for frame, match in matches if match
+    ]
 
 
 def _find_missing(subject: str, listing: Path, contours: ContourFiles) -> list[Finding]:

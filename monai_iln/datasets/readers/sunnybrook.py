@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.contours import FILE_NAME
-from monai_iln.datasets.formats.listing import Sources, is_dicom, list_files, list_sources
+from monai_iln.datasets.formats.listing import FileList, Sources, is_dicom, list_sources
 from monai_iln.datasets.formats.png import read_picture
 from monai_iln.datasets.readers.contoured import plan_cines
 from monai_iln.datasets.readers.labelled import LabelledFrame, make_stacks, name_phases
@@ -43,7 +43,24 @@ _SUBJECT = re.compile(r".*[A-Za-z].*-\d+")
 _PNG_PHASES = 20  # the mirror keeps the numbering of the cine series, 20 phases a slice, without their headers
 
 SubjectContours = dict[str, dict[int, dict[str, Path]]]  # by subject, number of the frame and kind of contour
-Files = Mapping[Path, tuple[str, ...]]  # every file, and the names of the folders in which it lies
+
+
+class Files(Mapping[Path, tuple[str, ...]]):
+    """Every file of the sources, and the names of the folders in which it lies, that of the source first."""
+
+    def __init__(self, sources: Sequence[Path]) -> None:
+        self._files = FileList(sources)
+        self._sources = {source for source in sources if not source.is_dir()}
+
+    def __getitem__(self, file: Path) -> tuple[str, ...]:
+        source = self._files[file]
+        return () if file in self._sources else (source.name, *file.relative_to(source).parts[:-1])
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def read_sunnybrook(
@@ -79,7 +96,7 @@ def plan_sunnybrook(sources: Sources, *, label: str = "endocardium", layout: str
     if label not in CONTOURED_STRUCTURES:
         raise UserError(f"label {label!r}: Sunnybrook has {', '.join(CONTOURED_STRUCTURES)}. Choose one of them.")
     paths = list_sources(sources)
-    files = {file: _folders(file, path) for path in paths for file in list_files(path)}
+    files = Files(paths)
     images, contours = _png_files(files, "Images"), [file for file in files if FILE_NAME.fullmatch(file.name)]
     found = [name for name, marks in zip(SUNNYBROOK_LAYOUTS, (contours, images), strict=True) if marks]
     shown = ", ".join(map(str, paths))
@@ -100,13 +117,6 @@ def plan_sunnybrook(sources: Sources, *, label: str = "endocardium", layout: str
     if label != "endocardium":
         raise UserError(f"label {label!r}: the PNG mirror has the endocardium only. Choose that, or the DICOM data.")
     return _plan_png(images, _png_files(files, "Labels"))
-
-
-def _folders(file: Path, source: Path) -> tuple[str, ...]:
-    """The names of the folders in which a file lies, that of the source first."""
-    if file == source:
-        return ()
-    return (source.name, *file.relative_to(source).parts[:-1])
 
 
 def _name(subject: str) -> str:
@@ -143,7 +153,7 @@ def _plan_dicom(source: str, files: Files, label: str) -> Plan:
 
 def _refuse_nothing(source: str, label: str, counts: str, overview: Overview) -> None:
     """Refuse DICOM files and contours of which nobody has both."""
-    if overview.stacks:
+    if not overview.is_empty:
         return
     faults = Counter((f.reason, f.subject) for f in overview.findings if f.reason not in ("no-image", "no-label"))
     found = ", ".join(f"{count} {reason} of {subject}" for (reason, subject), count in sorted(faults.items()))
@@ -246,8 +256,8 @@ def _plan_png(images: Sequence[Path], labels: Sequence[Path]) -> Plan:
 
 
 def _refuse_no_mask(folder: Path, overview: Overview) -> None:
-    if not overview.stacks:
-        raise UserError(f"{folder}: no image with a mask. {overview.findings[0].detail}")
+    if overview.is_empty:
+        raise UserError(f"{folder}: no image with a mask. {next(iter(overview.findings)).detail}")
 
 
 def _read_png_subject(subject: str, frames: Mapping[int, Path]) -> SubjectOutput:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -116,12 +116,12 @@ def refuse_several_values(overview: Overview) -> None:
     Raises:
         UserError: If most have several values.
     """
-    values = [set(found) - {0} for found in overview.label_values]
-    several = [found for found in values if len(found) > 1]
-    if several and 2 * len(several) >= sum(map(bool, values)):
-        shown = ", ".join(map(str, sorted(set().union(*several))))
+    counts = Counter(frozenset(found) - {0} for found in overview.label_values)
+    several = {values: count for values, count in counts.items() if len(values) > 1}
+    if several and 2 * sum(several.values()) >= counts.total() - counts[frozenset()]:
+        shown = ", ".join(map(str, sorted(frozenset().union(*several))))
         raise UserError(
-            f"{len(several)} of {len(values)} labels have several values beside 0: {shown}. "
+            f"{sum(several.values())} of {counts.total()} labels have several values beside 0: {shown}. "
             "Which of them are learnt? Choose one or several numbers with --label."
         )
 

@@ -292,10 +292,20 @@ def test_damage_ends_in_one_message_or_harms_only_what_it_hit(originals, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("good", "bad"), [("NDims = 3", "NDims = 7"), ("ElementType = MET_SHORT\n", ""), ("CenterOfRotation = ", "Center")]
+    ("good", "bad"),
+    [
+        ("NDims = 3", "NDims = 7"),
+        ("ElementType = MET_SHORT\n", ""),
+        ("CenterOfRotation = ", "Center"),
+        ("CompressedDataSize = ", "CompressedDataSize = nan"),
+        ("ElementSpacing = 1.5 1.5 8", "ElementSpacing = 1.5 8"),
+        ("TransformMatrix = 1 0 0 0 1 0 0 0 1", "TransformMatrix = 1 0 0 01e3081 0 0 0 1"),
+        ("Offset = 0 0 0", "Offset = 0 0"),
+        ("ElementSpacing", "ElementSpa\xe9cing"),
+    ],
 )
 def test_a_damaged_meta_header_is_told_once(tmp_path, capfd, good, bad):
-    path = write(tmp_path / "scan.mha")
+    path = write(tmp_path / "scan.mha", affine=np.diag([-1.5, -1.5, 8.0, 1.0]), packed=True)
     content = path.read_bytes()
     assert good.encode() in content
     path.write_bytes(content.replace(good.encode(), bad.encode()))

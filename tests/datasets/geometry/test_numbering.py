@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -181,3 +181,64 @@ def test_a_wrong_number_among_labelled_frames_alone():
 def test_two_series_in_one_have_no_numbers():
     frames = [*slice_by_slice(), *(replace(f, path=Path("other") / f.path) for f in slice_by_slice())]
     assert len(number_frames(frames).misplaced) == len(frames)
+
+
+def named(frames, header_number):
+    """Frames whose numbers are those of their names. A function gives the header's, by slice and phase from 0."""
+    whole = places(frames)
+    return [replace(one, header_number=header_number(*whole[one.instance])) for one in frames]
+
+
+HEADERS = {  # how headers may count, beside names from 0 slice by slice; 5 phases
+    "all": lambda s, p: 5 * s + p + 1,
+    "each slice": lambda s, p: p + 1,
+    "all, from the second phase": lambda s, p: 5 * s + (p - 1) % 5,
+    "each slice, from the second phase": lambda s, p: (p - 1) % 5,
+    "phases": lambda s, p: 4 * p + s,
+    "slices in reverse": lambda s, p: 5 * (3 - s) + p,
+    "phases in reverse": lambda s, p: 5 * s + 4 - p,
+    "nothing": lambda s, p: 7,
+}
+
+
+@pytest.mark.parametrize("header_number", HEADERS.values(), ids=HEADERS)
+def test_headers_may_count_otherwise_than_names(header_number):
+    for frames in (slice_by_slice(4, 5, first=0), slice_by_slice(3, 2, first=0)):
+        found = number_frames(named(frames, header_number))
+        assert found.misplaced == []
+        assert len(found.places) == len(frames)
+
+
+@pytest.mark.parametrize(
+    ("frames", "header_number", "apart"),
+    [
+        (slice_by_slice(5, 2, first=0), lambda s, p: 2 * s + p, True),
+        (slice_by_slice(4, 5, first=0), HEADERS["all"], True),
+        (slice_by_slice(4, 20, first=0), lambda s, p: p + 1, False),
+    ],
+    ids=["tiny", "all", "each slice"],
+)
+def test_files_that_have_one_anothers_names_are_found_and_move_no_other(frames, header_number, apart):
+    whole = places(frames)
+    pairs = [*combinations(range(len(frames)), 2)]
+    for first, second in sample(pairs, min(len(pairs), 120)):
+        if not apart and whole[frames[first].instance][0] != whole[frames[second].instance][0]:
+            continue
+        files = named(frames, header_number)
+        one, other = files[first], files[second]
+        files[first], files[second] = replace(other, instance=one.instance), replace(one, instance=other.instance)
+        found = number_frames(files)
+        assert {frame for frame, _ in found.misplaced} == {files[first], files[second]}
+        assert {n: place[:2] for n, place in found.places.items()} == {
+            n: place for n, place in whole.items() if n not in (one.instance, other.instance)
+        }
+
+
+def test_three_files_that_have_one_anothers_names():
+    files = named(slice_by_slice(4, 5, first=0), HEADERS["all"])
+    chosen = [files[place] for place in (3, 8, 15)]
+    numbers = [frame.instance for frame in chosen]
+    renamed = [replace(frame, instance=n) for frame, n in zip(chosen, (*numbers[1:], numbers[0]), strict=True)]
+    found = number_frames([*(frame for frame in files if frame not in chosen), *renamed])
+    assert {frame for frame, _ in found.misplaced} == {*renamed}
+    assert dict(found.misplaced)[renamed[0]] == "its header has the number of the file named 3"

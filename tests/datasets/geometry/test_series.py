@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from monai_iln.datasets.formats.dicom import Frame
+from monai_iln.datasets.geometry.cine import group_cines
 from monai_iln.datasets.geometry.series import find_misfits, split_places
 
 SLICES, PHASES = 6, 10
@@ -107,3 +108,21 @@ def test_a_time_that_belongs_elsewhere():
     odd = replace(frames[23], trigger_time=300.0)
     ((frame, _),) = find_misfits([*frames[:23], odd, *frames[24:]])
     assert frame == odd
+
+
+@pytest.mark.parametrize("shift", [(1, 0, 0), (0, 0, -1)])
+@pytest.mark.parametrize("which", [0, 1, 4, 11])
+def test_one_of_two_phases_that_lies_beside_the_row(which, shift):
+    """In one series, or in one for each slice or file."""
+    frames = [one for one in cine() if one.path.stem[-1] in "05"]
+    odd = replace(frames[which], position=tuple(a + b for a, b in zip(frames[which].position, shift, strict=True)))
+    series = [*frames[:which], odd, *frames[which + 1 :]]
+    ((frame, detail),) = find_misfits(series)
+    assert frame == odd
+    assert "lies 1.0 mm beside the even row" in detail
+    for uid in (lambda one: one.path.stem[0], lambda one: one.path.stem):
+        cines = group_cines([replace(one, series_uid=uid(one), series_number=1 + one.instance) for one in series])
+        assert [frame.path for frame, _ in cines[0].misfits] == [odd.path]
+        assert odd.path not in {frame.path for frame in cines[0].frames}
+        whole = group_cines([replace(one, series_uid=uid(one), series_number=1 + one.instance) for one in frames])
+        assert all(one.misfits == [] for one in whole)

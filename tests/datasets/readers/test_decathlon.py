@@ -149,6 +149,17 @@ def test_a_bad_volume_is_left_out_and_told(listed, tmp_path, fault):
     assert "lung_002" in row["detail"]
 
 
+@pytest.mark.parametrize("name", ["a\ud800.nii.gz", "a\ud800", "a\0.nii.gz"])
+def test_a_name_that_no_file_can_have(listed, tmp_path, name):
+    path = listed / "dataset.json"
+    document = json.loads(path.read_text())
+    document["training"][0]["label"] = name
+    path.write_text(json.dumps(document))
+    with pytest.warns(DataWarning, match="unreadable: 1"):
+        prepare_decathlon(listed, tmp_path / "out", folds=2)
+    assert {item["subject"] for item in check_datalist(tmp_path / "out")} == {*NAMES[1:]}
+
+
 def test_labels_that_only_some_readers_round(listed, tmp_path):
     path = listed / "labelsTr" / "lung_002.nii.gz"
     save(path, np.asanyarray(nib.load(path).dataobj) * np.float32(0.9999999))
@@ -174,6 +185,21 @@ def test_one_image_under_two_names(listed, tmp_path):
     with pytest.warns(DataWarning, match=r"same-image: 2 \(exclude\) in lung_001, lung_004"):
         path = prepare_decathlon(listed, tmp_path / "out", folds=2)
     assert [item["subject"] for item in check_datalist(path)] == ["lung_002", "lung_010"]
+
+
+def test_a_stop_tells_what_is_done_in_volumes(listed, tmp_path, monkeypatch):
+    from monai_iln.datasets import decathlon
+
+    real = decathlon.check_item
+
+    def stop(item, values):
+        if "lung_004" in item["image"]:
+            raise KeyboardInterrupt
+        return real(item, values)
+
+    monkeypatch.setattr(decathlon, "check_item", stop)
+    with pytest.raises(KeyboardInterrupt, match="^2 volumes are done and kept in"):
+        prepare_decathlon(listed, tmp_path / "out", folds=2)
 
 
 def test_nothing_left(listed, tmp_path):

@@ -77,6 +77,30 @@ def test_numbers_are_those_of_the_names(data):
         assert (stack.label == whole[stack.subject, stack.phase].label).all()
 
 
+@pytest.mark.parametrize(
+    ("other", "lost"), [(15, {("ED", 2), ("ED", 4)}), (7, {("ED", 2), ("ES", 2)}), (6, {("ED", 2)})]
+)
+def test_files_that_have_one_anothers_names(data, other, lost):
+    """The frame of slice 2 at ED is called as another one, and that as this."""
+    whole = {(s.subject, s.phase): s for s in read_folders([data]).stacks}
+    folder = data / "patient01" / "P01dicom"
+    one, two = folder / "P01-0005.dcm", folder / f"P01-{other:04d}.dcm"
+    contents = one.read_bytes(), two.read_bytes()
+    one.write_bytes(contents[1])
+    two.write_bytes(contents[0])
+    reading = read_folders([data])
+    told = {(f.reason, f.subject, f.file) for f in reading.findings}
+    assert {("misplaced-frame", "P01", str(path)) for path in (one, two)} <= told
+    assert any(f.detail == "frame 5 is misplaced" for f in reading.findings)
+    for stack in reading.stacks:
+        truth = whole[stack.subject, stack.phase]
+        kept = [truth.slices.index(number) for number in stack.slices]
+        assert (stack.image == truth.image[..., kept]).all()
+        if stack.subject == "P01":
+            left_out = {number for phase, number in lost if phase == stack.phase}
+            assert {*truth.slices} - {*stack.slices} == left_out
+
+
 def test_mistakes(data):
     with pytest.raises(UserError, match="label 'left-ventricle': RVSC has right-ventricle, epicardium, myocardium"):
         read_folders([data], label="left-ventricle")

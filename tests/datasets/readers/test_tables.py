@@ -30,3 +30,14 @@ def test_forms_of_tables(tmp_path, text):
 @pytest.mark.parametrize("text", ["", "\n", "\n\n,\n", "a,b\n1,2\n", ",b\nA1B2C3,2\n"])
 def test_tables_about_nobody(tmp_path, text):
     assert rows(tmp_path, text) is None
+
+
+def test_cells_without_a_column_are_told(tmp_path):
+    """A separator that is lost in the first line shifts the cells of all rows against their names."""
+    path = tmp_path / "table.csv"
+    path.write_text("subject,centreED,ES,,\na,1,0,4,,\nb,1,0,4,,\n")
+    assert read_tables([path], ["a"])[1] == []
+    path.write_text("subject,centreED,ES\na,1,0,4\nb,1,0,4\n")
+    infos, (finding,) = read_tables([path], ["a"])
+    assert infos == {}
+    assert "every row has more cells than there are columns" in finding.detail
