@@ -265,13 +265,13 @@ def test_where_no_folder_can_be_written_to(monkeypatch):
         return compiler
 
     monkeypatch.setattr(numba, "cfunc", cfunc)
-    assert cpu_build.build.__wrapped__("forward", torch.float32) == "compiled"
+    assert cpu_build.build.__wrapped__("forward", torch.float32, False) == "compiled"
 
 
 CACHED = """
 import numpy, torch
 from monai_iln.norms.backends import cpu_build
-print(cpu_build.build("forward", torch.float32).cache_hits)
+print(cpu_build.build("forward", torch.float32, False).cache_hits)
 """
 
 

@@ -50,13 +50,13 @@ def _link(library: Any) -> None:
 
 
 @functools.cache
-def build(name: str, dtype: torch.dtype) -> Any:
-    """A kernel, ``"forward"`` or ``"backward"``, for maps of a dtype.
+def build(name: str, dtype: torch.dtype, interleaved: bool) -> Any:
+    """A kernel, ``"forward"`` or ``"backward"``, for maps of a dtype and layout.
 
     Compiled at the first use on a machine, in a few seconds, and afterwards loaded from numba's cache. That lies beside
     the sources, in the user's cache where those are read-only, or in ``NUMBA_CACHE_DIR``.
     """
-    kernel = getattr(cpu_kernels, f"make_{name}")(DTYPES[dtype], _fingerprint())
+    kernel = getattr(cpu_kernels, f"make_{name}")(DTYPES[dtype], interleaved, _fingerprint())
     compiler = numba.cfunc("void(voidptr)", cache=True)
     try:
         return compiler(kernel)

@@ -20,17 +20,14 @@ from monai_iln.norms.backends.cpu_coefficients import (
     mixture_coefficients,
     mixture_coefficients_backward,
 )
-from monai_iln.norms.backends.cpu_maps import (
-    apply,
-    block_moments,
-    block_sums,
-    input_gradient,
-    merge_moments,
-    merge_sums,
-    round_backward,
-    round_forward,
-    round_mean,
+from monai_iln.norms.backends.cpu_interleaved import (
+    interleaved_apply,
+    interleaved_gradient,
+    interleaved_moments,
+    interleaved_sums,
 )
+from monai_iln.norms.backends.cpu_maps import merge_moments, merge_sums, round_backward, round_forward, round_mean
+from monai_iln.norms.backends.cpu_rows import row_apply, row_gradient, row_moments, row_sums
 
 # What a kernel is called with, 8 bytes each: addresses, sizes and settings. The components follow.
 ADDRESSES = (
@@ -38,7 +35,7 @@ ADDRESSES = (
     "grad_rho", "grad_weight", "grad_bias", "work",
 )  # fmt: skip
 SETTINGS = (
-    "eps", "samples", "channels", "size", "interleaved", "positions", "cuts", "row", "threads", "own",
+    "eps", "samples", "channels", "size", "width", "positions", "cuts", "row", "threads", "own",
     "rho_size", "doubles", "rows",
     "components", "num_groups", "blend_statistics", "unbiased", "gate", "per_channel", "running",
 )  # fmt: skip
@@ -51,8 +48,8 @@ _thread_number = types.ExternalFunction("monai_iln_thread_number", types.int32()
 _team_size = types.ExternalFunction("monai_iln_team_size", types.int32())
 
 
-def make_forward(dtype, version):
-    """The function to be compiled for maps of a dtype."""
+def make_forward(dtype, interleaved, version):
+    """The function to be compiled for maps of a dtype and layout. What the other layout needs is not compiled."""
 
     def forward(arguments):
         version  # noqa: B018 (numba's cache tells functions apart by what they refer to)
@@ -63,14 +60,20 @@ def make_forward(dtype, version):
         x, y = map_at(a.x, a, dtype), map_at(a.result, a, dtype)
         partial, channels, mix, _, rho, _, tables, rounded, scratch = workspace(a, thread, dtype)
         slope, offset, mean, variance = tables[0], tables[1], tables[2], tables[3]
-        block_moments(x, partial, scratch, a, thread, threads)
+        if interleaved:
+            interleaved_moments(x, partial, scratch, a, thread, threads)
+        else:
+            row_moments(x, partial, a, thread, threads)
         wait(threads)
         merge_moments(partial, mean, variance, a)
         read_parameters(channels, rho, a)
         gate_weights(rho, mix, components, t)
         mixture_coefficients(mean, variance, mix, channels, components, t, slope, offset)
         round_forward(mean, slope, offset, rounded)
-        apply(x, y, rounded, scratch[0], a, thread, threads)
+        if interleaved:
+            interleaved_apply(x, y, rounded, scratch, a, thread, threads)
+        else:
+            row_apply(x, y, rounded, a, thread, threads)
         if thread == 0:
             copy(mean, table_at(a.mean, mean.size))
             copy(variance, table_at(a.variance, mean.size))
@@ -78,7 +81,7 @@ def make_forward(dtype, version):
     return forward
 
 
-def make_backward(dtype, version):
+def make_backward(dtype, interleaved, version):
     """Its gradient."""
 
     def backward(arguments):
@@ -94,7 +97,10 @@ def make_backward(dtype, version):
         grad_weight, grad_bias = channels[4], channels[5]
         mean, variance = table_at(a.mean, slope.size), table_at(a.variance, slope.size)
         round_mean(mean, rounded)
-        block_sums(grad, x, rounded, partial, scratch[0], a, thread, threads)
+        if interleaved:
+            interleaved_sums(grad, x, rounded, partial, scratch, a, thread, threads)
+        else:
+            row_sums(grad, x, rounded, partial, a, thread, threads)
         wait(threads)
         merge_sums(partial, mean, rounded, grad_slope, grad_offset, a)
         copy(grad_offset, sum_grad)
@@ -107,7 +113,10 @@ def make_backward(dtype, version):
         )  # fmt: skip
         gate_weights_backward(grad_mix, mix, rho, grad_rho, components, t)
         round_backward(mean, sum_grad, full_slope, grad_mean, grad_variance, rounded, a)
-        input_gradient(grad, x, grad_x, rounded, scratch[0], a, thread, threads)
+        if interleaved:
+            interleaved_gradient(grad, x, grad_x, rounded, scratch, a, thread, threads)
+        else:
+            row_gradient(grad, x, grad_x, rounded, a, thread, threads)
         if thread == 0:
             copy(grad_rho, table_at(a.grad_rho, rho.size))
             copy(grad_weight, table_at(a.grad_weight, a.channels))
@@ -172,9 +181,7 @@ def workspace(a, thread, dtype):
     address += 8 * tables.size
     rounded = carray(pointer(address), (4, count), dtype)
     address += 8 * rounded.size
-    # One memory for sums in the dtype of the map and in float64.
-    shape = (4, a.row)
-    scratch = carray(pointer(address), shape, dtype), carray(pointer(address), shape, np.float64)
+    scratch = carray(pointer(address), (4, a.row), dtype)
     return partial, channels, mix, grad_mix, rho, grad_rho, tables, rounded, scratch
 
 

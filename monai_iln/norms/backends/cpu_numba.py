@@ -94,15 +94,16 @@ def _run(
         threads = min(torch.get_num_threads(), numbers // GRAIN)
     parameters, doubles = _read(parameters)
     rho = parameters[0]
+    interleaved = size == 1 or not x.is_contiguous()
     work_size, settings = _plan(
-        samples, channels, size, size == 1 or not x.is_contiguous(), threads, 0 if rho is None else rho.numel(),
+        samples, channels, size, interleaved, threads, 0 if rho is None else rho.numel(),
         doubles, parameters[3] is not None, tuple(mixture.components), *mixture[1:],
     )  # fmt: skip
     work = torch.empty(work_size, dtype=torch.float64)
     tensors = (x, grad, result, mean, variance, *parameters, *(grads or (None, None, None)), work)
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     arguments = _ADDRESSES.pack(*addresses) + settings
-    kernel = build(name, x.dtype)
+    kernel = build(name, x.dtype, interleaved)
     if threads > 1:
         OPENMP.GOMP_parallel(kernel.address, arguments, threads, 0)
     else:
@@ -130,15 +131,15 @@ def _plan(
     gate: str, per_channel: bool,
 ) -> tuple[int, bytes]:  # fmt: skip
     """The size of the workspace in numbers of 8 bytes, and what a kernel is told beside addresses."""
-    positions, row = BLOCK, 0
+    width, positions, row = 1, BLOCK, 0
     if interleaved:
-        positions, row = max(64, 2 * BLOCK // channels), channels * max(1, ROW // channels)
+        width, positions, row = channels, max(64, 2 * BLOCK // channels), channels * max(1, ROW // channels)
     cuts = -(-size // positions)
     rows = len(components) * (2 if blend_statistics else 1)
     own: int = cpu_kernels.own_size(samples, channels, rows, rho_size, row)  # type: ignore[no-untyped-call]
     settings = struct.pack(
         f"{_SETTINGS}{len(components)}q",
-        eps, samples, channels, size, interleaved, positions, cuts, row, threads, own, rho_size, doubles, rows,
+        eps, samples, channels, size, width, positions, cuts, row, threads, own, rho_size, doubles, rows,
         len(components), num_groups, blend_statistics, unbiased, GATES[gate], per_channel, running, *components,
     )  # fmt: skip
     return 2 * cuts * samples * channels + threads * own, settings
