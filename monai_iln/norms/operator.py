@@ -22,7 +22,7 @@ from monai_iln.norms.coefficients import Mixture
 
 # The kernels of each device, and the package that they need: the first that takes a tensor normalizes it.
 KERNELS = {
-    "cpu": [("cpu", "numpy")],
+    "cpu": [("cpu_numba", "numba"), ("cpu", "numpy")],
     "cuda": [("cuda", "triton")],
 }
 

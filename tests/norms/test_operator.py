@@ -15,10 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from monai_iln import ILN
 from monai_iln.norms import BatchInstanceNorm, SpatialLayerNorm, UGATITInstanceLayerNorm
-from monai_iln.norms.backends import cpu, dispatcher, reference
+from monai_iln.norms.backends import dispatcher, reference
 from monai_iln.norms.coefficients import BATCH, Mixture
 from monai_iln.norms.operator import KERNELS, choose_backend, load_kernels, mixture_norm, mixture_norm_reference
 
+cpu = load_kernels("cpu")[0]  # those that numba compiles, where it is installed
 SHAPES = {"1d": (3, 8, 7), "2d": (3, 8, 5, 6), "3d": (2, 8, 3, 4, 5), "no space": (5, 8), "one pixel": (2, 8, 1, 1)}
 COMPONENTS = {
     "instance + layer": [8, 1],

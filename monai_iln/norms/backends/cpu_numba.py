@@ -1,0 +1,149 @@
+"""The operator on CPU, compiled by numba: one call forward and one backward, on the threads that torch itself uses.
+
+The kernels are those of :mod:`~monai_iln.norms.backends.cpu_kernels`. A second pool of threads beside torch's would
+spin against it and cost more than it brings, so a kernel is handed to the OpenMP library that torch has loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+
+import torch
+from torch import Tensor
+
+from monai_iln.norms.backends import cpu_kernels
+from monai_iln.norms.backends.cpu_build import DTYPES, OPENMP, build
+from monai_iln.norms.backends.cpu_coefficients import GATES
+from monai_iln.norms.coefficients import Mixture, working_dtype
+
+GRAIN = 16384  # numbers of a map for each thread: below, waking it takes longer than what it does
+BLOCK = 4096  # numbers of a block, of which several fit the first-level cache
+ROW = 256  # numbers that are read together where channels are neighbours: enough to be vectorized
+
+_ADDRESSES = struct.Struct(f"{len(cpu_kernels.ADDRESSES)}q")
+_SETTINGS = "".join("d" if name == "eps" else "q" for name in cpu_kernels.SETTINGS)
+_HUGE = 1e20  # of a variance: the gradient in it would be too small for float32
+_CPU = torch.device("cpu")  # whatever the default device is
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def takes(x: Tensor) -> bool:
+    """Whether ``x`` has values, and lies in memory without gaps, contiguous or channels_last."""
+    return x.numel() > 0 and _layout(x) is not None and not x.is_neg()
+
+
+def forward(
+    x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """One pass for the statistics, one to apply ``y = A (x - m) + B``."""
+    source = _plain(x)
+    y = torch.empty_like(source)
+    mean = torch.empty(x.shape[:2], dtype=torch.float64, device=_CPU)
+    variance = torch.empty_like(mean)
+    parameters = (rho, weight, bias, running_mean, running_var)
+    _run("forward", source, None, y, mean, variance, parameters, (), mixture)
+    return (y if source is x else y.to(x.dtype)), mean, variance
+
+
+def backward(
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
+    rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """``dx = A dy + dm / S + 2 dv (x - m) / S``, with ``dm`` and ``dv`` from the sums of ``dy`` and ``dy (x - m)``."""
+    source = _plain(x)
+    if source.dtype is torch.float32 and float(variance.max()) > _HUGE:
+        source = source.double()
+    layout = _layout(source)
+    assert layout is not None  # see takes
+    if type(grad) is not Tensor or grad.dtype is not source.dtype or _layout(grad) is not layout or grad.is_neg():
+        grad = grad.as_subclass(Tensor).to(source.dtype).resolve_neg().contiguous(memory_format=layout)
+    grad_x = torch.empty_like(source)
+    grad_rho = torch.empty(0 if rho is None else rho.shape, dtype=torch.float64, device=_CPU)
+    grad_weight = torch.empty(x.shape[1], dtype=torch.float64, device=_CPU)
+    grad_bias = torch.empty_like(grad_weight)
+    parameters = (rho, weight, bias, running_mean, running_var)
+    _run(
+        "backward", source, grad, grad_x, mean, variance, parameters, (grad_rho, grad_weight, grad_bias), mixture
+    )  # fmt: skip
+    return (grad_x if source is x else grad_x.to(x.dtype)), grad_rho, grad_weight, grad_bias
+
+
+def _plain(x: Tensor) -> Tensor:
+    """``x`` in a dtype that the kernels know, without the class that would take part in every line."""
+    if type(x) is Tensor and x.dtype in DTYPES:  # each call of torch counts, even if it does nothing
+        return x
+    return x.as_subclass(Tensor).to(working_dtype(x))
+
+
+def _layout(x: Tensor) -> torch.memory_format | None:
+    if x.is_contiguous():
+        return torch.contiguous_format
+    layout = _LAYOUTS.get(x.dim())
+    return layout if layout is not None and x.is_contiguous(memory_format=layout) else None
+
+
+def _run(
+    name: str, x: Tensor, grad: Tensor | None, result: Tensor, mean: Tensor, variance: Tensor,
+    parameters: tuple[Tensor | None, ...], grads: tuple[Tensor, ...], mixture: Mixture,
+) -> None:  # fmt: skip
+    """Call a kernel on one thread, or on as many as torch would use."""
+    samples, channels = mean.shape
+    numbers = x.numel()
+    size = numbers // (samples * channels)
+    threads = 1
+    if OPENMP is not None and numbers >= 2 * GRAIN:
+        threads = min(torch.get_num_threads(), numbers // GRAIN)
+    parameters, doubles = _read(parameters)
+    rho = parameters[0]
+    interleaved = size == 1 or not x.is_contiguous()
+    work_size, settings = _plan(
+        samples, channels, size, interleaved, threads, 0 if rho is None else rho.numel(),
+        doubles, parameters[3] is not None, tuple(mixture.components), *mixture[1:],
+    )  # fmt: skip
+    work = torch.empty(work_size, dtype=torch.float64, device=_CPU)
+    tensors = (x, grad, result, mean, variance, *parameters, *(grads or (None, None, None)), work)
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    arguments = _ADDRESSES.pack(*addresses) + settings
+    kernel = build(name, x.dtype, interleaved)
+    if threads > 1:
+        OPENMP.GOMP_parallel(kernel.address, arguments, threads, 0)
+    else:
+        kernel.ctypes(arguments)
+
+
+def _read(parameters: tuple[Tensor | None, ...]) -> tuple[tuple[Tensor | None, ...], bool]:
+    """The parameters without gaps, all in float32, or else all in float64, and which of the two."""
+    doubles, plain = False, True
+    for tensor in parameters:
+        if tensor is not None:
+            doubles |= tensor.dtype is not torch.float32
+            plain &= tensor.is_contiguous() and not tensor.is_neg()
+    if plain and not doubles:
+        return parameters, doubles
+    dtype = torch.float64 if doubles else torch.float32
+    copies = [None if tensor is None else tensor.to(dtype).resolve_neg().contiguous() for tensor in parameters]
+    return tuple(copies), doubles
+
+
+@functools.lru_cache(1024)
+def _plan(
+    samples: int, channels: int, size: int, interleaved: bool, threads: int, rho_size: int, doubles: bool,
+    running: bool, components: tuple[int, ...], num_groups: int, blend_statistics: bool, unbiased: bool, eps: float,
+    gate: str, per_channel: bool,
+) -> tuple[int, bytes]:  # fmt: skip
+    """The size of the workspace in numbers of 8 bytes, and what a kernel is told beside addresses."""
+    width, positions, row = 1, BLOCK, 0
+    if interleaved:
+        width, positions, row = channels, max(64, 2 * BLOCK // channels), channels * max(1, ROW // channels)
+    cuts = -(-size // positions)
+    rows = len(components) * (2 if blend_statistics else 1)
+    own: int = cpu_kernels.own_size(samples, channels, rows, rho_size, row)  # type: ignore[no-untyped-call]
+    settings = struct.pack(
+        f"{_SETTINGS}{len(components)}q",
+        eps, samples, channels, size, width, positions, cuts, row, threads, own, rho_size, doubles, rows,
+        len(components), num_groups, blend_statistics, unbiased, GATES[gate], per_channel, running, *components,
+    )  # fmt: skip
+    return 2 * cuts * samples * channels + threads * own, settings
