@@ -60,6 +60,7 @@ NORMS: dict[str, Any] = {
     "group16": "BENCHMARK_GROUP",
     "batch": "BATCH",
     "composed": "BENCHMARK_COMPOSED_ILN",
+    "four": ("MIXTURE", {"components": ["instance", "layer", ("group", {"num_groups": 4}), "batch"]}),
     "ILN": "ILN",
 }
 NAMES = (*NORMS, *(name + way for way in (COMPILED, GRAPH) for name in NORMS if name != "none"))

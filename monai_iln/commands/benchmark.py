@@ -9,7 +9,7 @@ from typing import Any
 
 from monai_iln.commands.options import describe
 
-_CONTESTANTS = "none, instance, group16, batch, composed, ILN, 'instance compiled', 'ILN compiled'"
+_CONTESTANTS = "none, instance, group16, batch, composed, four, ILN, 'instance compiled', 'ILN compiled'"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

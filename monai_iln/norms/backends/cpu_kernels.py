@@ -118,9 +118,9 @@ def make_backward(dtype, interleaved, version):
         else:
             row_gradient(grad, x, grad_x, rounded, a, thread, threads)
         if thread == 0:
-            copy(grad_rho, table_at(a.grad_rho, rho.size))
-            copy(grad_weight, table_at(a.grad_weight, a.channels))
-            copy(grad_bias, table_at(a.grad_bias, a.channels))
+            write(grad_rho, a.grad_rho, a)
+            write(grad_weight, a.grad_weight, a)
+            write(grad_bias, a.grad_bias, a)
 
     return backward
 
@@ -209,6 +209,15 @@ def read(address, default, numbers, a):
         copy(carray(pointer(address), numbers.size, np.float64), numbers)
     else:
         copy(carray(pointer(address), numbers.size, np.float32), numbers)
+
+
+@compiled
+def write(numbers, address, a):
+    """Copy a gradient to where it belongs, in the dtype of the parameters."""
+    if a.doubles:
+        copy(numbers, carray(pointer(address), numbers.size, np.float64))
+    else:
+        copy(numbers, carray(pointer(address), numbers.size, np.float32))
 
 
 @compiled

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,8 +43,8 @@ def forward(
     y = torch.empty_like(source)
     mean = torch.empty(x.shape[:2], dtype=torch.float64, device=_CPU)
     variance = torch.empty_like(mean)
-    parameters = (rho, weight, bias, running_mean, running_var)
-    _run("forward", source, None, y, mean, variance, parameters, (), mixture)
+    parameters, doubles = _read(source.dtype, rho, weight, bias, running_mean, running_var)
+    _run("forward", source, None, y, mean, variance, parameters, doubles, (None, None, None), mixture)
     return (y if source is x else y.to(x.dtype)), mean, variance
 
 
@@ -61,13 +62,12 @@ def backward(
     if type(grad) is not Tensor or grad.dtype is not source.dtype or _layout(grad) is not layout or grad.is_neg():
         grad = grad.as_subclass(Tensor).to(source.dtype).resolve_neg().contiguous(memory_format=layout)
     grad_x = torch.empty_like(source)
-    grad_rho = torch.empty(0 if rho is None else rho.shape, dtype=torch.float64, device=_CPU)
-    grad_weight = torch.empty(x.shape[1], dtype=torch.float64, device=_CPU)
-    grad_bias = torch.empty_like(grad_weight)
-    parameters = (rho, weight, bias, running_mean, running_var)
-    _run(
-        "backward", source, grad, grad_x, mean, variance, parameters, (grad_rho, grad_weight, grad_bias), mixture
-    )  # fmt: skip
+    parameters, doubles = _read(source.dtype, rho, weight, bias, running_mean, running_var)
+    dtype = torch.float64 if doubles else torch.float32
+    sizes = (0 if rho is None else rho.shape, x.shape[1], x.shape[1])
+    grads = [torch.empty(size, dtype=dtype, device=_CPU) for size in sizes]
+    _run("backward", source, grad, grad_x, mean, variance, parameters, doubles, grads, mixture)
+    grad_rho, grad_weight, grad_bias = grads
     return (grad_x if source is x else grad_x.to(x.dtype)), grad_rho, grad_weight, grad_bias
 
 
@@ -87,7 +87,7 @@ def _layout(x: Tensor) -> torch.memory_format | None:
 
 def _run(
     name: str, x: Tensor, grad: Tensor | None, result: Tensor, mean: Tensor, variance: Tensor,
-    parameters: tuple[Tensor | None, ...], grads: tuple[Tensor, ...], mixture: Mixture,
+    parameters: tuple[Tensor | None, ...], doubles: bool, grads: Sequence[Tensor | None], mixture: Mixture,
 ) -> None:  # fmt: skip
     """Call a kernel on one thread, or on as many as torch would use."""
     samples, channels = mean.shape
@@ -96,7 +96,6 @@ def _run(
     threads = 1
     if OPENMP is not None and numbers >= 2 * GRAIN:
         threads = min(torch.get_num_threads(), numbers // GRAIN)
-    parameters, doubles = _read(parameters)
     rho = parameters[0]
     interleaved = size == 1 or not x.is_contiguous()
     work_size, settings = _plan(
@@ -104,7 +103,7 @@ def _run(
         doubles, parameters[3] is not None, tuple(mixture.components), *mixture[1:],
     )  # fmt: skip
     work = torch.empty(work_size, dtype=torch.float64, device=_CPU)
-    tensors = (x, grad, result, mean, variance, *parameters, *(grads or (None, None, None)), work)
+    tensors = (x, grad, result, mean, variance, *parameters, *grads, work)
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     arguments = _ADDRESSES.pack(*addresses) + settings
     kernel = build(name, x.dtype, interleaved)
@@ -114,9 +113,9 @@ def _run(
         kernel.ctypes(arguments)
 
 
-def _read(parameters: tuple[Tensor | None, ...]) -> tuple[tuple[Tensor | None, ...], bool]:
-    """The parameters without gaps, all in float32, or else all in float64, and which of the two."""
-    doubles, plain = False, True
+def _read(dtype: torch.dtype, *parameters: Tensor | None) -> tuple[tuple[Tensor | None, ...], bool]:
+    """The parameters without gaps, all in float32, or else (as for a map in float64) in float64; which of the two."""
+    doubles, plain = dtype is torch.float64, True
     for tensor in parameters:
         if tensor is not None:
             doubles |= tensor.dtype is not torch.float32
