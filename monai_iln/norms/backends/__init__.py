@@ -1,8 +1,9 @@
 """What the operator runs on, one module a backend, all with the same functions.
 
-:mod:`~monai_iln.norms.backends.reference` is the definition, :mod:`~monai_iln.norms.backends.cpu` and
-:mod:`~monai_iln.norms.backends.cuda` are faster, and :mod:`~monai_iln.norms.backends.dispatcher` asks torch, which
-comes back to one of them. :mod:`monai_iln.norms.operator` chooses.
+:mod:`~monai_iln.norms.backends.reference` is the definition. Faster are :mod:`~monai_iln.norms.backends.cpu_numba`,
+where numba is installed, :mod:`~monai_iln.norms.backends.cpu`, and :mod:`~monai_iln.norms.backends.cuda`.
+:mod:`~monai_iln.norms.backends.dispatcher` asks torch, which comes back to one of them.
+:mod:`monai_iln.norms.operator` chooses.
 """
 
 from __future__ import annotations

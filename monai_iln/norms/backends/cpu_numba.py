@@ -1,7 +1,7 @@
 """The operator on CPU, compiled by numba: one call forward and one backward, on the threads that torch itself uses.
 
-The kernels are those of :mod:`~monai_iln.norms.backends.cpu_kernels`. A second pool of threads beside torch's would
-spin against it and cost more than it brings, so a kernel is handed to the OpenMP library that torch has loaded.
+The kernels are those of :mod:`~monai_iln.norms.backends.cpu_kernels`. A second pool of threads would compete with
+torch's for the same cores, so a kernel is handed to the OpenMP library that torch has loaded.
 """
 
 from __future__ import annotations
