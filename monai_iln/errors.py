@@ -106,7 +106,7 @@ def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
         shown = [name for name in known if "#" not in name]  # the topmost ids of a configuration
     for key in map(str, given):
         if key not in known:
-            raise UserError(f"{key!r} is no {what}.{did_you_mean(key, known)} There are: {', '.join(shown)}.")
+            raise UserError(f"{key!r} is no {what}.{did_you_mean(key, known)} There are: {', '.join(shown) or 'none'}.")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,5 +1,7 @@
 """Batch Kalman normalization: the layer."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +45,7 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         ``(N, C, *spatial)`` with any number of spatial axes; the output has the input's shape and dtype.
 
     Raises:
-        UserError: If the gain is not in [0, 1], or an input's axis 1 is not ``num_features``.
+        UserError: If the gain is not in [0, 1], or in training an input's axis 1 is not ``num_features``.
 
     Source:
         Wang et al., *Batch Kalman Normalization*, 2018, arXiv:1802.03133, and its authors' code.
@@ -82,7 +84,7 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         self.prediction, self.number, self.ended = prediction, number, ended
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or x.numel() == 0:  # nothing has no statistics
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return self._forward_in_training(x)
 
@@ -130,9 +132,9 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        weight = self.momentum
-        if weight is None:
-            weight = 1.0 / float(self.num_batches_tracked)
+        weight: Any = self.momentum
+        if weight is None:  # a tensor: no device must be asked for the number
+            weight = self.num_batches_tracked.to(self.running_mean.dtype).reciprocal()
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
         self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
 

@@ -37,9 +37,13 @@ def predict_norms(network: nn.Module, norms: dict[str, nn.Module], example: Any)
         norm that nothing predicts, as the first. Norms that the pass leaves out are missing.
 
     Raises:
-        UserError: If the network does not take the example, or calls a norm twice.
+        UserError: If the example is no tensor, the network does not take it, or it calls a norm twice.
     """
     kind = type(network).__name__
+    inputs = example if isinstance(example, (tuple, list)) else (example,)
+    are_tensors = bool(inputs) and all(isinstance(one, Tensor) for one in inputs)
+    rule = "it must be an input of the network, or a tuple of its inputs"
+    require(are_tensors, f"example of {type(example).__name__}", rule, "give tensors")
     try:
         twin = copy.deepcopy(network).train()  # some branches are there in training alone
     except RuntimeError as error:  # some networks keep tensors of their last pass
@@ -50,7 +54,6 @@ def predict_norms(network: nn.Module, norms: dict[str, nn.Module], example: Any)
     places: dict[nn.Module, _Place] = {}
     for name, norm in norms.items():
         twin.set_submodule(name, places.setdefault(norm, _Place(name, recorder)))
-    inputs = example if isinstance(example, (tuple, list)) else (example,)
     like = next(network.parameters(), inputs[0])
     inputs = [one.to(like.device, like.dtype if one.is_floating_point() else None) for one in inputs]
     try:

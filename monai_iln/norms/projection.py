@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-_watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+# By their ids: unlike a set, its references can be listed while another thread makes layers.
+_watched: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
 
 
 def clip_gate(rho: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def project_gate(layer: nn.Module) -> None:
 def project_after_steps(layer: nn.Module) -> None:
     """Call :func:`project_gate` after each step of a torch optimizer that has the layer's gates."""
     _watch_optimizers()
-    _watched.add(layer)
+    _watched[id(layer)] = layer
 
 
 @functools.cache
@@ -66,8 +67,9 @@ def _watch_optimizers() -> None:
 
 def _project_gates(optimizer: Optimizer, *_: Any) -> None:
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for layer in tuple(_watched):
-        if id(_gate_of(layer)) in stepped:
+    for reference in _watched.valuerefs():
+        layer = reference()
+        if layer is not None and id(_gate_of(layer)) in stepped:
             project_gate(layer)
 
 

@@ -178,6 +178,8 @@ def _make_like(old: nn.Module, name: str, model: nn.Module, norm: Any, spatial_d
             new = make_norm(norm, _spatial_dims(old, name, model, spatial_dims), channels)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}, {old!r}: {error}") from error
+    if not isinstance(new, nn.Module):
+        raise UserError(f"{name}, {old!r}: {norm!r} made {new!r} for it; it must return a layer.")
     tensors = (tensor for module in _outwards(model, name) for _, tensor in _tensors(module))
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
     if like is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from monai_iln.errors import UserError
 from monai_iln.norms.coefficients import batch_moments
 
 
@@ -93,6 +94,9 @@ def update_bn(loader: Iterable[Any], model: nn.Module, device: torch.device | st
         model: The network.
         device: The device that images are moved to; without it they stay where they are.
 
+    Raises:
+        UserError: If a batch is none of these.
+
     Example:
         >>> from monai_iln.norms import BatchInstanceNorm
         >>> from torch.optim.swa_utils import AveragedModel
@@ -126,9 +130,13 @@ def _tracks_batches(module: nn.Module) -> bool:
 
 
 def _images(batch: Any) -> Tensor:
+    images = batch
     if isinstance(batch, Mapping):
-        batch = batch["image"]
+        images = batch.get("image")
     if isinstance(batch, (list, tuple)):
-        batch = batch[0]
-    images: Tensor = batch
+        images = batch[0] if batch else None
+    if not isinstance(images, Tensor):
+        keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+        rule = "it must be images, a sequence whose first element they are, or a dictionary with 'image'"
+        raise UserError(f"update_bn: a batch is a {type(batch).__name__}{keys}; {rule}. Remedy: change the loader.")
     return images

@@ -340,6 +340,23 @@ def test_as_batch_norm():
     assert layer(x.bfloat16()).dtype == torch.bfloat16
 
 
+def test_no_device_is_asked_for_the_number_of_batches():
+    layer, other = BatchKalmanNorm(3, momentum=None), nn.BatchNorm2d(3, momentum=None)
+    for _ in range(3):
+        x = torch.randn(4, 3, 5, 5)
+        torch.testing.assert_close(layer(x), other(x))
+        torch.testing.assert_close(layer.running_mean, other.running_mean)
+    layer.to("meta")(torch.empty(2, 3, 4, 4, device="meta"))  # its tensors have no values
+
+
+def test_an_empty_batch_changes_nothing():
+    layer = BatchKalmanNorm(3)
+    layer(torch.empty(0, 3, 5, 5, requires_grad=True)).sum().backward()
+    assert (layer.running_mean == 0).all()
+    assert (layer.running_var == 1).all()
+    assert (layer.weight.grad == 0).all()
+
+
 def test_export():
     network = three_norms(2).float()
     x = torch.randn(2, 1, 13, 13)

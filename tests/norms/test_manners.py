@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+import sys
+import threading
 from functools import partial
 
 import pytest
@@ -21,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from monai_iln import ILN
+from monai_iln.errors import UserError
 from monai_iln.norms import (
     BatchInstanceNorm,
     MixtureNorm,
@@ -294,6 +297,34 @@ def test_a_step_moves_the_gates_of_no_other_layer():
 # Who watches: dispatch modes, derivatives forwards, torch.fx.
 
 
+def test_steps_while_another_thread_makes_layers():
+    layer, other = BatchInstanceNorm(4), BatchInstanceNorm(4)
+    copies, errors = [copy.copy(other) for _ in range(1000)], []
+    optimizer = torch.optim.SGD([layer.rho], 0.1)
+    layer.rho.grad = torch.zeros(4)
+    done = threading.Event()
+
+    def step():
+        try:
+            while not done.is_set():
+                optimizer.step()
+        except RuntimeError as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread = threading.Thread(target=step)
+        thread.start()
+        for _ in range(20000):
+            copies.append(copy.copy(other))
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert not errors
+
+
 class Operators(TorchDispatchMode):
     """The names of the operators that torch dispatches."""
 
@@ -458,6 +489,15 @@ def test_update_bn_of_what_a_loader_may_give():
         layer = BatchInstanceNorm(4, dtype=torch.float64)
         update_bn([wrap(x) for x in batches()], layer, device="cpu")
         torch.testing.assert_close(dict(layer.named_buffers()), dict(expected.named_buffers()))
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [({"img": torch.ones(1)}, "dict with the keys img"), ([], "list; "), (None, "NoneType; "), ([{}], "list; ")],
+)
+def test_update_bn_refuses_other_batches(batch, got):
+    with pytest.raises(UserError, match=f"a batch is a {got}.*Remedy"):
+        update_bn([batch], BatchInstanceNorm(4))
 
 
 @pytest.mark.parametrize("member", ["SWITCHABLE", "MIXTURE", "BIN"])

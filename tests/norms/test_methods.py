@@ -341,7 +341,15 @@ REFUSED = {
     "a norm called twice": ("BATCH_KALMAN", lambda dims: Twice(), image(2), "norm norm: it is called more than once"),
     "gain": (("BATCH_KALMAN", {"gain": 2}), NETWORKS["UNet"], image(2), "gain 2: .* from 0 to 1"),
     "argument": (("BATCH_KALMAN", {"gian": 0.5}), NETWORKS["UNet"], image(2), "Did you mean 'gain'"),
-    "argument of weight": (("WEIGHT", {"gain": 0.5}), NETWORKS["UNet"], image(2), "'gain' is no argument of WEIGHT"),
+    "argument of weight": (
+        ("WEIGHT", {"gain": 0.5}),
+        NETWORKS["UNet"],
+        image(2),
+        "'gain' is no argument of WEIGHT. There are: none",
+    ),
+    "example of a name": ("BATCH_KALMAN", NETWORKS["UNet"], "image", "example of str: .* give tensors"),
+    "example of a shape": ("BATCH_KALMAN", NETWORKS["UNet"], (1, 1, 16, 16), "example of tuple: .* give tensors"),
+    "example of nothing": ("BATCH_KALMAN", NETWORKS["UNet"], (), "example of tuple: .* give tensors"),
     "name": ("WEIHGT", NETWORKS["UNet"], image(2), "norm 'WEIHGT' is unknown"),
     "no convolutions": ("WEIGHT", lambda dims: nn.Sequential(nn.BatchNorm2d(1)), None, "it has no convolution"),
     "groups": (

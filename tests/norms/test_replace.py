@@ -245,6 +245,8 @@ def test_a_class_that_makes_no_norm_of_channels_leaves_the_model_as_it_was():
     model = network()
     with pytest.raises(UserError, match=r"^1, BatchNorm2d\(8, .*num_channels"):
         replace_norm(model, nn.GroupNorm)
+    with pytest.raises(UserError, match=r"^1, BatchNorm2d\(8, .*made None for it; it must return a layer"):
+        replace_norm(model, lambda channels: None)
     assert len(norms(model, nn.BatchNorm2d)) == 5
 
 
