@@ -63,8 +63,8 @@ def mixture_norm(
         return mixture_norm_reference(x, rho, weight, bias, running_mean, running_var, mixture)
     else:  # noqa: RET505 (TorchScript compiles what follows a return, not an else that it never takes)
         backend = choose_backend(x)
-        if backend is reference:
-            return reference.forward(x, rho, weight, bias, running_mean, running_var, mixture)
+        if backend is reference or not torch.is_grad_enabled():  # nothing to differentiate, or nobody who will
+            return backend.forward(x, rho, weight, bias, running_mean, running_var, mixture)
         normalize: Any = _MixtureNorm.apply
         result: tuple[Tensor, Tensor, Tensor] = normalize(
             backend, x, rho, weight, bias, running_mean, running_var, mixture
