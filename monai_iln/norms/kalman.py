@@ -77,9 +77,9 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         """Tell this layer what comes before it.
 
         Args:
-            prediction: What predicts the statistics of its input; ``None`` if nothing does.
-            number: Its place among the norms of the network, in the order in which they are called, from 0.
-            ended: What all norms of the network share.
+            prediction: The statistics that predict those of its input; ``None`` if nothing does.
+            number: The place of this layer among the norms, in the order in which they are called, from 0.
+            ended: The statistics that the norms of the network ended with, which all of them share.
         """
         self.prediction, self.number, self.ended = prediction, number, ended
 

@@ -29,7 +29,7 @@ def predict_norms(network: nn.Module, norms: dict[str, nn.Module], example: Any)
 
     Args:
         network: The network.
-        norms: Its norms by name.
+        norms: The norms of the network by name.
         example: An input of the network, or a tuple of its inputs. Only its shape counts.
 
     Returns:

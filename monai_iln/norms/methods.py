@@ -90,7 +90,7 @@ def weight_normalize(network: nn.Module, example: Any = None) -> nn.Module:
 
     Args:
         network: The network. It is changed in place.
-        example: Not needed.
+        example: An input, which this method does not need.
 
     Returns:
         ``network`` itself.
