@@ -7,11 +7,13 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 from monai_iln.datasets import prepare_sunnybrook, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
@@ -26,6 +28,23 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def run_ranks():
+    """A function that runs another in so many processes, with its rank and a folder, and lets none outlive it."""
+
+    def run(work, folder, world, seconds):
+        processes, deadline = mp.spawn(work, (str(folder),), world, join=False), time.monotonic() + seconds
+        try:
+            while not processes.join(timeout=1):
+                assert time.monotonic() < deadline, "the ranks wait for one another"
+        finally:
+            for process in processes.processes:
+                process.kill()
+                process.join()
+
+    return run
 
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "sunnybrook"

@@ -1,7 +1,5 @@
 """Batch Kalman normalization: the layer."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +7,7 @@ from torch.nn import functional as F
 from monai_iln.errors import require
 from monai_iln.norms.coefficients import working_dtype
 from monai_iln.norms.kalman_moments import Ended, Moments, Statistics
+from monai_iln.norms.running import move_average
 
 GAIN = 0.9
 """The authors' gain for micro-batches of two. For one batch of 128 they take 0.05."""
@@ -132,11 +131,8 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        weight: Any = self.momentum
-        if weight is None:  # a tensor: no device must be asked for the number
-            weight = self.num_batches_tracked.to(self.running_mean.dtype).reciprocal()
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
+        move_average(self.running_mean, mean, self.num_batches_tracked, self.momentum)
+        move_average(self.running_var, variance, self.num_batches_tracked, self.momentum)
 
     def extra_repr(self) -> str:
         follows = "predicted" if self.prediction is not None else "not predicted"

@@ -13,6 +13,15 @@ from monai_iln.errors import UserError
 from monai_iln.norms.coefficients import batch_moments
 
 
+def move_average(running: Tensor, batch: Tensor, num_batches: Tensor, momentum: float | None) -> None:
+    """Move a running average, in place, towards the last of so many batches; without a momentum it is their mean."""
+    batch = batch.to(running.dtype)
+    if momentum is None:  # a quotient of tensors: no device must be asked for the number
+        running.add_((batch - running) / num_batches)
+    else:
+        running.lerp_(batch, momentum)
+
+
 class RunningStatistics(nn.Module):
     """A layer that may keep running statistics, in buffers of the names and the meaning that torch's batch norms have.
 
@@ -62,12 +71,8 @@ class RunningStatistics(nn.Module):
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
-        for running, batch in ((self.running_mean, batch_mean), (self.running_var, batch_var)):
-            batch = batch.to(running.dtype)
-            if self.momentum is None:  # a quotient of tensors: no device must be asked for the number
-                running.add_((batch - running) / self.num_batches_tracked)
-            else:
-                running.lerp_(batch, self.momentum)
+        move_average(self.running_mean, batch_mean, self.num_batches_tracked, self.momentum)
+        move_average(self.running_var, batch_var, self.num_batches_tracked, self.momentum)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any

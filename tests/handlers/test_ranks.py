@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import timedelta
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from engines import disc, evaluate, one_hot, stack
 from ignite.engine import Engine
 from monai.data import DistributedSampler
@@ -76,16 +74,9 @@ def work(rank, folder):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    folder, deadline = tmp_path_factory.mktemp("ranks"), time.monotonic() + SECONDS
-    processes = mp.spawn(work, (str(folder),), WORLD, join=False)
-    try:
-        while not processes.join(timeout=1):
-            assert time.monotonic() < deadline, "the ranks wait for one another"
-    finally:
-        for process in processes.processes:
-            process.kill()
-            process.join()
+def ranks(tmp_path_factory, run_ranks):
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(work, folder, WORLD, SECONDS)
     return folder
 
 

@@ -110,7 +110,7 @@ def full(state):
 
 
 @pytest.mark.filterwarnings("ignore:.*NO_SHARD:FutureWarning")  # torch's own, of a group of one
-@pytest.mark.filterwarnings("ignore:.*NO_SHARD:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*NO_SHARD:UserWarning")  # likewise
 @pytest.mark.parametrize("shard", SHARDED.values(), ids=SHARDED)
 def test_sharded_networks_train_like_whole_ones(mesh, shard):
     torch.manual_seed(0)
@@ -211,6 +211,7 @@ def test_gates_go_where_their_authors_take_them(prepare, grad, optimizer):
 
 
 # torch's own: its compiler makes an instance of every function that has a gradient in Python.
+# dynamo makes an object of each autograd function that it meets, against torch's own advice.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.slow
 def test_compiled_gates_go_where_their_authors_take_them():
@@ -449,6 +450,7 @@ def test_torch_fx_of_a_norm_alone_fails_as_torchs_does():
 
 
 # torch's own: it moves quantization to another package.
+# torch says that its quantization will move elsewhere, and what its default settings leave open.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*reduce_range:UserWarning")
 @pytest.mark.filterwarnings("ignore:Please use quant_min:UserWarning")

@@ -2,14 +2,12 @@
 
 import copy
 import os
-import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from monai.bundle import ConfigParser
 from monai.networks import nets
 from torch import nn
@@ -192,15 +190,8 @@ def first_batch(rank, folder):
 
 
 @pytest.mark.slow
-def test_ranks_take_their_first_batches_together(tmp_path):
-    processes, deadline = mp.spawn(first_batch, (str(tmp_path),), 2, join=False), time.monotonic() + 180
-    try:
-        while not processes.join(timeout=1):
-            assert time.monotonic() < deadline, "the ranks wait for one another"
-    finally:
-        for process in processes.processes:
-            process.kill()
-            process.join()
+def test_ranks_take_their_first_batches_together(tmp_path, run_ranks):
+    run_ranks(first_batch, tmp_path, 2, seconds=180)
     network = weight_normalized()
     network(image(2, 4).double())
     for rank in range(2):
@@ -364,7 +355,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("method", "make", "example", "message"), REFUSED.values(), ids=REFUSED)
-@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")  # what torch says of any of them
 def test_what_cannot_be_is_refused_and_nothing_changed(method, make, example, message):
     network = make(2)
     before, mode = repr(network), torch.get_rng_state()

@@ -1,14 +1,12 @@
 """Batch statistics over two ranks: two processes, with gloo on this machine, against one with the whole batch."""
 
 import os
-import time
 from datetime import timedelta
 from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -109,16 +107,9 @@ def work(rank, folder):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    folder, deadline = tmp_path_factory.mktemp("ranks"), time.monotonic() + SECONDS
-    processes = mp.spawn(work, (str(folder),), WORLD, join=False)
-    try:
-        while not processes.join(timeout=1):
-            assert time.monotonic() < deadline, "the ranks wait for one another"
-    finally:
-        for process in processes.processes:
-            process.kill()
-            process.join()
+def ranks(tmp_path_factory, run_ranks):
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(work, folder, WORLD, SECONDS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 

@@ -10,9 +10,20 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from monai_iln.norms.coefficients import Mixture
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def memory_format(x: Tensor) -> torch.memory_format | None:
+    """The layout of ``x`` if it lies in memory without gaps, contiguous or with the channels last."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    layout = _CHANNELS_LAST.get(x.dim())
+    return layout if layout is not None and x.is_contiguous(memory_format=layout) else None
 
 
 class Backend(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monai_iln.norms.backends import cpu_kernels
+from monai_iln.norms.backends import cpu_kernels, memory_format
 from monai_iln.norms.backends.cpu_build import DTYPES, OPENMP, build
 from monai_iln.norms.backends.cpu_coefficients import GATES
 from monai_iln.norms.coefficients import Mixture, working_dtype
@@ -26,12 +26,11 @@ _ADDRESSES = struct.Struct(f"{len(cpu_kernels.ADDRESSES)}q")
 _SETTINGS = "".join("d" if name == "eps" else "q" for name in cpu_kernels.SETTINGS)
 _HUGE = 1e20  # of a variance: the gradient in it would be too small for float32
 _CPU = torch.device("cpu")  # whatever the default device is
-_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def takes(x: Tensor) -> bool:
     """Whether ``x`` has values, and lies in memory without gaps, contiguous or channels_last."""
-    return x.numel() > 0 and _layout(x) is not None and not x.is_neg()
+    return x.numel() > 0 and memory_format(x) is not None and not x.is_neg()
 
 
 def forward(
@@ -57,9 +56,9 @@ def backward(
     source = _plain(x)
     if source.dtype is torch.float32 and float(variance.max()) > _HUGE:
         source = source.double()
-    layout = _layout(source)
+    layout = memory_format(source)
     assert layout is not None  # see takes
-    if type(grad) is not Tensor or grad.dtype is not source.dtype or _layout(grad) is not layout or grad.is_neg():
+    if type(grad) is not Tensor or grad.dtype is not source.dtype or memory_format(grad) is not layout or grad.is_neg():
         grad = grad.as_subclass(Tensor).to(source.dtype).resolve_neg().contiguous(memory_format=layout)
     grad_x = torch.empty_like(source)
     parameters, doubles = _read(source.dtype, rho, weight, bias, running_mean, running_var)
@@ -76,13 +75,6 @@ def _plain(x: Tensor) -> Tensor:
     if type(x) is Tensor and x.dtype in DTYPES:  # each call of torch counts, even if it does nothing
         return x
     return x.as_subclass(Tensor).to(working_dtype(x))
-
-
-def _layout(x: Tensor) -> torch.memory_format | None:
-    if x.is_contiguous():
-        return torch.contiguous_format
-    layout = _LAYOUTS.get(x.dim())
-    return layout if layout is not None and x.is_contiguous(memory_format=layout) else None
 
 
 def _run(

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from monai_iln.norms.backends import cuda_coefficients, cuda_gradients, cuda_kernels, cuda_pools
+from monai_iln.norms.backends import cuda_coefficients, cuda_gradients, cuda_kernels, cuda_pools, memory_format
 from monai_iln.norms.coefficients import BATCH, Mixture
 
 PROGRAMS = 2048  # enough to fill a large GPU several times over
@@ -67,15 +67,6 @@ class Plan(NamedTuple):
     pool: Launch | None
     gradients: Launch
     backward_tables: int
-
-
-def memory_format(x: Tensor) -> torch.memory_format | None:
-    """The layout of ``x`` if the kernels can take it."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for layout in (torch.contiguous_format, formats.get(x.dim())):
-        if layout is not None and x.is_contiguous(memory_format=layout):
-            return layout
-    return None
 
 
 @functools.lru_cache(maxsize=1024)
