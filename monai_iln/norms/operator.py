@@ -82,24 +82,31 @@ def choose_backend(x: Tensor) -> Backend:
     return dispatcher
 
 
+# Functions of torch, which are asked at every call. Nothing that Python reads is in the cache between two layers of a
+# network, and so each further function between here and there, and each name on the way, costs a microsecond or more.
+_C: Any = torch._C
+_is_tracing = _C._is_tracing
+_has_transforms = _C._are_functorch_transforms_active
+_count_modes = _C._len_torch_dispatch_stack
+_includes = _C._dispatch_tls_is_dispatch_key_included
+_PRE_DISPATCH = _C.DispatchKey.PreDispatch
+_is_legacy_batched = _C._functorch.is_legacy_batchedtensor
+
+
 def _needs_plain_torch() -> bool:
     """Whether someone asks for derivatives, or a graph, of which only torch's own operators know."""
-    return (
+    return bool(
         torch.compiler.is_compiling()
-        or _is_exporting()
-        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-        or torch._C._are_functorch_transforms_active()
+        or _is_tracing()
+        or _has_transforms()
         or forward_ad._current_level >= 0
-        or torch._ops._len_torch_dispatch_stack_pre_dispatch() > 0  # type: ignore[no-untyped-call]
+        or _includes(_PRE_DISPATCH)  # torch.export, and make_fx where it comes before autograd
     )
-
-
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch has it from 2.7
 
 
 def _is_watched(x: Tensor) -> bool:
     """Whether a subclass of tensors, or a mode (``make_fx``, selective checkpointing) wants to see each operator."""
-    return type(x) is not Tensor or torch._C._len_torch_dispatch_stack() > 0
+    return type(x) is not Tensor or _count_modes() > 0
 
 
 def _choose_kernels(x: Tensor) -> Backend:
@@ -126,6 +133,7 @@ class _MixtureNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, backend: Backend, x: Tensor, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
         y, mean, variance = backend.forward(x, *parameters)
+        ctx.backend = backend
         *tensors, ctx.mixture = parameters
         ctx.mark_non_differentiable(mean, variance)
         ctx.set_materialize_grads(False)
@@ -136,19 +144,23 @@ class _MixtureNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
         if grad is None:
             return (None,) * 8
-        operands = (*ctx.saved_tensors, ctx.mixture)
-        # Only the definition can be differentiated again, or takes many cotangents at once.
-        backend = reference if torch.is_grad_enabled() or _is_batched(grad) else choose_backend(operands[0])
+        # Only the definition can be differentiated again, or takes many cotangents at once (is_grads_batched=True).
+        if torch.is_grad_enabled() or _is_legacy_batched(grad) or _needs_plain_torch():
+            backend = reference
+        else:
+            backend = dispatcher if _is_watched(grad) else ctx.backend
+        operands: Any = (*ctx.saved_tensors, ctx.mixture)
         grads = backend.backward(grad, *operands)
+        _, needs_x, needs_rho, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         # autograd casts them to the dtype of what they belong to.
-        needed = ctx.needs_input_grad[1:5]
-        return (None, *(g if wanted else None for g, wanted in zip(grads, needed, strict=True)), None, None, None)
-
-
-def _is_batched(grad: Tensor) -> bool:
-    """Whether ``vmap`` runs over many gradients, its own or that of ``torch.autograd.grad(is_grads_batched=True)``."""
-    functorch = torch._C._functorch
-    return functorch.is_batchedtensor(grad) or functorch.is_legacy_batchedtensor(grad)
+        return (
+            None,
+            grads[0] if needs_x else None,
+            grads[1] if needs_rho else None,
+            grads[2] if needs_weight else None,
+            grads[3] if needs_bias else None,
+            None, None, None,
+        )  # fmt: skip
 
 
 # What torch's dispatcher calls; it knows the fields of a mixture one by one.

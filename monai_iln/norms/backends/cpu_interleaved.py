@@ -76,21 +76,22 @@ def interleaved_apply(x, y, rounded, scratch, a, thread, threads):
 
 @vectorized
 def interleaved_sums(grad, x, rounded, partial, scratch, a, thread, threads):
-    """The sums of ``dy`` and ``dy (x - m)`` over each block, with the mean rounded to the dtype of the map."""
-    centres, sums, dots = scratch[0], scratch[1], scratch[2]
+    """The sums of ``dy`` and ``dy (f x - f m)`` in each block, where the factor ``f`` is 1 but for huge numbers."""
+    centres, sums, dots, scales = scratch[0], scratch[1], scratch[2], scratch[4]
     first, last = share(a, thread, threads)
     for block in range(first, last):
         start, stop, k, i = find_block(block, a)
         for c in range(a.channels):
-            centres[c] = rounded[0, i + c]
+            centres[c], scales[c] = rounded[0, i + c], rounded[4, i + c]
         repeat(centres, a.channels)
+        repeat(scales, a.channels)
         fill(sums, 0)
         fill(dots, 0)
         for p in range(start, stop, a.row):
             x_row, grad_row = x[p : min(p + a.row, stop)], grad[p : min(p + a.row, stop)]
             for c in range(x_row.size):
                 sums[c] += grad_row[c]
-                dots[c] += grad_row[c] * (x_row[c] - centres[c])
+                dots[c] += grad_row[c] * (scales[c] * x_row[c] - centres[c])
         fold(sums, a.channels)
         fold(dots, a.channels)
         for c in range(a.channels):
@@ -100,7 +101,7 @@ def interleaved_sums(grad, x, rounded, partial, scratch, a, thread, threads):
 @vectorized
 def interleaved_gradient(grad, x, grad_x, rounded, scratch, a, thread, threads):
     """``dx = A dy + dm / S + 2 dv (x - m) / S``, backwards."""
-    centres, slopes, tilts, shifts = scratch[0], scratch[1], scratch[2], scratch[3]
+    centres, slopes, tilts, shifts, scales = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     current = -1
     first, last = share(a, thread, threads)
     for block in range(last - 1, first - 1, -1):
@@ -112,7 +113,7 @@ def interleaved_gradient(grad, x, grad_x, rounded, scratch, a, thread, threads):
             end = min(p + a.row, stop)
             x_row, grad_row, row = x[p:end], grad[p:end], grad_x[p:end]
             for c in range(x_row.size):
-                row[c] = slopes[c] * grad_row[c] + tilts[c] * (x_row[c] - centres[c]) + shifts[c]
+                row[c] = slopes[c] * grad_row[c] + tilts[c] * (scales[c] * x_row[c] - centres[c]) + shifts[c]
 
 
 @compiled

@@ -26,7 +26,13 @@ from monai_iln.norms.backends.cpu_interleaved import (
     interleaved_moments,
     interleaved_sums,
 )
-from monai_iln.norms.backends.cpu_maps import merge_moments, merge_sums, round_backward, round_forward, round_mean
+from monai_iln.norms.backends.cpu_maps import (
+    merge_moments,
+    merge_sums,
+    round_backward,
+    round_forward,
+    round_scaled_mean,
+)
 from monai_iln.norms.backends.cpu_rows import row_apply, row_gradient, row_moments, row_sums
 
 # What a kernel is called with, 8 bytes each: addresses, sizes and settings. The components follow.
@@ -96,7 +102,7 @@ def make_backward(dtype, interleaved, version):
         grad_slope, grad_offset, grad_mean, grad_variance = tables[4], tables[5], tables[6], tables[7]
         grad_weight, grad_bias = channels[4], channels[5]
         mean, variance = table_at(a.mean, slope.size), table_at(a.variance, slope.size)
-        round_mean(mean, rounded)
+        round_scaled_mean(mean, variance, rounded)
         if interleaved:
             interleaved_sums(grad, x, rounded, partial, scratch, a, thread, threads)
         else:
@@ -179,15 +185,15 @@ def workspace(a, thread, dtype):
     address += 8 * rho.size
     tables = carray(pointer(address), (8, count), np.float64)
     address += 8 * tables.size
-    rounded = carray(pointer(address), (4, count), dtype)
+    rounded = carray(pointer(address), (5, count), dtype)
     address += 8 * rounded.size
-    scratch = carray(pointer(address), (4, a.row), dtype)
+    scratch = carray(pointer(address), (5, a.row), dtype)
     return partial, channels, mix, grad_mix, rho, grad_rho, tables, rounded, scratch
 
 
 def own_size(samples, channels, rows, rho_size, row):
     """How many numbers of 8 bytes a thread's own workspace holds."""
-    return channels * (6 + 2 * rows) + 2 * rho_size + 12 * samples * channels + 4 * row
+    return channels * (6 + 2 * rows) + 2 * rho_size + 13 * samples * channels + 5 * row
 
 
 @compiled
@@ -213,7 +219,9 @@ def read(address, default, numbers, a):
 
 @compiled
 def write(numbers, address, a):
-    """Copy a gradient to where it belongs, in the dtype of the parameters."""
+    """Copy a gradient to where it belongs, if to anything, in the dtype of the parameters."""
+    if address == 0:
+        return
     if a.doubles:
         copy(numbers, carray(pointer(address), numbers.size, np.float64))
     else:

@@ -8,6 +8,8 @@ of them is float64.
 
 from __future__ import annotations
 
+import math
+
 import numba
 
 from monai_iln.norms.backends.cpu_coefficients import compiled, fill, options
@@ -16,6 +18,7 @@ from monai_iln.norms.backends.cpu_coefficients import compiled, fill, options
 vectorized = numba.njit(fastmath={"reassoc", "contract", "nsz"}, **options)
 
 SMALL = 2.0**-64  # where squares overflow, they are computed once more of numbers scaled by it
+HUGE = 1e20  # of a variance: the gradient in it would be too small for float32, beside numbers scaled by 1
 
 
 @compiled
@@ -59,7 +62,8 @@ def merge_sums(partial, mean, rounded, grad_slope, grad_offset, a):
             grad_offset[i] += partial[0, k, i]
             grad_slope[i] += partial[1, k, i]
     for i in range(mean.size):
-        grad_slope[i] -= grad_offset[i] * (mean[i] - rounded[0, i])
+        centre, scale = rounded[0, i], rounded[4, i]
+        grad_slope[i] = (grad_slope[i] - grad_offset[i] * (scale * mean[i] - centre)) / scale
 
 
 @compiled
@@ -79,12 +83,23 @@ def round_forward(mean, slope, offset, rounded):
 
 
 @compiled
+def round_scaled_mean(mean, variance, rounded):
+    """Choose the factor that a channel is multiplied by before its mean is subtracted, and round that mean."""
+    for i in range(mean.size):
+        rounded[4, i] = 1.0
+        if variance[i] > HUGE:  # a power of two, near one over the standard deviation
+            rounded[4, i] = math.ldexp(1.0, -math.frexp(math.sqrt(variance[i]))[1])
+        rounded[0, i] = rounded[4, i] * mean[i]
+
+
+@compiled
 def round_backward(mean, sum_grad, slope, grad_mean, grad_variance, rounded, a):
     """The same for the coefficients of the gradient."""
     for i in range(mean.size):
         if a.size == 1:  # nothing varies, however large the slope
             slope[i] = 0.0
-        tilt = 2.0 * grad_variance[i] / a.size
+        centre, scale = rounded[0, i], rounded[4, i]
+        tilt = 2.0 * grad_variance[i] / a.size / scale
         rounded[1, i] = slope[i]
         rounded[2, i] = tilt
-        rounded[3, i] = (grad_mean[i] - slope[i] * sum_grad[i]) / a.size - tilt * (mean[i] - rounded[0, i])
+        rounded[3, i] = (grad_mean[i] - slope[i] * sum_grad[i]) / a.size - tilt * (scale * mean[i] - centre)

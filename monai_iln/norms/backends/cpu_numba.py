@@ -24,7 +24,6 @@ ROW = 256  # numbers that are read together where channels are neighbours: enoug
 
 _ADDRESSES = struct.Struct(f"{len(cpu_kernels.ADDRESSES)}q")
 _SETTINGS = "".join("d" if name == "eps" else "q" for name in cpu_kernels.SETTINGS)
-_HUGE = 1e20  # of a variance: the gradient in it would be too small for float32
 _CPU = torch.device("cpu")  # whatever the default device is
 
 
@@ -51,20 +50,17 @@ def backward(
     grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
     rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """``dx = A dy + dm / S + 2 dv (x - m) / S``, with ``dm`` and ``dv`` from the sums of ``dy`` and ``dy (x - m)``."""
     source = _plain(x)
-    if source.dtype is torch.float32 and float(variance.max()) > _HUGE:
-        source = source.double()
     layout = memory_format(source)
-    assert layout is not None  # see takes
+    if layout is None:  # what a hook of saved tensors made of it
+        source, layout = source.contiguous(), torch.contiguous_format
     if type(grad) is not Tensor or grad.dtype is not source.dtype or memory_format(grad) is not layout or grad.is_neg():
         grad = grad.as_subclass(Tensor).to(source.dtype).resolve_neg().contiguous(memory_format=layout)
     grad_x = torch.empty_like(source)
     parameters, doubles = _read(source.dtype, rho, weight, bias, running_mean, running_var)
-    dtype = torch.float64 if doubles else torch.float32
-    sizes = (0 if rho is None else rho.shape, x.shape[1], x.shape[1])
-    grads = [torch.empty(size, dtype=dtype, device=_CPU) for size in sizes]
+    grads = [None if tensor is None else torch.empty_like(tensor) for tensor in parameters[:3]]
     _run("backward", source, grad, grad_x, mean, variance, parameters, doubles, grads, mixture)
     grad_rho, grad_weight, grad_bias = grads
     return (grad_x if source is x else grad_x.to(x.dtype)), grad_rho, grad_weight, grad_bias

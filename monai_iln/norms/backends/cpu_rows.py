@@ -52,15 +52,15 @@ def row_apply(x, y, rounded, a, thread, threads):
 
 @vectorized
 def row_sums(grad, x, rounded, partial, a, thread, threads):
-    """The sums of ``dy`` and ``dy (x - m)`` over each block, with the mean rounded to the dtype of the map."""
+    """The sums of ``dy`` and ``dy (f x - f m)`` in each block, where the factor ``f`` is 1 but for huge numbers."""
     first, last = share(a, thread, threads)
     for block in range(first, last):
         start, stop, k, i = find_block(block, a)
         x_block, grad_block = x[start:stop], grad[start:stop]
-        centre, total, dot = rounded[0, i], x.dtype.type(0), x.dtype.type(0)
+        centre, scale, total, dot = rounded[0, i], rounded[4, i], x.dtype.type(0), x.dtype.type(0)
         for p in range(x_block.size):
             total += grad_block[p]
-            dot += grad_block[p] * (x_block[p] - centre)
+            dot += grad_block[p] * (scale * x_block[p] - centre)
         partial[0, k, i], partial[1, k, i] = total, dot
 
 
@@ -71,6 +71,6 @@ def row_gradient(grad, x, grad_x, rounded, a, thread, threads):
     for block in range(last - 1, first - 1, -1):
         start, stop, _, i = find_block(block, a)
         x_block, grad_block, result = x[start:stop], grad[start:stop], grad_x[start:stop]
-        centre, slope, tilt, shift = rounded[0, i], rounded[1, i], rounded[2, i], rounded[3, i]
+        centre, slope, tilt, shift, scale = rounded[0, i], rounded[1, i], rounded[2, i], rounded[3, i], rounded[4, i]
         for p in range(x_block.size):
-            result[p] = slope * grad_block[p] + tilt * (x_block[p] - centre) + shift
+            result[p] = slope * grad_block[p] + tilt * (scale * x_block[p] - centre) + shift
