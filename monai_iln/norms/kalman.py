@@ -94,10 +94,10 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         if self.number == 0:  # a new pass begins
             self.ended.clear()
         axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
-        plain = x.as_subclass(Tensor).to(working_dtype(x))  # MONAI's tensors would carry their history along
-        batch_mean = plain.mean(axes)
-        centred = plain - batch_mean.view(shape)
-        mean, variance = self._blend(batch_mean, centred.square().mean(axes))
+        working = x.to(working_dtype(x))
+        batch_mean = working.as_subclass(Tensor).mean(axes)  # statistics would carry a MetaTensor's history along
+        centred = working - batch_mean.view(shape)
+        mean, variance = self._blend(batch_mean, centred.as_subclass(Tensor).square().mean(axes))
         self.ended[self.number] = mean, variance
         self._track(mean.detach(), variance.detach())
         slope = (variance + self.eps).rsqrt()

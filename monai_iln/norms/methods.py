@@ -80,7 +80,8 @@ def weight_normalize(network: nn.Module, example: Any = None) -> nn.Module:
     for each output channel :math:`o`, by torch's own parametrization. The first batch in training decides from which
     values the gain :math:`g` and the bias start: each layer's output has mean 0 and variance 1 in every channel. The
     batch goes through layer by layer, with those before already set. Ranks of ``torch.distributed`` take their batches
-    together. A channel that is constant keeps the values that it has.
+    together. A channel that is constant keeps the values that it has. A batch of no samples sets
+    nothing, nor does one on the meta device.
 
     All convolutions take part, the last one too, but no other layers. A convolution without a bias gets one, for the
     norm behind it had one. ``initialized`` in the state of a convolution tells that this has happened, so weights that
@@ -216,6 +217,8 @@ def _parametrize(convolution: _ConvNd) -> None:
 @torch.no_grad()
 def _initialize(convolution: Any, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
     """Give gain and bias their first values, of which each channel of the output has mean 0 and variance 1."""
+    if convolution.initialized.is_meta:  # it has a shape alone, and so has the batch
+        return
     if convolution.initialized:  # by a file
         convolution._initialization.remove()
     if convolution.initialized or not convolution.training:
@@ -225,9 +228,15 @@ def _initialize(convolution: Any, args: tuple[Tensor, ...], kwargs: dict[str, An
     with torch.autocast(x.device.type, enabled=False):
         y = convolution.forward(x.to(gain.dtype), *others, **kwargs).as_subclass(Tensor)
     channels = y.movedim(-1 - len(convolution.kernel_size), 0).flatten(1).to(working_dtype(y))
-    variance, mean = torch.var_mean(channels, 1, correction=0)
+    count: int | Tensor = channels.shape[1]
+    if count > 0:
+        variance, mean = torch.var_mean(channels, 1, correction=0)
+    else:
+        variance = mean = channels.new_zeros(len(channels))
     if is_distributed():
-        mean, variance, _ = moments_over_ranks(mean[None], variance[None], channels.shape[1])
+        mean, variance, count = moments_over_ranks(mean[None], variance[None], channels.shape[1])
+    if count == 0:  # nothing has no statistics: the next batch is the first
+        return
     varies = (variance > 1e-12 * mean.square()) & variance.isfinite()  # else it is constant but for rounding
     scale = torch.where(varies, variance, 1.0).rsqrt()
     gain.mul_(scale.view_as(gain))

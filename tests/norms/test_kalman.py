@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
@@ -355,6 +356,29 @@ def test_an_empty_batch_changes_nothing():
     assert (layer.running_mean == 0).all()
     assert (layer.running_var == 1).all()
     assert (layer.weight.grad == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_meta_tensors_keep_their_class_and_meta(training, dtype):
+    """As torch's norms do, and what a layer remembers is no such tensor."""
+    layer, twin, other = BatchKalmanNorm(3).train(training), BatchKalmanNorm(3).train(training), nn.BatchNorm2d(3)
+    plain = torch.randn(2, 3, 5, 5).to(dtype)
+    x = MetaTensor(plain, affine=torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0])), meta={"subject": "one"})
+    x.requires_grad_()
+    y, torchs = layer(x), other(x)
+    assert type(y) is type(torchs) is MetaTensor
+    assert y.dtype == torchs.dtype == dtype
+    assert y.meta["subject"] == torchs.meta["subject"] == "one"
+    assert torch.equal(y.affine, torchs.affine)
+    torch.testing.assert_close(y.as_tensor(), twin(plain), rtol=0, atol=0)
+    cotangent = torch.randn(2, 3, 5, 5).to(dtype)
+    z = plain.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(twin(z), z, cotangent)
+    (grad,) = torch.autograd.grad(y, x, cotangent)
+    torch.testing.assert_close(grad.as_subclass(torch.Tensor), expected)
+    remembered = [layer.running_mean, layer.running_var, *(m for moments in layer.ended.values() for m in moments)]
+    assert {type(tensor) for tensor in remembered} == {torch.Tensor}
 
 
 def test_export():

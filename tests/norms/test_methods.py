@@ -174,18 +174,48 @@ def test_a_constant_channel_keeps_gain_and_bias():
     torch.testing.assert_close(network.state_dict(), state)
 
 
+def test_a_batch_of_no_samples_is_not_the_first():
+    network = apply_method(PaperUNet(2, 1, 2, (4, 8)), "WEIGHT")
+    expected = copy.deepcopy(network)
+    assert network(image(2, 0)).shape == (0, 2, 16, 16)
+    torch.testing.assert_close(network.state_dict(), expected.state_dict())
+    network(image(2))
+    expected(image(2))
+    assert all(layer.initialized for layer in layers(network, _ConvNd))
+    torch.testing.assert_close(network.state_dict(), expected.state_dict())
+
+
+def test_the_meta_device_has_no_first_batch():
+    """Shapes can be asked for; weights that are loaded then are as new as they were."""
+    torch.manual_seed(0)
+    network = apply_method(PaperUNet(2, 1, 2, (4, 8)), "WEIGHT")
+    with torch.device("meta"):
+        fresh = apply_method(PaperUNet(2, 1, 2, (4, 8)), "WEIGHT")
+        assert fresh(torch.empty(3, 1, 16, 16)).shape == (3, 2, 16, 16)
+    fresh.load_state_dict(copy.deepcopy(network.state_dict()), assign=True)
+    torch.testing.assert_close(fresh(image(2)), network(image(2)))
+    assert all(layer.initialized for layer in layers(fresh, _ConvNd))
+
+
 def weight_normalized():
     torch.manual_seed(0)
     return apply_method(PaperUNet(2, 1, 2, (4, 8)).double(), "WEIGHT")
+
+
+# Which samples of the first batch each rank has.
+SHARES = {"uneven": [[0, 1, 2], [3]], "one has none": [[0, 1, 2, 3], []]}
 
 
 def first_batch(rank, folder):
     """What a rank makes of its part of the batch."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the name of this machine resolves to
     dist.init_process_group("gloo", f"file://{folder}/meet", timedelta(seconds=120), 2, rank)
-    network = DistributedDataParallel(weight_normalized())
-    network(image(2, 4)[[0, 1, 2] if rank == 0 else [3]].double())
-    torch.save(network.module.state_dict(), f"{folder}/{rank}.pt")
+    for name, shares in SHARES.items():
+        network = DistributedDataParallel(weight_normalized())
+        network(image(2, 4)[[]].double())
+        assert not any(layer.initialized for layer in layers(network, _ConvNd))
+        network(image(2, 4)[shares[rank]].double())
+        torch.save(network.module.state_dict(), f"{folder}/{name} {rank}.pt")
     dist.destroy_process_group()
 
 
@@ -194,8 +224,9 @@ def test_ranks_take_their_first_batches_together(tmp_path, run_ranks):
     run_ranks(first_batch, tmp_path, 2, seconds=180)
     network = weight_normalized()
     network(image(2, 4).double())
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), network.state_dict())
+    for name in SHARES:
+        for rank in range(2):
+            torch.testing.assert_close(torch.load(tmp_path / f"{name} {rank}.pt"), network.state_dict())
 
 
 def test_norms_that_are_taken_out_leave_their_input_alone():
