@@ -142,6 +142,7 @@ WEIGHTS = "model.pt"
 RECORD = "run.json"
 OVERRIDES = "overrides.json"
 LOG = "log.txt"
+LENGTH = "length.json"
 FAILURE = "failure.json"
 
 SCORES = ("test_dice", "test_dice_std", "validation_dice")
@@ -166,6 +167,7 @@ RUN_FOLDERS = "runs/*/*/*/*/*"
 STUDY = "study.json"
 SUMMARY = "summary.json"
 LOCK = ".lock"
+DATALIST = "datalist.json"
 RUNS = TableFile(
     "runs.csv",
     ("run", *GRID, "status", "message", *SCORES, "seconds_per_step"),

@@ -18,6 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser,
         "Cross-validate norms by a bundle's own training, and report which is better.\n"
         "Every option but --config_file is a key of the configuration and overrides it, written as in YAML.",
+        "monai-iln study --bundle DIR --datalist FILE --methods ILN,IN,GN16 --dry_run\n  "
         "monai-iln study --config_file configs/cross_validation.yaml --dataset_dir prepared --methods '[ILN, IN]' "
         "--folds '[0]' --overrides '{epochs: 1}' --dry_run",
     )
@@ -25,9 +26,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--config_file",
         type=Path,
         nargs="+",
-        required=True,
+        default=[],
         metavar="FILE",
-        help="the study's configuration, and files to lay over it",
+        help="the study's configuration, and files to lay over it; not needed with --bundle",
     )
     for item in fields(Study):
         flag: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type == "bool" else {}

@@ -9,6 +9,7 @@ from monai_iln.extras import require_extra
 from monai_iln.lazy import lazy_getattr
 
 if TYPE_CHECKING:
+    from monai_iln.handlers.cases import SaveCaseScores
     from monai_iln.handlers.cost import SaveCost
     from monai_iln.handlers.curves import TrainingCurves
     from monai_iln.handlers.doubts import SaveDoubts
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from monai_iln.handlers.weights import SaveWeights
 
 __all__ = [
+    "SaveCaseScores",
     "SaveCost",
     "SaveDoubts",
     "SaveGates",
@@ -33,6 +35,7 @@ require_extra("monai_iln.handlers", "bundle", "matplotlib", "tqdm", "PIL")
 __getattr__ = lazy_getattr(
     __name__,
     {
+        "SaveCaseScores": "cases",
         "SaveCost": "cost",
         "SaveDoubts": "doubts",
         "SaveGates": "gates",

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from monai_iln.configuration import ids_of, read_configuration
 from monai_iln.errors import UserError, check_keys, find_user_error, require, root_cause
 from monai_iln.names import require_visible
 from monai_iln.run_files import GRID, RUN_FOLDER
+from monai_iln.study.bundles import Bundle
+from monai_iln.study.cases import Cases
 from monai_iln.study.settings import Study, check_names, name_methods
 
 GRID_IDS = ("norm", "fold", "learning_rate", "seed", "dataset_dir")
@@ -44,6 +46,10 @@ class Run:
         config_hash: The hash of everything that decides the result: configuration and data.
         protocol_hash: The same without what the grid goes through. Runs of different protocols cannot be compared.
         data: The bundle's description of the datalist.
+        bundle: Any bundle that is trained as it is; ``None`` for one with a configuration of the study's own.
+        pattern: The names of the norms to replace in such a bundle.
+        validation_every: The number of its training subjects of which one is held out.
+        trial_steps: The steps of a trial; ``None`` for the training itself.
     """
 
     dataset: str
@@ -58,6 +64,10 @@ class Run:
     config_hash: str
     protocol_hash: str
     data: Mapping[str, Any]
+    bundle: Bundle | None = None
+    pattern: str | None = None
+    validation_every: int = 5
+    trial_steps: int | None = None
 
     @property
     def path(self) -> Path:
@@ -71,6 +81,23 @@ class Run:
 
     def __str__(self) -> str:
         return f"{self.dataset}, {self.method}, fold {self.fold}, rate {self.learning_rate:g}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a study, and what is known of them before they run.
+
+    Attributes:
+        runs: The runs, fold by fold, so that a study under way can already compare all methods on some subjects.
+        cases: The cases of a study on any bundle.
+        surveys: What each method does to the network of such a bundle, by the method's name.
+        metric: The name of its key metric, whether a higher value is better, and whether it lies from 0 to 1.
+    """
+
+    runs: list[Run]
+    cases: Cases | None = None
+    surveys: Mapping[str, Any] = field(default_factory=dict)
+    metric: Mapping[str, Any] | None = None
 
 
 def plan_runs(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
@@ -90,7 +117,7 @@ def plan_runs(study: Study, folder: Path, distributed: bool = False) -> list[Run
     Raises:
         UserError: If something cannot be run.
     """
-    training = tuple(str((folder / file).resolve()) for file in study.training)
+    training = tuple(str((folder / file).resolve()) for file in study.training or ("train.yaml",))
     evaluation = tuple(str((folder / file).resolve()) for file in study.evaluation)
     shared = tuple(str(Path(training[0]).parent / file) for file in (study.distributed if distributed else ()))
     for key in study.overrides:
@@ -114,7 +141,7 @@ def plan_runs(study: Study, folder: Path, distributed: bool = False) -> list[Run
         wrong = sorted(set(folds) - set(data["folds"]))
         require(not wrong, f"folds {wrong}", f"the datalist of {dataset} has {data['folds']}", "choose among them")
         config = read_configuration(training, common).config
-        protocol = _hash({**config, **dict.fromkeys(GRID_IDS)}, evaluated, data["sha256"])
+        protocol = hash_of({**config, **dict.fromkeys(GRID_IDS)}, evaluated, data["sha256"])
         for fold, seed, rate, (method, norm) in itertools.product(folds, study.seeds, rates, methods.items()):
             own: dict[str, Any] = {"norm": norm, "fold": fold, "learning_rate": rate, "seed": seed}
             run = Run(
@@ -124,7 +151,7 @@ def plan_runs(study: Study, folder: Path, distributed: bool = False) -> list[Run
                 training=training + shared,
                 evaluation=evaluation,
                 overrides={**common, **own},
-                config_hash=_hash({**config, **own}, evaluated, [data["sha256"], data["structures"]]),
+                config_hash=hash_of({**config, **own}, evaluated, [data["sha256"], data["structures"]]),
                 protocol_hash=protocol,
                 data=data,
             )
@@ -164,7 +191,7 @@ def _check_methods_and_data(
     return data
 
 
-def _hash(config: Mapping[str, Any], evaluated: Sequence[Any], data: Any) -> str:
+def hash_of(config: Mapping[str, Any], evaluated: Sequence[Any], data: Any) -> str:
     """Hash what decides the result of a run. Where it ran, and where its files lie, do not."""
     trained = {key: value for key, value in config.items() if key not in _NO_PART_OF_THE_RESULT}
     text = json.dumps([trained, evaluated, data], sort_keys=True, default=str)

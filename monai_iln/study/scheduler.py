@@ -24,7 +24,8 @@ from tqdm import tqdm
 from monai_iln.cluster import connect_to_ray
 from monai_iln.configuration import read_configuration
 from monai_iln.errors import UserError, find_user_error, refusal
-from monai_iln.run_files import LOCK
+from monai_iln.run_files import DATALIST, LOCK
+from monai_iln.study.cases import Cases
 from monai_iln.study.grid import Run
 from monai_iln.study.records import (
     failure_path,
@@ -268,7 +269,7 @@ def summarize(record: dict[str, Any]) -> str:
     return f"{line} ({seconds})"
 
 
-def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[float, str]:
+def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Cases | None = None) -> tuple[float, str]:
     """Estimate how long the pending runs of a plan would take.
 
     Finished runs of the study tell. Without any, the first run is done in a temporary folder with a few steps an epoch.
@@ -277,6 +278,7 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[f
         runs: The pending runs, at least one.
         folder: The folder of the study.
         study: The settings of the study.
+        cases: The cases, if the study is of any bundle.
 
     Returns:
         The time in seconds, and what the estimate is based on.
@@ -291,7 +293,7 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[f
         return len(runs) * sum(seconds) / len(seconds) / jobs, f"{len(seconds)} finished runs"
     with tempfile.TemporaryDirectory() as scratch:
         first = min(runs, key=lambda run: run.learning_rate)  # which does not diverge at once
-        trial = replace(first, overrides={**first.overrides, "train#trainer#epoch_length": _TRIAL_STEPS})
+        trial = _trial(first, Path(scratch), cases)
         final = Path(scratch) / trial.path
         start = time.perf_counter()
         execute(trial, WorkerSettings(Path(scratch), "trial", threads=_threads_per_job(study)))
@@ -301,8 +303,21 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study) -> tuple[f
             message = failure["message"] if failure else "it diverged"
             raise UserError(f"{trial}: a trial of a few steps failed: {message} Mend it before the study.")
         cost = record["cost"]
-        whole = total + cost["seconds_per_step"] * (_steps(first) - cost["steps"])
+        if "length" in record:
+            epochs, steps = record["length"]["epochs"], record["length"]["epochs"] * record["length"]["epoch_length"]
+            total += (epochs - 1) * cost["validation_seconds"]
+        else:
+            steps = _steps(first)
+        whole = total + cost["seconds_per_step"] * (steps - cost["steps"])
     return len(runs) * whole / jobs, f"{cost['steps']} steps of one run"
+
+
+def _trial(run: Run, folder: Path, cases: Cases | None) -> Run:
+    """The run with a few steps an epoch; of any bundle it is one epoch, since its training may have hundreds."""
+    if cases is None:
+        return replace(run, overrides={**run.overrides, "train#trainer#epoch_length": _TRIAL_STEPS})
+    cases.write(folder / DATALIST)
+    return replace(run, trial_steps=_TRIAL_STEPS)
 
 
 def _steps(run: Run) -> int:

@@ -42,9 +42,40 @@ class Study:
     The metadata of a field tell what it is, ``help``, and give an example of it in YAML, ``metavar``.
     """
 
-    training: Sequence[str] = _key(
-        ("train.yaml",),
-        "The configuration files of the bundle's training, relative to the folder of the study's own.",
+    bundle: str | None = _key(
+        None,
+        "The folder of any MONAI bundle, which is trained as it is. Without it, the bundle is the one whose folder "
+        "configs holds the study's configuration.",
+        "DIR",
+    )
+    datalist: str | None = _key(
+        None,
+        "The cases for a bundle: a JSON file in the form of the Medical Segmentation Decathlon. Without it, those of "
+        "the bundle's own configuration.",
+        "FILE",
+    )
+    subject: str | None = _key(
+        None,
+        "The key of an item that holds its subject, or a regular expression whose first group is the subject in the "
+        "path of an image. Without it the key is subject, or each item is a subject of its own.",
+        "'patient([0-9]+)'",
+    )
+    num_folds: int = _key(5, "The number of folds, where the items of a datalist have none.", "5")
+    validation_every: int = _key(
+        5, "The number of training subjects of which a bundle's training holds one out for its validation.", "5"
+    )
+    properties: Mapping[str, str] | None = _key(
+        None,
+        "The ids of a bundle's configuration by the names of MONAI's properties, where a study does not find them.",
+        "{train_dataset_data: train_datalist}",
+    )
+    pattern: str | None = _key(
+        None, "A regular expression of the names of the norms to replace in a bundle; all by default.", "'^encoder'"
+    )
+    training: Sequence[str] | None = _key(
+        None,
+        "The configuration files of the training, relative to the folder configs of the bundle; train.yaml or "
+        "train.json by default.",
         "[train.yaml]",
     )
     evaluation: Sequence[str] = _key(
@@ -65,8 +96,9 @@ class Study:
     )
     methods: str | Sequence[Any] | Mapping[str, Any] = _key(
         ("ILN", "IN", "LN", "GN4", "GN16", "None"),
-        "The norms to compare: a list of names and of norm specifications, a mapping of names to "
-        "specifications, or 'paper' for the eleven methods of the paper.",
+        "The norms to compare: names with commas between them, a list of names and of norm specifications, a mapping "
+        "of names to specifications, or 'paper' for the eleven methods of the paper. The method own leaves a bundle's "
+        "network as it is.",
         "[ILN, IN, [GROUP, {num_groups: 8}]]",
     )
     reference: str | None = _key(None, "The method that the others are compared with; the first by default.", "ILN")
@@ -105,8 +137,17 @@ def _is_map(value: Any, *kinds: type) -> bool:
     return _is(value, Mapping) and all(_is(key, str) and _is(item, *kinds) for key, item in value.items())
 
 
+_OF_A_BUNDLE = ("datalist", "subject", "properties", "pattern")
+
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "training": (lambda v: _is_list(v, str), "a list of files"),
+    "bundle": (lambda v: _is(v, str, type(None)), "a folder"),
+    "datalist": (lambda v: _is(v, str, type(None)), "a file"),
+    "subject": (lambda v: _is(v, str, type(None)), "a key of the items, or a regular expression"),
+    "num_folds": (lambda v: _is(v, int) and v > 1, "a whole number, 2 or more"),
+    "validation_every": (lambda v: _is(v, int) and v > 0, "a whole number, 1 or more"),
+    "properties": (lambda v: v is None or _is_map(v, str), "a mapping of MONAI's properties to ids"),
+    "pattern": (lambda v: _is(v, str, type(None)), "a regular expression"),
+    "training": (lambda v: v is None or _is_list(v, str), "a list of files"),
     "evaluation": (lambda v: _is_list(v, str), "a list of files"),
     "distributed": (lambda v: v in ([], ()) or _is_list(v, str), "a list of files"),
     "dataset_dir": (lambda v: _is(v, str, type(None)), "a folder"),
@@ -161,6 +202,20 @@ def read_settings(config: Mapping[str, Any]) -> Study:
     return study
 
 
+def require_bundle_keys(study: Study) -> None:
+    """Refuse keys that are for any bundle without one, and keys that are not for it with one.
+
+    Raises:
+        UserError: If there is such a key.
+    """
+    for key in _OF_A_BUNDLE:
+        given = getattr(study, key) is not None and study.bundle is None
+        require(not given, f"{key} {getattr(study, key)!r}", "it is for a bundle", "name that with bundle")
+    for key in ("dataset_dir", "datasets"):
+        given = getattr(study, key) is not None and study.bundle is not None
+        require(not given, f"{key} {getattr(study, key)!r}", "a bundle's cases are those of a datalist", "use datalist")
+
+
 def name_methods(methods: Any) -> dict[str, Any]:
     """Give every method of a study a name.
 
@@ -179,6 +234,8 @@ def name_methods(methods: Any) -> dict[str, Any]:
     """
     if methods == "paper":
         return dict(PAPER)
+    if isinstance(methods, str):
+        methods = [name.strip() for name in methods.split(",")]
     if isinstance(methods, Mapping):
         named = list(methods.items())
     elif isinstance(methods, (list, tuple)):

@@ -27,9 +27,10 @@ from monai_iln.errors import DivergedError, UserError, find_user_error, root_cau
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_machine, describe_versions
 from monai_iln.parallel import end_with, is_orphan
-from monai_iln.run_files import COST, IMAGES, LOG, OVERRIDES, RECORD
+from monai_iln.run_files import COST, IMAGES, LENGTH, LOG, OVERRIDES, RECORD
 from monai_iln.study.grid import Run
 from monai_iln.study.records import failure_path, read_record, unfinished_path, write_failure
+from monai_iln.study.training import train_and_evaluate
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,10 @@ def execute(run: Run, settings: WorkerSettings) -> None:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         with logged(scratch / LOG if leads else None):
-            message, evaluating = _train_and_evaluate(run, settings, scratch)
+            if run.bundle is None:
+                message, evaluating = _train_and_evaluate(run, settings, scratch)
+            else:
+                message, evaluating = train_and_evaluate(run, settings.folder, scratch, settings.device)
         if leads and _is_ours(scratch, settings):
             _write_record(run, settings, scratch, started, message, evaluating)
             _replace(scratch, final, run.config_hash)
@@ -157,10 +161,13 @@ def _write_record(
     if message is None:
         scores, counts = _read_images(scratch)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    left_out = {"overrides", "training", "evaluation", "bundle", "trial_steps"}
+    if run.bundle is None:
+        left_out |= {"pattern", "validation_every"}
     record: dict[str, Any] = {
         "format": 1,
         "status": "finished" if message is None else "diverged",
-        **{key: value for key, value in asdict(run).items() if key not in ("overrides", "training", "evaluation")},
+        **{key: value for key, value in asdict(run).items() if key not in left_out},
         "overrides": {key: value for key, value in run.overrides.items() if key != "bundle_root"},
         "message": message,
         "scores": scores,
@@ -178,6 +185,9 @@ def _write_record(
     if (scratch / COST).is_file():
         record["cost"] = json.loads((scratch / COST).read_text(encoding="utf-8"))
         (scratch / COST).unlink()
+    if (scratch / LENGTH).is_file():
+        record["length"] = json.loads((scratch / LENGTH).read_text(encoding="utf-8"))
+        (scratch / LENGTH).unlink()
     cost = record["cost"]
     cost["evaluation_seconds"], cost["total_seconds"] = round(evaluating, 3), round(now - started, 3)
     used = evaluating + cost.get("train_seconds", 0.0) + cost.get("validation_seconds", 0.0)

@@ -15,15 +15,16 @@ import torch
 import yaml
 from monai.bundle import BundleWorkflow, ConfigParser
 
-from monai_iln.errors import UserError, is_monai_command
+from monai_iln.errors import UserError, is_monai_command, require
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_versions
-from monai_iln.run_files import GRID, STUDY
-from monai_iln.study.grid import Run, plan_runs
+from monai_iln.run_files import DATALIST, GRID, STUDY
+from monai_iln.study.bundle_plan import plan_bundle
+from monai_iln.study.grid import Plan, Run, plan_runs
 from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.report import report
 from monai_iln.study.scheduler import estimate_seconds, locked, pending, run_all, run_on_all_ranks
-from monai_iln.study.settings import Study, name_methods, read_settings
+from monai_iln.study.settings import Study, name_methods, read_settings, require_bundle_keys
 
 
 class CrossValidationWorkflow(BundleWorkflow):
@@ -34,7 +35,8 @@ class CrossValidationWorkflow(BundleWorkflow):
 
     Args:
         config_file: The study's configuration, such as a bundle's ``configs/cross_validation.yaml``, or several, of
-            which later ones overlay earlier ones. The bundle's files are looked for beside the first.
+            which later ones overlay earlier ones. The bundle's files are looked for beside the first. With ``bundle``
+            among the other keys no file is needed.
         override: Other values of its keys, see :class:`~monai_iln.study.settings.Study`.
 
     Raises:
@@ -45,20 +47,36 @@ class CrossValidationWorkflow(BundleWorkflow):
         --config_file configs/cross_validation.yaml --dataset_dir DIR``
     """
 
-    def __init__(self, config_file: str | Sequence[str], **override: Any) -> None:
+    def __init__(self, config_file: str | Sequence[str] = (), **override: Any) -> None:
         super().__init__(workflow_type=None)
         files = [config_file] if isinstance(config_file, (str, Path)) else list(config_file)
-        self.config_folder = Path(files[0]).parent
+        self.config_folder = Path(files[0]).parent if files else Path()
         self.study: Study = read_settings(_merge([*_read(files), override]))
+        require(
+            bool(files) or self.study.bundle is not None,
+            "no configuration and no bundle",
+            "a study needs one of them",
+            "give --bundle DIR, or --config_file FILE",
+        )
+        require_bundle_keys(self.study)
         self.folder = Path(self.study.output_dir).resolve()
-        self.runs: list[Run] = []
+        self.plan = Plan([])
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of the plan."""
+        return self.plan.runs
 
     def initialize(self) -> None:
         """Check everything, and make the plan."""
         distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun
         if distributed and idist.get_world_size() == 1:
             idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
-        self.runs = plan_runs(self.study, self.config_folder, distributed)
+        if self.study.bundle is None:
+            self.plan = Plan(plan_runs(self.study, self.config_folder, distributed))
+            return
+        require(not distributed, "torchrun", "a study of a bundle runs each training in one process", "leave it out")
+        self.plan = plan_bundle(self.study)
 
     def run(self) -> None:
         """Do what is missing, then write tables and report.
@@ -94,7 +112,7 @@ class CrossValidationWorkflow(BundleWorkflow):
         todo = pending(self.runs, self.folder, self.study.redo_changed)
         print(describe(self.runs, todo))
         if todo:
-            seconds, source = estimate_seconds(todo, self.folder, self.study)
+            seconds, source = estimate_seconds(todo, self.folder, self.study, self.plan.cases)
             print(f"estimated time: {_duration(seconds)}, from {source}")
 
     def finalize(self) -> None:
@@ -110,6 +128,9 @@ class CrossValidationWorkflow(BundleWorkflow):
     def _write_study(self) -> None:
         """Write the grid to ``study.json``, so that the folder can be read without its configuration."""
         methods = name_methods(self.study.methods)
+        first, cases = self.runs[0], self.plan.cases
+        if cases is not None:
+            cases.write(self.folder / DATALIST)
         folds: dict[str, list[int]] = {}
         for dataset, fold in sorted({(run.dataset, run.fold) for run in self.runs}):
             folds.setdefault(dataset, []).append(fold)
@@ -120,15 +141,22 @@ class CrossValidationWorkflow(BundleWorkflow):
             "folds": folds,
             "learning_rates": sorted({run.learning_rate for run in self.runs}, reverse=True),
             "seeds": list(self.study.seeds),
-            "datasets": {run.dataset: {**run.data, "path": run.overrides["dataset_dir"]} for run in self.runs},
-            "training": [Path(file).name for file in self.study.training],
+            "datasets": {run.dataset: {**run.data, "path": run.overrides.get("dataset_dir")} for run in self.runs},
+            "training": [Path(file).name for file in first.training],
             "overrides": dict(self.study.overrides),
-            "protocol": describe_protocol(self.runs[0].training, self.runs[0].overrides),
+            "protocol": describe_protocol(first.training, first.overrides),
             "preset": "paper" if self.study.methods == "paper" else None,
             "command": _command(),
             "versions": describe_versions(),
             "commit": describe_commit(),
         }
+        if first.bundle is not None:
+            document |= {
+                "bundle": first.bundle.folder.name,
+                "metric": self.plan.metric,
+                "surveys": self.plan.surveys,
+                "epochs_and_rates_share_validation": len({run.learning_rate for run in self.runs}) > 1,
+            }
         write_json(self.folder / STUDY, document)
 
 

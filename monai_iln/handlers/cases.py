@@ -1,0 +1,204 @@
+"""The score of every case by an evaluator's own key metric, and what else can be measured of it."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Metric
+from monai.networks import one_hot
+from torch import Tensor
+
+from monai_iln.errors import require
+from monai_iln.files import write_csv
+from monai_iln.handlers.metrics import score
+from monai_iln.handlers.slices import file_of
+from monai_iln.run_files import IMAGES
+
+CASE = "monai_iln_case"
+"""The key of an item that holds its number among the cases."""
+
+
+class SaveCaseScores:
+    """Saves the score of every case and class to ``images.csv``, by the evaluator's own key metric.
+
+    Metrics of MONAI keep the score of each case and class. Of another one, such as an accuracy, the value for each case
+    alone is taken. Where the output has ``pred`` and ``label`` as masks, Dice, surface distances and volumes are
+    measured, too.
+
+    Attach it to the evaluator. A line has ``part``, ``subject``, ``structure``, ``score``, and the columns of
+    :func:`~monai_iln.handlers.metrics.score` where they could be measured. Lines of another part are kept.
+
+    Args:
+        output_dir: The folder of the file.
+        subjects: The subject of each case, in the order of the cases.
+        metric: The key metric as the evaluator has it, by name; ``None`` where there is none.
+        part: The part of the data, ``"test"`` or ``"validation"``.
+        structures: The names of the label values above 0; empty for "class 1", "class 2", ...
+
+    Raises:
+        UserError: When the evaluator ends, if cases are missing, or nothing tells their scores.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        subjects: Sequence[str],
+        metric: Mapping[str, Metric] | None,
+        part: str,
+        structures: Sequence[str] = (),
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.subjects = list(subjects)
+        self.metric = next(iter((metric or {}).values()), None)
+        self.part = part
+        self.structures = list(structures)
+
+    def attach(self, engine: Engine) -> None:
+        self._numbers: list[int] = []
+        self._alone: list[float] = []
+        self._measured: list[list[dict[str, Any]]] = []
+        self._images: list[str] = []
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iterate)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _iterate(self, engine: Engine) -> None:
+        batch, output = _items(engine.state.batch), _items(engine.state.output)
+        for number, one in enumerate(output):
+            item = batch[number] if number < len(batch) and isinstance(batch[number], Mapping) else {}
+            self._numbers.append(int(item.get(CASE, len(self._numbers))))
+            image = item.get("image")
+            self._images.append(file_of(image) if isinstance(image, Tensor) else "")
+            self._alone.append(self._score_alone(one))
+            self._measured.append(_measure(one, len(self.structures)))
+
+    def _score_alone(self, output: Any) -> float:
+        """The key metric of one case; NaN where it is none of one case."""
+        if self.metric is None or hasattr(self.metric, "metric_fn"):
+            return float("nan")
+        metric = copy.copy(self.metric)  # the evaluator's own goes on with all cases
+        metric.reset()
+        try:
+            metric.update(metric._output_transform([output]))
+            return float(metric.compute())
+        except (ValueError, RuntimeError, TypeError):  # metrics raise as they like
+            return float("nan")
+
+    def _write(self, engine: Engine) -> None:
+        missing = len(set(range(len(self.subjects))) - set(self._numbers))
+        require(
+            missing == 0 and len(self._numbers) == len(self.subjects),
+            f"{len(self._numbers)} scores of {len(self.subjects)} cases in the part {self.part}",
+            "an evaluator scores every case once",
+            "let its data set hold each item once (no random crops into several samples, no dropped batch)",
+        )
+        by_class = self._scores_by_class(engine)
+        rows = []
+        for place, number in enumerate(self._numbers):
+            measured = self._measured[place]
+            names, scores = self._name(by_class[place], measured)
+            for place_of_class, (name, value) in enumerate(zip(names, scores, strict=True)):
+                row: dict[str, Any] = {"part": self.part, "subject": self.subjects[number], "structure": name}
+                if len(measured) == len(names):
+                    row |= measured[place_of_class]
+                rows.append({**row, "score": value, "image": self._images[place], "case": number})
+        self._save(rows)
+
+    def _scores_by_class(self, engine: Engine) -> list[list[float]]:
+        details = getattr(engine.state, "metric_details", {}).get(getattr(engine.state, "key_metric_name", None))
+        if isinstance(details, (list, tuple)) and details:
+            details = details[0]
+        if isinstance(details, Tensor) and len(details) == len(self._numbers):
+            table = details.detach().cpu().double().reshape(len(details), -1)
+            return [[float(value) for value in row] for row in table]
+        if np.isfinite(self._alone).all():
+            return [[value] for value in self._alone]
+        measured = [[row["dice"] for row in rows] for rows in self._measured]
+        require(
+            all(measured),
+            f"key metric {getattr(engine.state, 'key_metric_name', None)!r}",
+            "a study needs a score of each case, and neither the metric nor masks of the output give one",
+            "take a metric of MONAI with a score for each image, such as DiceMetric, as the evaluator's key metric",
+        )
+        return measured
+
+    def _name(self, scores: list[float], measured: list[dict[str, Any]]) -> tuple[list[str], list[float]]:
+        """The names of classes, and their scores. A background that is scored, too, is left out."""
+        names = self.structures or [f"class {number}" for number in range(1, len(measured) + 1)]
+        if names and len(scores) == len(names) + 1:
+            scores = scores[1:]
+        if len(scores) == len(names):
+            return names, scores
+        if len(scores) == 1:
+            return ["all"], scores
+        return [f"class {number}" for number in range(1, len(scores) + 1)], scores
+
+    def _save(self, rows: list[dict[str, Any]]) -> None:
+        path = self.output_dir / IMAGES.name
+        columns = [*IMAGES.columns, "score", "case"]
+        kept: list[dict[str, Any]] = []
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if row["part"] != self.part]
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        write_csv(path, columns, [[_cell(row.get(column)) for column in columns] for row in kept + rows])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _items(batch: Any) -> list[Any]:
+    """The items of a batch, decollated or not."""
+    if isinstance(batch, (list, tuple)):
+        return list(batch)
+    if isinstance(batch, Mapping):
+        sizes = [len(value) for value in batch.values() if isinstance(value, (Tensor, list)) and _is_batch(value)]
+        count = min(sizes, default=0)
+        return [{key: value[i] for key, value in batch.items() if _is_batch(value)} for i in range(count)]
+    return []
+
+
+def _is_batch(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, Tensor) and value.dim() > 0)
+
+
+def _measure(output: Any, structures: int) -> list[dict[str, Any]]:
+    """What our own metrics say of masks; nothing where the output has none."""
+    if not isinstance(output, Mapping):
+        return []
+    pred, label = output.get("pred"), output.get("label")
+    if not isinstance(pred, Tensor) or not isinstance(label, Tensor) or pred.dim() not in (3, 4):
+        return []
+    truth, prediction = _one_hot(label, structures), _one_hot(pred, structures)
+    if truth is None or prediction is None or truth.shape != prediction.shape:
+        return []
+    if truth.dim() == 3:
+        truth, prediction = truth[..., None], prediction[..., None]
+    spacing = getattr(label, "pixdim", torch.ones(3))
+    lengths = [float(length) for length in spacing[: truth.dim() - 1]] + [1.0] * (4 - len(spacing))
+    (rows,) = score(truth, prediction, lengths[:3], "volume")
+    return rows
+
+
+def _one_hot(mask: Tensor, structures: int) -> Tensor | None:
+    """A mask as one channel for the background and one for each class; ``None`` where it is no mask."""
+    mask = mask.detach().as_subclass(Tensor).cpu().float()
+    if bool((mask != mask.round()).any()) or float(mask.min()) < 0:
+        return None
+    if len(mask) == 1:
+        classes = max(structures, 1) + 1
+        return one_hot(mask[None], classes)[0] if float(mask.max()) < classes else None
+    if float(mask.max()) > 1:
+        return None
+    if bool((mask.sum(dim=0) == 1).all()):
+        return mask
+    return torch.cat([(mask.sum(dim=0, keepdim=True) == 0).float(), mask])  # of classes that may overlap

@@ -1,0 +1,223 @@
+"""The cases of a study on any bundle: items of a datalist, their subjects, and the folds of those."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import KFold
+
+from monai_iln.errors import UserError, require
+from monai_iln.files import write_json
+from monai_iln.names import require_visible
+
+PARTS = ("training", "validation", "test")
+_OURS = ("subject", "fold")
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The items of a datalist with what a study has to know of each.
+
+    Attributes:
+        name: The name of the data set.
+        items: What the bundle gets of each case: paths are absolute.
+        subjects: The subject of each case.
+        folds: The fold of each case; all cases of a subject have the same.
+        structures: The names of the label values above 0; empty if the datalist does not name them.
+    """
+
+    name: str
+    items: tuple[dict[str, Any], ...]
+    subjects: tuple[str, ...]
+    folds: tuple[int, ...]
+    structures: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """What a study records of its data. The hash changes as soon as an item, a subject or a fold does."""
+        text = json.dumps([self.items, self.subjects, self.folds], sort_keys=True, default=str)
+        return {
+            "name": self.name,
+            "folds": sorted(set(self.folds)),
+            "structures": list(self.structures),
+            "subjects": len(set(self.subjects)),
+            "stacks": len(self.items),
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        }
+
+    def split(self, fold: int, validation_every: int) -> dict[str, list[int]]:
+        """Split the cases by subject.
+
+        Args:
+            fold: The test fold.
+            validation_every: The number of other subjects of which one is held out for validation.
+
+        Returns:
+            The numbers of the cases of each of :data:`PARTS`.
+
+        Raises:
+            UserError: If too few subjects are left to train on.
+
+        Example:
+            >>> Cases("four", ({},) * 4, tuple("abcd"), (0, 0, 1, 1)).split(0, 5)
+            {'training': [2], 'validation': [3], 'test': [0, 1]}
+        """
+        others = sorted({subject for subject, its in zip(self.subjects, self.folds, strict=True) if its != fold})
+        held_out = set(others[validation_every // 2 :: validation_every] or others[-1:])
+        require(
+            len(others) > len(held_out),
+            f"{self.name}: {len(others)} subjects outside fold {fold}, {len(held_out)} of them for validation",
+            "a training needs at least one more",
+            "use more folds, or add subjects",
+        )
+        parts: dict[str, list[int]] = {part: [] for part in PARTS}
+        for number, (subject, its) in enumerate(zip(self.subjects, self.folds, strict=True)):
+            if its == fold:
+                parts["test"].append(number)
+            else:
+                parts["validation" if subject in held_out else "training"].append(number)
+        return parts
+
+    def write(self, path: Path) -> None:
+        """Write them as a datalist, from which :func:`read_cases` reads the same cases."""
+        labels = {"0": "background", **{str(value): name for value, name in enumerate(self.structures, 1)}}
+        rows = zip(self.items, self.subjects, self.folds, strict=True)
+        items = [{**item, "subject": subject, "fold": fold} for item, subject, fold in rows]
+        write_json(path, {"name": self.name, "labels": labels if self.structures else {}, "training": items})
+
+
+def read_cases(path: Path, subject: str | None = None, num_folds: int = 5) -> Cases:
+    """Read a datalist in the form of the Medical Segmentation Decathlon.
+
+    Args:
+        path: The JSON file with a list of items under ``training``. Paths in it are relative to its folder.
+        subject: See :func:`make_cases`.
+        num_folds: See :func:`make_cases`.
+
+    Raises:
+        UserError: If it cannot be read, or as :func:`make_cases`.
+    """
+    if path.is_dir():
+        path = path / "datalist.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        items = document["training"]
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise TypeError("'training' is no list of items")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: cannot be read as a datalist ({type(error).__name__}: {error}). It is a JSON file with items "
+            'under "training": {"training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]}. Write it so.'
+        ) from error
+    labels = document.get("labels") or {}
+    structures: list[str] = []
+    if isinstance(labels, dict) and all(str(value).isdigit() for value in labels):
+        structures = [str(labels[value]) for value in sorted(labels, key=int) if int(value) > 0]
+    name = str(document.get("name") or path.parent.name or path.stem)
+    found = [{key: _absolute(value, path.parent) for key, value in item.items()} for item in items]
+    return make_cases(name, found, structures, subject, num_folds)
+
+
+def make_cases(
+    name: str, items: Sequence[Mapping[str, Any]], structures: Sequence[str], subject: str | None, num_folds: int
+) -> Cases:
+    """Tell the subject of each item, and deal subjects into folds where they have none.
+
+    Args:
+        name: The name of the data set.
+        items: The items, with absolute paths.
+        structures: The names of the label values above 0.
+        subject: The key of an item that holds its subject, or a regular expression whose first group is the subject in
+            the path of an item's image. Without it the key is ``subject``, and where there is none, each item is a
+            subject of its own.
+        num_folds: The number of folds, where items have no ``fold``.
+
+    Raises:
+        UserError: If an item has no subject or no fold though others have, a subject has two folds, or there are fewer
+            subjects than folds.
+    """
+    require(len(items) > 0, f"{name}: no items", "a study needs cases", "name a datalist that has some")
+    subjects = _subjects(name, items, subject)
+    for one in subjects:
+        require_visible(one, "subject")
+    given = [item.get("fold") for item in items]
+    if all(fold is None for fold in given):
+        dealt = _deal(name, sorted(set(subjects)), num_folds)
+        folds = [dealt[one] for one in subjects]
+    else:
+        whole = all(isinstance(fold, int) and not isinstance(fold, bool) for fold in given)
+        require(whole, f"{name}: folds {given[:3]}", "each item has a whole number, or none has one", "mend 'fold'")
+        folds = [int(fold) for fold in given if fold is not None]
+    by_subject: dict[str, int] = {}
+    for one, fold in zip(subjects, folds, strict=True):
+        require(
+            by_subject.setdefault(one, fold) == fold,
+            f"{name}: subject {one} in the folds {by_subject[one]} and {fold}",
+            "a subject has one fold, else its images would be in training and test",
+            "mend 'fold' in the datalist",
+        )
+    require(len(set(folds)) > 1, f"{name}: all in fold {folds[0]}", "a study tests on a fold of several", "add folds")
+    kept = tuple({key: value for key, value in item.items() if key not in _OURS} for item in items)
+    return Cases(name, kept, tuple(subjects), tuple(folds), tuple(structures))
+
+
+def _subjects(name: str, items: Sequence[Mapping[str, Any]], subject: str | None) -> list[str]:
+    key = subject or "subject"
+    having = [key in item for item in items]
+    if all(having):
+        return [str(item[key]) for item in items]
+    require(not any(having), f"{name}: {having.count(False)} items without {key!r}", "the others have it", "add it")
+    if subject is None:
+        return [_file_name(item) or f"case {number}" for number, item in enumerate(items)]
+    try:
+        pattern = re.compile(subject)
+    except re.error as error:
+        raise UserError(f"subject {subject!r}: no key of the items, and no regular expression ({error}).") from error
+    require(
+        pattern.groups > 0,
+        f"subject {subject!r}",
+        "it is a key of the items, or a regular expression with a group in brackets",
+        "write for example 'patient([0-9]+)'",
+    )
+    subjects = []
+    for item in items:
+        match = pattern.search(_image(item))
+        if match is None:
+            raise UserError(f"{name}: {_image(item)!r} does not match {subject!r}, which tells its subject. Mend it.")
+        subjects.append(match[1])
+    return subjects
+
+
+def _image(item: Mapping[str, Any]) -> str:
+    image = item.get("image", "")
+    return str(image[0] if isinstance(image, (list, tuple)) and image else image)
+
+
+def _file_name(item: Mapping[str, Any]) -> str:
+    return Path(_image(item)).name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _deal(name: str, subjects: Sequence[str], num_folds: int) -> dict[str, int]:
+    require(
+        1 < num_folds <= len(subjects),
+        f"{name}: {len(subjects)} subjects for {num_folds} folds",
+        "each of at least two folds has a subject",
+        "choose another num_folds, or add subjects",
+    )
+    splits = KFold(num_folds, shuffle=True, random_state=0).split(np.zeros(len(subjects)))
+    return {subjects[i]: fold for fold, (_, members) in enumerate(splits) for i in members}
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    """A path, or several, as an absolute one; anything else as it is."""
+    if isinstance(value, list):
+        return [_absolute(one, folder) for one in value]
+    if isinstance(value, str) and (folder / value).exists() and value:
+        return str((folder / value).resolve())
+    return value
