@@ -13,7 +13,8 @@ from monai.networks.layers.utils import get_act_layer
 from torch import Tensor, nn
 
 from monai_iln.errors import UserError, refusal
-from monai_iln.norms import apply_method, make_norm, names_function
+from monai_iln.norms import apply_method, make_norm, method_specification, names_function
+from monai_iln.norms.factory import fit_norm
 
 
 class PaperUNet(nn.Module):
@@ -34,7 +35,8 @@ class PaperUNet(nn.Module):
         out_channels: The channels of the output (classes).
         features: The channels of each level, from full resolution down.
         norm: The norm specification as everywhere in MONAI, a name or ``(name, {arguments})``; ``None`` for no norm; or
-            another method of :func:`~monai_iln.norms.apply_method`, ``"WEIGHT"`` or ``"BATCH_KALMAN"``.
+            another method of :func:`~monai_iln.norms.apply_method`, ``"WEIGHT"`` or ``"BATCH_KALMAN"``. It means the
+            same as there: ``"INSTANCE"`` has weight and bias, and a group norm takes the largest divisor.
         act: The activation as everywhere in MONAI.
 
     Shape:
@@ -65,12 +67,13 @@ class PaperUNet(nn.Module):
         if len(features) < 2:
             raise UserError(f"PaperUNet: features is {tuple(features)!r}; a U-Net needs at least two levels.")
 
+        norm = method_specification(norm)
         first_norm = "BATCH" if names_function(norm) else norm  # marks the places for such a method
 
         def normalized(convolution: nn.Module, channels: int) -> list[nn.Module]:
             layers = [convolution]
             if first_norm is not None:
-                layers.append(make_norm(first_norm, spatial_dims, channels))
+                layers.append(make_norm(fit_norm(first_norm, channels), spatial_dims, channels))
             return [*layers, get_act_layer(act)]
 
         def two_convolutions(channels_in: int, channels: int) -> nn.Sequential:

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from monai_iln.norms.gates import LayerGates, parameter_groups, plot_gates, read_gates
     from monai_iln.norms.kalman import BatchKalmanNorm
     from monai_iln.norms.layers import ILN, InstanceLayerNorm, MixtureNorm
-    from monai_iln.norms.methods import apply_method, names_function
+    from monai_iln.norms.methods import apply_method, method_specification, names_function
     from monai_iln.norms.replace import replace_norm
     from monai_iln.norms.running import update_bn
+    from monai_iln.norms.survey import Survey, apply_and_survey, survey_norms
 
 __all__ = [
     "ILN",
@@ -22,17 +23,21 @@ __all__ = [
     "LayerGates",
     "MixtureNorm",
     "SpatialLayerNorm",
+    "Survey",
     "SwitchableNorm",
     "UGATITInstanceLayerNorm",
+    "apply_and_survey",
     "apply_method",
     "check_norm",
     "make_norm",
+    "method_specification",
     "names_function",
     "parameter_groups",
     "plot_gates",
     "read_gates",
     "register",
     "replace_norm",
+    "survey_norms",
     "update_bn",
 ]
 
@@ -47,17 +52,21 @@ __getattr__ = lazy_getattr(
         "LayerGates": "gates",
         "MixtureNorm": "layers",
         "SpatialLayerNorm": "family",
+        "Survey": "survey",
         "SwitchableNorm": "family",
         "UGATITInstanceLayerNorm": "family",
+        "apply_and_survey": "survey",
         "apply_method": "methods",
         "check_norm": "factory",
         "make_norm": "factory",
+        "method_specification": "methods",
         "names_function": "methods",
         "parameter_groups": "gates",
         "plot_gates": "gates",
         "read_gates": "gates",
         "register": "factory",
         "replace_norm": "replace",
+        "survey_norms": "survey",
         "update_bn": "running",
     },
 )

@@ -11,6 +11,7 @@ from torch import nn
 
 from monai_iln import norms
 from monai_iln.errors import UserError, did_you_mean
+from monai_iln.norms.components import GROUPS, fit_groups
 from monai_iln.registration import CLASS_NAMES, add_norms
 
 REGISTERED: dict[str, type[nn.Module]] = {name: getattr(norms, kind) for name, kind in CLASS_NAMES.items()}
@@ -77,6 +78,53 @@ def norm_class(norm: Any, spatial_dims: int) -> type[nn.Module]:
     name, _ = split_args(norm)
     kind: type[nn.Module] = Norm[name, spatial_dims]
     return kind
+
+
+def fit_norm(norm: Any, num_features: int) -> Any:
+    """The norm specification that a layer of so many channels can take.
+
+    Torch's group norm raises where its groups do not divide the channels. Here it gets the largest divisor below, as
+    the norms of this package take it by themselves. All other norms stay as they are.
+
+    Args:
+        norm: The norm specification, a name or ``(name, {arguments})``.
+        num_features: The number of channels.
+
+    Raises:
+        UserError: If MONAI does not know the norm, the norm is ``None``, or fewer than one group is asked for.
+
+    Example:
+        >>> fit_norm(("GROUP", {"num_groups": 8}), 3), fit_norm(("GROUP", {"num_groups": 8}), 32)
+        (('GROUP', {'num_groups': 3}), ('GROUP', {'num_groups': 8}))
+    """
+    kind = norm_class(norm, 2)
+    name, arguments = split_args(norm)
+    asked = arguments.get("num_groups")
+    is_group_norm = isinstance(kind, type) and issubclass(kind, nn.GroupNorm)
+    if not is_group_norm or not isinstance(asked, int):
+        return norm
+    return name, {**arguments, "num_groups": fit_groups(num_features, asked)}
+
+
+def asked_groups(norm: Any) -> list[int]:
+    """The numbers of groups that a norm specification asks for, also by default; no policies such as ``"alive"``.
+
+    Example:
+        >>> asked_groups("ILN"), asked_groups(("GROUP", {"num_groups": 8})), asked_groups("BATCH")
+        ([16], [8], [])
+        >>> asked_groups(("MIXTURE", {"components": ["instance", ("group", {"num_groups": 4})], "then": "group"}))
+        [4, 16]
+    """
+    parameters = inspect.signature(norm_class(norm, 2)).parameters
+    _, arguments = split_args(norm)
+    asked = []
+    if "num_groups" in parameters:
+        asked.append(arguments.get("num_groups", parameters["num_groups"].default))
+    for component in (*arguments.get("components", ()), arguments.get("then")):
+        name, its_arguments = (component, {}) if isinstance(component, (str, type(None))) else component
+        if str(name).strip().lower() == "group":
+            asked.append(its_arguments.get("num_groups", GROUPS))
+    return [number for number in asked if isinstance(number, int)]
 
 
 def make_norm(norm: Any, spatial_dims: int, num_features: int) -> nn.Module:

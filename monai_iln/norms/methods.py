@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,28 +16,37 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from monai_iln.errors import check_keys, require
 from monai_iln.norms.coefficients import working_dtype
+from monai_iln.norms.factory import norm_class
 from monai_iln.norms.kalman import GAIN, BatchKalmanNorm
 from monai_iln.norms.kalman_moments import Ended
 from monai_iln.norms.kalman_paths import predict_norms
-from monai_iln.norms.replace import replace_norm, replaceable
+from monai_iln.norms.replace import Replacement, left_alone, replace_norm, replaceable
 from monai_iln.norms.sync import is_distributed, moments_over_ranks
 
+OWN = "OWN"
+"""The method that leaves a network with the norms that it was made with."""
 
-def apply_method(network: nn.Module, method: Any, example: Any = None) -> nn.Module:
+
+def apply_method(network: nn.Module, method: Any, example: Any = None, pattern: str | None = None) -> nn.Module:
     """Normalize a network by a method, in place: what a study compares.
 
     Args:
         network: The network, with the norms that it was made with.
-        method: A norm specification as everywhere in MONAI, for :func:`replace_norm`; ``None``, which takes the norms
-            out; or the name of a function in :data:`METHODS`, alone or with arguments: ``"WEIGHT"``,
-            ``"BATCH_KALMAN"``, ``("BATCH_KALMAN", {"gain": 0.05})``.
+        method: A norm specification as everywhere in MONAI, or a class or function that makes a layer from a number of
+            channels, for :func:`replace_norm`; ``None``, which takes the norms out; the name of a function in
+            :data:`METHODS`, alone or with arguments: ``"WEIGHT"``, ``"BATCH_KALMAN"``, ``("BATCH_KALMAN", {"gain":
+            0.05})``; or ``"OWN"``, which leaves the network as it is. :func:`method_specification` tells what is
+            really applied: every norm has weight and bias unless the method says otherwise.
         example: An input of the network, or a tuple of its inputs. ``"BATCH_KALMAN"`` needs its shape.
+        pattern: A regular expression. Only norms in whose name it is found (:func:`re.search`) are replaced or taken
+            out. ``"WEIGHT"`` and ``"BATCH_KALMAN"`` take the network as a whole, and so no pattern.
 
     Returns:
         ``network`` itself.
 
     Raises:
-        UserError: If the method is unknown or cannot be applied to this network. The network is unchanged then.
+        UserError: If the method is unknown or cannot be applied to this network, or the pattern matches none of its
+            norms. The network is unchanged then.
 
     Example:
         >>> from monai.networks.nets import UNet
@@ -44,18 +54,76 @@ def apply_method(network: nn.Module, method: Any, example: Any = None) -> nn.Mod
         >>> network = apply_method(network, "BATCH_KALMAN", torch.zeros(1, 1, 32, 32))
         >>> [layer for layer in network.modules() if isinstance(layer, BatchKalmanNorm)]
         [BatchKalmanNorm(8, gain=0.9, not predicted), BatchKalmanNorm(16, gain=0.9, predicted)]
+        >>> apply_method(network, "instance").model[0].adn.N.affine
+        True
     """
+    apply_and_report(network, method, example, pattern)
+    return network
+
+
+def apply_and_report(
+    network: nn.Module, method: Any, example: Any = None, pattern: str | None = None
+) -> list[Replacement]:
+    """Do what :func:`apply_method` does, and tell what became of the norms.
+
+    Returns:
+        The report of :func:`replace_norm`. Where no norm comes in the place of the old ones, it has but the modules
+        that look like norms and were left. It is empty for ``"OWN"``.
+    """
+    method = method_specification(method)
+    if method == OWN:
+        return []
     if names_function(method):
-        name, arguments = (method, {}) if isinstance(method, str) else method
-        function = METHODS[name.strip().upper()]
+        name, arguments = method
+        function = METHODS[name]
         known = [key for key in inspect.signature(function).parameters if key not in ("network", "example")]
         check_keys(arguments, known, f"argument of {name}")
-        return function(network, example, **arguments)
+        require(pattern is None, f"pattern {pattern!r}", f"{name} takes the network as a whole", "leave it out")
+        function(network, example, **arguments)
+        return left_alone(network)
     if method is None:
-        _take_norms_out(network)
-    else:
-        replace_norm(network, method)
-    return network
+        return _take_norms_out(network, pattern)
+    return replace_norm(network, method, pattern=pattern)
+
+
+def method_specification(method: Any) -> Any:
+    """The specification that is really applied where a method is named.
+
+    The networks of a comparison should differ in their norms alone. MONAI's ``"INSTANCE"`` has no weight and bias by
+    default, where batch and group norm have, so it gets them. So does any other norm, or class, whose ``affine`` is off
+    by default. To leave them out, say so: ``("INSTANCE", {"affine": False})``. What a function makes stays as it is.
+
+    Args:
+        method: The method, as :func:`apply_method` takes it.
+
+    Returns:
+        A list of a name in capitals and its arguments; ``"OWN"``; ``None``; or a class or function.
+
+    Raises:
+        UserError: If there is no such method.
+
+    Example:
+        >>> method_specification("instance"), method_specification(("group", {"num_groups": 8}))
+        (['INSTANCE', {'affine': True}], ['GROUP', {'num_groups': 8}])
+        >>> method_specification("own"), method_specification(("INSTANCE", {"affine": False}))
+        ('OWN', ['INSTANCE', {'affine': False}])
+    """
+    if method is None:
+        return None
+    if isinstance(method, type) and _lacks_affine(method):
+        return partial(method, affine=True)
+    if callable(method):
+        return method
+    name, arguments = _name_and_arguments(method)
+    if name == OWN:
+        check_keys(arguments, [], "argument of OWN")
+        return OWN
+    if name in METHODS:
+        return [name, arguments]
+    kind = norm_class(method, 2)  # tells what MONAI does not know
+    if _lacks_affine(kind):
+        arguments = {"affine": True, **arguments}
+    return [name, arguments]
 
 
 def names_function(method: Any) -> bool:
@@ -65,10 +133,23 @@ def names_function(method: Any) -> bool:
         >>> names_function("WEIGHT"), names_function("ILN")
         (True, False)
     """
+    return _name_and_arguments(method)[0] in METHODS
+
+
+def _name_and_arguments(method: Any) -> tuple[str | None, dict[str, Any]]:
+    """The name that a method has, in capitals, and its arguments; no name if it has another form."""
     name, arguments = method, {}
     if isinstance(method, (tuple, list)) and len(method) == 2:
         name, arguments = method
-    return isinstance(name, str) and isinstance(arguments, dict) and name.strip().upper() in METHODS
+    if isinstance(name, str) and isinstance(arguments, dict):
+        return name.strip().upper(), dict(arguments)
+    return None, {}
+
+
+def _lacks_affine(kind: Any) -> bool:
+    """Whether a class has weight and bias only on request."""
+    affine = inspect.signature(kind).parameters.get("affine")
+    return affine is not None and affine.default is False
 
 
 def weight_normalize(network: nn.Module, example: Any = None) -> nn.Module:
@@ -192,14 +273,15 @@ METHODS: dict[str, Callable[..., nn.Module]] = {"WEIGHT": weight_normalize, "BAT
 """The functions that a method may name. Each gets a network, an example and arguments, and returns the network."""
 
 
-def _take_norms_out(network: nn.Module) -> None:
+def _take_norms_out(network: nn.Module, pattern: str | None = None) -> list[Replacement]:
     """Put nothing in the place of the norms."""
-    if not replaceable(network):
-        return
-    replace_norm(network, nn.Identity)
+    if not replaceable(network) and pattern is None:
+        return left_alone(network)
+    report = replace_norm(network, nn.Identity, pattern=pattern)
     for module in network.modules():  # an activation in place would change what the norm left alone, its input
         if vars(module).get("inplace") is True:
             vars(module)["inplace"] = False
+    return report
 
 
 def _parametrize(convolution: _ConvNd) -> None:

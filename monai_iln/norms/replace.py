@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from monai_iln.errors import UserError
-from monai_iln.norms.factory import REGISTERED, make_norm, norm_class
+from monai_iln.errors import UserError, first_of
+from monai_iln.norms.factory import REGISTERED, fit_norm, make_norm, norm_class
 from monai_iln.norms.kalman import BatchKalmanNorm
 
 SPATIAL_DIMS: dict[type[nn.Module], int] = {
@@ -45,6 +46,10 @@ class Replacement(NamedTuple):
     note: str
 
 
+ALREADY = "already as asked for"
+OF_THE_CLASS = "already of the class asked for"
+OTHER_CLASS = "its class is not in from_"
+
 # What all norms mean the same by; a gate is worth something only to a norm of the same gate.
 COMMON = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -54,13 +59,15 @@ def replace_norm(
     norm: Any,
     from_: tuple[type[nn.Module], ...] = NORMS,
     spatial_dims: int | None = None,
+    pattern: str | None = None,
 ) -> list[Replacement]:
     """Replace the norms of a finished network, in place; for networks that hard-code them.
 
     Parameters and buffers that both norms have in the same shape move over, so that trained weights, their device,
     dtype and ``requires_grad`` stay. What only the new norm has takes device and dtype from the old one, or from its
     surroundings if that has no tensors, and is frozen if all of the old one was. Training mode stays. A norm used in
-    two places is replaced by one in both. Doing it again replaces nothing.
+    two places is replaced by one in both. Doing it again replaces nothing. Where the groups of ``"GROUP"`` do not
+    divide a layer's channels, it gets the largest divisor below, as ILN does.
 
     Replace before the optimizer is made, and before the network is compiled, scripted or wrapped for several devices.
     Code that looks for the class of a norm later on, like MONAI's ``AHNet.copy_from`` or the folding of batch norms
@@ -76,13 +83,15 @@ def replace_norm(
             normalizes the last axes, in transformers the channels of each token.
         spatial_dims: The number of spatial axes, where the old norm's class does not tell it. Without it, the dimension
             of the convolutions next to such a norm is taken. Only norms with a class per dimension need it.
+        pattern: A regular expression. Only norms are replaced in whose name it is found, by :func:`re.search`; of a
+            norm used in two places, in one of its names.
 
     Returns:
         What became of every norm, also of those that were left as they are, in the order of the network's modules.
 
     Raises:
-        UserError: If the model itself is such a norm, the norm specification is wrong, a dimension cannot be told, or
-            the model has no norm to replace. The model is unchanged then.
+        UserError: If the model itself is such a norm, the norm specification or the pattern is wrong, a dimension
+            cannot be told, or the model has no norm to replace. The model is unchanged then.
 
     Example:
         >>> from monai.networks.nets import AttentionUnet
@@ -94,6 +103,8 @@ def replace_norm(
         'InstanceLayerNorm(8, num_groups=4, gate=sigmoid)'
         >>> [entry.old for entry in report if not entry.affine_kept]
         ['InstanceNorm2d(8, eps=1e-05, momentum=0.1, affine=False, ...track_running_stats=False)']
+        >>> [entry.name for entry in replace_norm(network, "BATCH", pattern="^model.0") if entry.new]
+        ['model.0.conv.0.adn.N', 'model.0.conv.1.adn.N']
     """
     if not isinstance(from_, tuple) or not all(isinstance(kind, type) for kind in from_):
         raise UserError(f"from_ is {from_!r}; it must be a tuple of classes, for example (torch.nn.BatchNorm2d,).")
@@ -103,6 +114,7 @@ def replace_norm(
             "Make the layer with monai_iln.norms.make_norm instead."
         )
     wanted = _classes(norm)
+    chosen = _matching(model, from_, pattern)
     new_norms: dict[nn.Module, nn.Module] = {}
     places: dict[str, nn.Module] = {}
     report: list[Replacement] = []
@@ -111,6 +123,9 @@ def replace_norm(
     for name, old in model.named_modules(remove_duplicate=False):
         if not _is_norm(old, from_):
             continue
+        if old not in chosen:
+            report.append(Replacement(name, repr(old), None, False, f"its name does not match {pattern!r}"))
+            continue
         note = _why_not(old, from_, wanted)
         already = already or type(old) in wanted
         if not note:
@@ -118,7 +133,7 @@ def replace_norm(
                 dims = spatial_dims if len(wanted) > 1 else 1  # any will do where there is one class for all
                 new_norms[old] = _make_like(old, name, model, norm, dims)
             if _settings(old) == _settings(new_norms[old]):
-                note, already = "already as asked for", True
+                note, already = ALREADY, True
         if note:
             report.append(Replacement(name, repr(old), None, False, note))
         else:
@@ -137,13 +152,48 @@ def replace_norm(
 
 def _is_norm(module: nn.Module, from_: tuple[type[nn.Module], ...]) -> bool:
     """Whether a module is to be replaced, or looks like a norm and is to be reported."""
-    return isinstance(module, from_) or ("Norm" in type(module).__name__ and not list(module.children()))
+    kind = type(module)
+    of_weights = kind.__module__.startswith("torch.nn.utils.")  # such as a parametrization
+    return isinstance(module, from_) or ("Norm" in kind.__name__ and not of_weights and not list(module.children()))
+
+
+def looks_like_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm by its class or by the name of its class; not one of weights."""
+    return _is_norm(module, NORMS)
+
+
+def _matching(model: nn.Module, from_: tuple[type[nn.Module], ...], pattern: str | None) -> set[nn.Module]:
+    """The norms of a network of which one name matches a pattern; all without one."""
+    places = model.named_modules(remove_duplicate=False)
+    norms = {name: module for name, module in places if _is_norm(module, from_)}
+    if pattern is None:
+        return set(norms.values())
+    if not isinstance(pattern, str):
+        raise UserError(f"pattern is {pattern!r}; it must be a regular expression of the names of norms.")
+    try:
+        found = {module for name, module in norms.items() if re.search(pattern, name)}
+    except re.error as error:
+        raise UserError(f"pattern {pattern!r} is no regular expression: {error}. Remedy: mend it.") from error
+    if not found:
+        names = first_of(list(norms)) or "it has none"
+        raise UserError(f"pattern {pattern!r} matches no norm of the {type(model).__name__}. Its norms are: {names}.")
+    return found
 
 
 def replaceable(model: nn.Module) -> dict[str, nn.Module]:
     """The norms of a network that :func:`replace_norm` replaces, by name; a shared one under each of its names."""
     places = model.named_modules(remove_duplicate=False)
-    return {name: module for name, module in places if _is_norm(module, NORMS) and not _why_not(module, NORMS, set())}
+    return {name: module for name, module in places if looks_like_norm(module) and not _why_not(module, NORMS, set())}
+
+
+def left_alone(model: nn.Module) -> list[Replacement]:
+    """What looks like a norm in a network, and :func:`replace_norm` would not replace, with the reason."""
+    left = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        note = _why_not(module, NORMS, set()) if looks_like_norm(module) else ""
+        if note:
+            left.append(Replacement(name, repr(module), None, False, note))
+    return left
 
 
 def _classes(norm: Any) -> set[type[nn.Module]]:
@@ -162,20 +212,21 @@ def _why_not(old: nn.Module, from_: tuple[type[nn.Module], ...], wanted: set[typ
     if isinstance(old, nn.LayerNorm):
         return "normalizes the last axes of its input, not channels at axis 1"
     if type(old) not in from_:
-        return "already of the class asked for" if type(old) in wanted else "its class is not in from_"
-    if _channels(old) is None:
+        return OF_THE_CLASS if type(old) in wanted else OTHER_CLASS
+    if channels_of(old) is None:
         return "has neither num_features nor num_channels"
     return ""
 
 
 def _make_like(old: nn.Module, name: str, model: nn.Module, norm: Any, spatial_dims: int | None) -> nn.Module:
     """A new norm in place of an old one, with its tensors where they fit."""
-    channels = _channels(old) or 0
+    channels = channels_of(old) or 0
     try:
         if callable(norm):
             new: nn.Module = norm(channels)
         else:
-            new = make_norm(norm, _spatial_dims(old, name, model, spatial_dims), channels)
+            dims = _spatial_dims(old, name, model, spatial_dims)
+            new = make_norm(fit_norm(norm, channels), dims, channels)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}, {old!r}: {error}") from error
     if not isinstance(new, nn.Module):
@@ -235,7 +286,8 @@ def _outwards(model: nn.Module, name: str) -> Iterator[nn.Module]:
     yield model
 
 
-def _channels(module: nn.Module) -> int | None:
+def channels_of(module: nn.Module) -> int | None:
+    """The channels of a norm's input, if it tells them."""
     channels = getattr(module, "num_features", getattr(module, "num_channels", None))
     if isinstance(channels, int):
         return channels

@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from monai_iln import ILN
 from monai_iln.errors import UserError
 from monai_iln.networks import PaperUNet, load_weights
-from monai_iln.norms import BatchKalmanNorm, apply_method
+from monai_iln.norms import BatchKalmanNorm, apply_method, method_specification
 from monai_iln.norms.replace import NORMS
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
@@ -257,6 +257,81 @@ def test_other_methods():
     assert all(is_parametrized(module, "weight") for module in layers(network, _ConvNd))
 
 
+@pytest.mark.parametrize("name", ["OWN", " own ", ("Own", {})])
+def test_own_leaves_the_network_as_it_is(name):
+    network = NETWORKS["UNet with residual units"](2)
+    before, modules = repr(network), list(network.modules())
+    assert apply_method(network, name, pattern="no such norm") is network
+    assert repr(network) == before
+    assert all(module is old for module, old in zip(network.modules(), modules, strict=True))
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_a_class_or_a_function_makes_the_norms(make):
+    expected = len(layers(make(2), NORMS))
+    assert len(layers(apply_method(make(2), ILN), ILN)) == expected
+    network = apply_method(make(2), lambda channels: nn.GroupNorm(1, channels))
+    assert {norm.num_groups for norm in layers(network, nn.GroupNorm)} == {1}
+    assert len(layers(network, nn.GroupNorm)) == expected
+
+
+def test_norms_have_weight_and_bias_unless_the_method_says_otherwise():
+    methods = [
+        ("instance", True),
+        (["Instance", {"eps": 1e-3}], True),
+        (nn.InstanceNorm2d, True),
+        (("INSTANCE", {"affine": False}), False),
+        (lambda channels: nn.InstanceNorm2d(channels), False),
+    ]
+    for method, expected in methods:
+        network = apply_method(NETWORKS["UNet"](2), method)
+        found = layers(network, nn.InstanceNorm2d)
+        assert {norm.affine for norm in found} == {expected}
+        assert {norm.weight is not None for norm in found} == {expected}
+
+
+def test_method_specification():
+    assert method_specification(" instance ") == ["INSTANCE", {"affine": True}]
+    assert method_specification(("INSTANCE", {"affine": False})) == ["INSTANCE", {"affine": False}]
+    assert method_specification(["batch", {"eps": 0.1}]) == ["BATCH", {"eps": 0.1}]
+    assert method_specification("iln") == ["ILN", {}]
+    assert method_specification(("batch_kalman", {"gain": 0.5})) == ["BATCH_KALMAN", {"gain": 0.5}]
+    assert method_specification("own") == "OWN"
+    assert method_specification(None) is None
+    assert method_specification(ILN) is ILN
+    for method in ("instance", ("group", {"num_groups": 8}), "weight", "own", None):
+        assert method_specification(method_specification(method)) == method_specification(method)
+    arguments = {}
+    method_specification(("INSTANCE", arguments))
+    assert arguments == {}
+
+
+def test_only_the_norms_of_a_pattern():
+    network = NETWORKS["UNet with residual units"](2)
+    count = len(layers(network, NORMS))
+    apply_method(network, "ILN", pattern="unit0")
+    names = {name for name, module in network.named_modules() if isinstance(module, ILN)}
+    assert names
+    assert all("unit0" in name for name in names)
+    apply_method(network, None, pattern="unit1")
+    found = layers(network, NORMS)
+    assert 0 < len(found) < count
+    assert not any("unit1" in name for name, module in network.named_modules() if isinstance(module, NORMS))
+    assert len(layers(network, ILN)) == len(names)
+
+
+def test_a_pattern_is_refused_where_it_cannot_be(method):
+    network = NETWORKS["UNet"](2)
+    before = repr(network)
+    name = method if isinstance(method, str) else method[0]
+    with pytest.raises(UserError, match=f"^pattern 'model': {name} takes the network as a whole. Remedy: leave it out"):
+        apply_method(network, method, image(2), pattern="model")
+    for other in ("ILN", None, nn.Identity):
+        with pytest.raises(UserError, match="pattern 'nothing' matches no norm of the UNet"):
+            apply_method(network, other, pattern="nothing")
+    assert repr(network) == before
+
+
 def test_affine_and_running_statistics_stay():
     network = PaperUNet(2, 1, 2, (4, 8), norm="BATCH")
     train(network, 1)
@@ -275,6 +350,18 @@ def test_paper_unet_takes_methods_as_norm(method):
     assert torch.equal(network(x), expected(x))
     kinds = layers(PaperUNet(norm=("BATCH_KALMAN", {"gain": 0.5}), features=(4, 8)), BatchKalmanNorm)
     assert {layer.gain for layer in kinds} == {0.5}
+
+
+def test_paper_unet_means_the_same_by_a_name():
+    for norm in ("instance", ("GROUP", {"num_groups": 8}), "ILN"):
+        network = PaperUNet(2, 1, 2, (4, 12), norm=norm)
+        expected = apply_method(PaperUNet(2, 1, 2, (4, 12), norm="BATCH"), norm)
+        assert repr(network) == repr(expected)
+        assert all(norm.weight is not None for norm in layers(network, NORMS))
+    bare = PaperUNet(2, 1, 2, (4, 8), norm=("INSTANCE", {"affine": False}))
+    assert all(norm.weight is None for norm in layers(bare, NORMS))
+    with pytest.raises(UserError, match="norm 'OWN' is unknown"):
+        PaperUNet(norm="OWN")
 
 
 @pytest.mark.parametrize(("norm", "kind"), [("WEIGHT", None), ("BATCH_KALMAN", BatchKalmanNorm), ("ILN", ILN)])
@@ -372,6 +459,8 @@ REFUSED = {
     "example of a name": ("BATCH_KALMAN", NETWORKS["UNet"], "image", "example of str: .* give tensors"),
     "example of a shape": ("BATCH_KALMAN", NETWORKS["UNet"], (1, 1, 16, 16), "example of tuple: .* give tensors"),
     "example of nothing": ("BATCH_KALMAN", NETWORKS["UNet"], (), "example of tuple: .* give tensors"),
+    "argument of own": (("OWN", {"gain": 0.5}), NETWORKS["UNet"], None, "'gain' is no argument of OWN"),
+    "form": (3, NETWORKS["UNet"], None, "norm 3 has no valid form"),
     "name": ("WEIHGT", NETWORKS["UNet"], image(2), "norm 'WEIHGT' is unknown"),
     "no convolutions": ("WEIGHT", lambda dims: nn.Sequential(nn.BatchNorm2d(1)), None, "it has no convolution"),
     "groups": (

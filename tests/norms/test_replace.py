@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from monai.networks.nets import AHNet, AttentionUnet, ResNet, SEResNet50, VNet
+from monai.networks.nets import AHNet, AttentionUnet, DynUNet, ResNet, SEResNet50, VNet
 from torch import nn
 
 from monai_iln import ILN
@@ -220,8 +220,8 @@ def test_errors():
 
 def test_an_error_leaves_the_model_as_it_was():
     model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(7))
-    with pytest.raises(UserError, match=r"^1, BatchNorm2d.*must be divisible by num_groups"):
-        replace_norm(model, ("GROUP", {"num_groups": 4}))
+    with pytest.raises(UserError, match=r"^1, BatchNorm2d.*7 channels cannot be divided into 4 equal groups"):
+        replace_norm(model, ("ILN", {"num_groups": 4, "strict": True}))
     assert len(norms(model, nn.BatchNorm2d)) == 2
 
 
@@ -261,3 +261,61 @@ def test_a_gate_moves_only_to_a_gate_that_means_the_same():
     assert (other[1].rho == 1).all()
     replace_norm(same, ("UGATIT_ILN", {"eps": 1e-3}))
     assert (same[1].rho == 0.25).all()
+
+
+def test_groups_that_do_not_divide_the_channels():
+    """The largest divisor is taken. MONAI's factory still raises."""
+    model = nn.Sequential(nn.BatchNorm2d(32), nn.BatchNorm2d(12), nn.BatchNorm2d(11), nn.BatchNorm2d(3)).double()
+    report = replace_norm(model, ("group", {"num_groups": 8, "eps": 0.1}))
+    assert [(norm.num_groups, norm.eps) for norm in model] == [(8, 0.1), (6, 0.1), (1, 0.1), (3, 0.1)]
+    assert "GroupNorm(6, 12" in report[1].new
+    x = torch.randn(2, 12, 5, 5, dtype=torch.float64)
+    groups = x.view(2, 6, -1)
+    expected = (groups - groups.mean(2, keepdim=True)) / (groups.var(2, correction=0, keepdim=True) + 0.1).sqrt()
+    torch.testing.assert_close(model[1](x), expected.view_as(x))
+    with pytest.raises(UserError, match="divisible by num_groups"):
+        make_norm(("group", {"num_groups": 8}), 2, 12)
+    with pytest.raises(UserError, match="num_groups is 0; it must be a whole number from 1"):
+        replace_norm(model, ("group", {"num_groups": 0}))
+
+
+def test_only_the_norms_of_a_pattern():
+    model = network()
+    report = replace_norm(model, "ILN", pattern=r"\.bn1$")
+    assert {name for name, module in model.named_modules() if isinstance(module, ILN)} == {"2.0.bn1", "2.1.bn1"}
+    left = {entry.name: entry.note for entry in report if entry.new is None}
+    assert left == dict.fromkeys(["1", "2.0.bn2", "2.1.bn2"], "its name does not match '\\\\.bn1$'")
+    assert {entry.note for entry in replace_norm(model, "ILN", pattern=r"\.bn1$") if entry.name in ("2.0.bn1",)} == {
+        "already as asked for"
+    }
+
+
+def test_a_pattern_that_matches_one_name_of_a_shared_norm():
+    """DynUNet has its blocks under two names; its forward goes by the second."""
+    model = DynUNet(2, 1, 2, (3, 3, 3), (1, 2, 2), (2, 2), (4, 4, 8), norm_name="INSTANCE")
+    replace_norm(model, "ILN", pattern="^input_block")
+    assert len(norms(model)) == 2
+    assert model.skip_layers.downsample is model.input_block
+    assert len({id(norm) for _, norm in model.named_modules(remove_duplicate=False) if isinstance(norm, ILN)}) == 2
+    shared = nn.BatchNorm2d(8)
+    twice = nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Sequential(shared), "c": nn.BatchNorm2d(8)})
+    replace_norm(twice, "ILN", pattern="b")
+    assert twice["a"][0] is twice["b"][0]
+    assert len(norms(twice)) == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("bn3", r"pattern 'bn3' matches no norm of the Sequential. Its norms are: 1; 2\.0\.bn1; .*and 2 more"),
+        ("(", r"pattern '\(' is no regular expression: .*mend it"),
+        (3, "pattern is 3; it must be a regular expression"),
+    ],
+)
+def test_wrong_patterns_leave_the_model_as_it_was(pattern, message):
+    model = network()
+    with pytest.raises(UserError, match=message):
+        replace_norm(model, "ILN", pattern=pattern)
+    assert not norms(model)
+    with pytest.raises(UserError, match="Its norms are: it has none"):
+        replace_norm(nn.Sequential(nn.Conv2d(1, 1, 1)), "ILN", pattern="bn")
