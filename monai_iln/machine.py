@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_iln.cores import usable_cores
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,7 +22,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     description: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
-        "usable_cores": _usable_cores(),
+        "usable_cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
     }
@@ -56,12 +58,6 @@ def load_average() -> list[float] | None:
     if not hasattr(os, "getloadavg"):
         return None
     return [round(load, 2) for load in os.getloadavg()]
-
-
-def _usable_cores() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _git(*arguments: str) -> str:

@@ -14,6 +14,7 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from monai_iln.cluster import connect_to_ray
+from monai_iln.cores import usable_cores
 from monai_iln.errors import UserError
 
 Task = TypeVar("Task")
@@ -29,7 +30,8 @@ class Workers:
     """The processes that work is shared among.
 
     Attributes:
-        jobs: The number of processes. ``None`` takes one for each core, fewer where there is little to do.
+        jobs: The number of processes. ``None`` takes one for each core that this process may use, fewer where there
+            is little to do.
         backend: ``"loky"`` for processes of this machine, ``"ray"`` for a cluster.
         address: The address of the Ray cluster, ``HOST:PORT``. Without it one is started here.
 
@@ -71,7 +73,7 @@ def run_in_parallel(
         [1, 2, 3]
     """
     workers = workers or Workers()
-    jobs = min(workers.jobs or joblib.cpu_count(), len(tasks))
+    jobs = min(workers.jobs or usable_cores(), len(tasks))
     if workers.jobs is None:
         jobs = min(jobs, len(tasks) // _WORTH_A_PROCESS)
     calls = (joblib.delayed(_do)(function, task, os.getpid()) for task in tasks)

@@ -135,6 +135,8 @@ CURVES_PICTURE = "curves.png"
 GATES_PICTURE = "gates.png"
 OVERLAY = "overlay.png"
 COST = "cost.json"
+PROGRESS = "progress.json"
+"""How far a training is. It is there only while the training runs."""
 PREDICTIONS = "predictions"
 WEIGHTS = "model.pt"
 

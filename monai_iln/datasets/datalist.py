@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from monai_iln.cores import usable_cores
 from monai_iln.datasets.checked import CheckedItems, Known, Stamps, hash_file, key_of, stamp
 from monai_iln.datasets.formats.header import unreadable
 from monai_iln.datasets.formats.labels import round_labels
@@ -143,7 +143,7 @@ def _check(datalist: Datalist, *, anew: bool, progress: bool = False) -> list[di
     items = track(datalist.items, "Checking", "stack", progress)
     try:
         # Hashing and unpacking leave Python to other threads; of more than these, most would wait for it.
-        with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as threads:
+        with ThreadPoolExecutor(usable_cores() + 1) as threads:
             looks = threads.map(look, datalist.items)
             for item, hashes in zip(items, looks, strict=True):
                 if owners.setdefault(hashes["image"], item["subject"]) != item["subject"]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from monai_iln.cluster import connect_to_ray
 from monai_iln.configuration import read_configuration
+from monai_iln.cores import share_cores
 from monai_iln.errors import UserError, find_user_error, refusal
 from monai_iln.run_files import DATALIST, LOCK
 from monai_iln.study.cases import Cases
@@ -150,12 +151,9 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
             suspects = [run for run in suspects if run in left]
 
 
-def _jobs(study: Study) -> int:
-    return study.jobs or torch.cuda.device_count() or os.cpu_count() or 1
-
-
-def _threads_per_job(study: Study) -> int:
-    return max(1, (os.cpu_count() or 1) // _jobs(study))
+def _jobs_and_threads(study: Study) -> tuple[int, int]:
+    """The number of runs at a time on this machine, and the number of threads of each."""
+    return share_cores(study.jobs or torch.cuda.device_count() or None)
 
 
 def _is_done(run: Run, final: Path) -> bool:
@@ -194,8 +192,8 @@ def _execute_in_parallel(runs: Sequence[Run], study: Study, settings: WorkerSett
         options = connect_to_ray(study.address, study.jobs, study.gpus_per_run)
         tasks = [(run, replace(settings, threads=1, parent=None)) for run in runs]  # Ray deals out the GPUs
     else:
-        options = {"n_jobs": _jobs(study), "backend": "loky"}
-        threads, gpus = _threads_per_job(study), torch.cuda.device_count()
+        jobs, threads = _jobs_and_threads(study)
+        options, gpus = {"n_jobs": jobs, "backend": "loky"}, torch.cuda.device_count()
         tasks = []
         for number, run in enumerate(runs):
             device = None
@@ -286,7 +284,8 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Cas
     Raises:
         UserError: If the first run fails or diverges.
     """
-    jobs = min(_jobs(study), len(runs))
+    jobs, threads = _jobs_and_threads(study)
+    jobs = min(jobs, len(runs))
     finished = [read_record(path) for path in find_runs(folder)]
     seconds = [record["cost"]["total_seconds"] for record in finished if record and record["status"] == "finished"]
     if seconds:
@@ -296,7 +295,7 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Cas
         trial = _trial(first, Path(scratch), cases)
         final = Path(scratch) / trial.path
         start = time.perf_counter()
-        execute(trial, WorkerSettings(Path(scratch), "trial", threads=_threads_per_job(study)))
+        execute(trial, WorkerSettings(Path(scratch), "trial", threads=threads))
         total = time.perf_counter() - start
         record, failure = read_record(final), read_failure(final)
         if record is None or record["status"] != "finished":
