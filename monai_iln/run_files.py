@@ -26,6 +26,7 @@ class TableFile:
         name: The name of the file.
         columns: The names of its columns, in order.
         texts: The columns that hold text. The others hold numbers.
+        optional: Columns of numbers that a file may have beside the others.
 
     Example:
         >>> import tempfile
@@ -40,6 +41,7 @@ class TableFile:
     name: str
     columns: tuple[str, ...]
     texts: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -82,14 +84,14 @@ class TableFile:
         """
         import pandas as pd  # here: a training does without
 
-        missing = {column: ["", "nan"] for column in self.numbers}
+        missing = {column: ["", "nan"] for column in (*self.numbers, *self.optional)}
         missing |= {column: [""] for column in self.texts}  # "NA" may be a subject
         types = dict.fromkeys(self.texts, str)
         table = pd.read_csv(folder / self.name, keep_default_na=False, na_values=missing, dtype=types, low_memory=False)
         lacking = set(self.columns) - set(table.columns)
         if lacking:
             raise ValueError(f"it lacks the columns {', '.join(sorted(lacking))}")
-        for column in self.numbers:
+        for column in (*self.numbers, *(name for name in self.optional if name in table)):
             if pd.api.types.is_numeric_dtype(table[column]):
                 continue
             values = pd.to_numeric(table[column], errors="coerce")
@@ -120,7 +122,10 @@ IMAGES = TableFile(
         *("truth_pixels", "predicted_pixels", "truth_ml", "predicted_ml", "image", "truth", "prediction"),
     ),
     texts=("part", "subject", "phase", "position", "structure", "image", "truth", "prediction"),
+    optional=("score",),
 )
+CASES = TableFile(IMAGES.name, (*IMAGES.columns, "score"), IMAGES.texts)
+"""The same where the score is that of a bundle's own metric. Without a column ``score``, it is ``dice``."""
 SLICES = TableFile(  # beside the masks of an inference
     "slices.csv",
     ("stack", "slice", "pixels", "probability", "area_ratio", "shift", "removed_pixels", "doubts"),
@@ -147,8 +152,14 @@ LOG = "log.txt"
 LENGTH = "length.json"
 FAILURE = "failure.json"
 
-SCORES = ("test_dice", "test_dice_std", "validation_dice")
-"""The keys of ``scores`` in the record of a run."""
+DICE_SCORES = {
+    "test_score": "test_dice",
+    "test_score_std": "test_dice_std",
+    "validation_score": "validation_dice",
+}
+"""The keys of ``scores`` in the record of a run, and what they are called where the metric is Dice."""
+
+SCORES = tuple(DICE_SCORES)
 
 COSTS = (
     *("parameters", "steps", "seconds_per_step", "train_seconds", "validation_seconds", "peak_memory_bytes"),
@@ -174,8 +185,9 @@ RUNS = TableFile(
     "runs.csv",
     ("run", *GRID, "status", "message", *SCORES, "seconds_per_step"),
     texts=("run", "dataset", "method", "status", "message"),
+    optional=tuple(DICE_SCORES.values()),
 )
 """All runs; further columns, such as the other :data:`COSTS`, follow."""
 
-ALL_IMAGES = TableFile(IMAGES.name, ("run", *GRID, *IMAGES.columns), texts=("run", "dataset", "method", *IMAGES.texts))
+ALL_IMAGES = TableFile(IMAGES.name, ("run", *GRID, *CASES.columns), texts=("run", "dataset", "method", *IMAGES.texts))
 """The images of all runs."""

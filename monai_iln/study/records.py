@@ -16,6 +16,7 @@ from monai_iln.errors import UserError, refusal
 from monai_iln.files import write_csv, write_json
 from monai_iln.run_files import (
     ALL_IMAGES,
+    DICE_SCORES,
     FAILURE,
     GRID,
     IMAGES,
@@ -23,12 +24,15 @@ from monai_iln.run_files import (
     RUN_FOLDER,
     RUN_FOLDERS,
     RUNS,
+    SCORES,
     STUDY,
     SUMMARY,
 )
 
 _IMAGE_KEY = ["part", "subject", "phase", "slice", "index", "structure"]
-"""What tells one row of a run's images from another."""
+"""What tells one row of a run's images from another; where it scores cases by a bundle's own metric, also ``image``."""
+_ALWAYS = ("part", "subject")
+_OF_IMAGES = ("phase", "structure", "dice", "truth_pixels", "predicted_pixels")
 _ROWS_AT_ONCE = 10_000
 _STATUSES = ("finished", "diverged")
 
@@ -40,7 +44,8 @@ class Records:
     Attributes:
         study: The plan, as ``study.json`` holds it.
         runs: A row for each run that finished, diverged or failed.
-        images: A row for each image and structure of the finished runs. Its texts are categories.
+        images: A row for each image and structure of the finished runs. Its texts are categories. The column ``score``
+            is Dice where a run recorded no other metric.
     """
 
     study: Mapping[str, Any]
@@ -137,6 +142,8 @@ def read_records(folder: Path | str) -> Records:
         rows.append(_row(name, record))
         if record["status"] == "finished":
             table = _read_images(run, record)
+            if "score" not in table:
+                table["score"] = table["dice"]
             for position, column in enumerate(("run", *GRID)):
                 table.insert(position, column, {"run": name, **record}[column])
             if len(table):
@@ -158,9 +165,30 @@ def read_records(folder: Path | str) -> Records:
 
 def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Make the row of a run in the table of all runs: its values without what is made of several."""
-    row = {"run": name, **record, **record["scores"], **record["cost"]}
+    scores = {key: _score(record, key) for key in SCORES}
+    row = {"run": name, **record, **scores, **record["scores"], **record["cost"]}
     plain = {key: value for key, value in row.items() if not isinstance(value, (dict, list))}
     return plain | {"norm": record["norm"]}
+
+
+def _score(record: Mapping[str, Any], key: str) -> float | None:
+    """A score of a run's record, which has it under its own name or under that of Dice."""
+    scores: Mapping[str, float | None] = record["scores"]
+    return scores.get(key, scores.get(DICE_SCORES[key]))
+
+
+def run_scores(images: pd.DataFrame) -> dict[str, float]:
+    """The scores of a run: mean and standard deviation over its test images, and the mean over its validation images.
+
+    Args:
+        images: The rows of ``images.csv``. The score is the column ``score``, or ``dice`` where there is none.
+
+    Returns:
+        The numbers by the names of :data:`~monai_iln.run_files.SCORES`; NaN where there is none.
+    """
+    column = "score" if "score" in images else "dice"
+    test, validation = (images.loc[images["part"] == part, column] for part in ("test", "validation"))
+    return dict(zip(SCORES, (test.mean(), test.std(), validation.mean()), strict=True))
 
 
 def _require_own_folder(run: Path, name: str, record: Mapping[str, Any]) -> None:
@@ -200,28 +228,30 @@ def _read_images(run: Path, record: Mapping[str, Any]) -> pd.DataFrame:
 def _check_images(table: pd.DataFrame, record: Mapping[str, Any]) -> None:
     """Check the images of a run against its record.
 
+    What scores cases by a bundle's own metric has a column ``score``, and may lack much that images of this package
+    have: a case without the class has no score, and a case need not be an image.
+
     Raises:
         ValueError: If they are not those that it was written for.
     """
-    for column in ("part", "subject", "phase", "structure", "dice", "truth_pixels", "predicted_pixels"):
+    of_cases = "score" in table
+    for column in (*_ALWAYS, *(() if of_cases else _OF_IMAGES)):
         empty = np.flatnonzero(table[column].isna())
         if len(empty):
             raise ValueError(f"{column} is empty in row {empty[0] + 1}")
     twice = int(table.duplicated(_IMAGE_KEY).sum())
+    if of_cases:  # a subject may have several cases; those without a file cannot be told apart
+        twice = int(table[table["image"].notna()].duplicated([*_IMAGE_KEY, "image"]).sum())
     if twice:
         raise ValueError(f"it has {twice} of its {len(table)} rows twice")
-    dice = {part: table.loc[table["part"] == part, "dice"] for part in ("test", "validation")}
     for part, rows in record.get("images", {}).items():  # earlier versions did not count
         counted = int((table["part"] == part).sum())
         if counted != rows:
             raise ValueError(f"it has {counted} rows of the part {part}, and {RECORD} counts {rows}")
-    found = {
-        "test_dice": dice["test"].mean(),
-        "test_dice_std": dice["test"].std(),
-        "validation_dice": dice["validation"].mean(),
-    }
-    for name, value in found.items():
-        recorded = record["scores"].get(name)
+    for name, value in run_scores(table).items():
+        recorded = _score(record, name)
+        if DICE_SCORES[name] in record["scores"]:
+            name = DICE_SCORES[name]
         if not np.isclose(value, np.nan if recorded is None else recorded, rtol=0, atol=1e-9, equal_nan=True):
             raise ValueError(f"its {name} is {value:.6g}, and {RECORD} says {recorded}")
 
@@ -277,15 +307,17 @@ def write_tables(folder: Path, records: Records) -> None:
     write_frame(folder / RUNS.name, records.runs)
     write_frame(folder / ALL_IMAGES.name, records.images)
     summary: dict[str, Any] = {}
-    test = records.images.loc[records.images["part"] == "test", ["run", "structure", "subject", "phase", "dice"]]
-    for key, group in test.groupby(["run", "structure"], observed=True):
+    texts, scores = ["run", "structure", "subject", "phase"], records.images["score"]
+    test = records.images.loc[records.images["part"] == "test", texts].astype(object)
+    test = test.where(test.notna(), "").assign(score=scores)
+    test["case"] = ["_".join(filter(None, case)) for case in zip(test["subject"], test["phase"], strict=True)]
+    for key, group in test.groupby(["run", "structure"]):
         run, structure = map(str, key)
-        cases = group.groupby(["subject", "phase"], observed=True)["dice"].mean()
         summary.setdefault(run, {})[structure] = {
-            "mean": float(group["dice"].mean()),
-            "std": float(group["dice"].std()),
+            "mean": float(group["score"].mean()),
+            "std": float(group["score"].std()),
             "images": len(group),
-            "cases": {"_".join(map(str, case)): float(value) for case, value in zip(cases.index, cases, strict=True)},
+            "cases": group.groupby("case")["score"].mean().to_dict(),
         }
     write_json(folder / SUMMARY, summary)
 

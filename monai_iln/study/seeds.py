@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from monai_iln.study.metric import Metric, known_metric
 from monai_iln.study.selection import DECIMALS, GROUP, select_test
 
 ALPHA = 0.05
@@ -15,7 +16,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """Standard deviations of Dice by where they come from.
+    """Standard deviations of the score by where they come from.
 
     Attributes:
         subject: The spread between the subjects of a data set, structure and method, seeds averaged.
@@ -39,7 +40,7 @@ class SeedVariance:
     p: float
 
 
-def seed_variance(images: pd.DataFrame) -> SeedVariance:
+def seed_variance(images: pd.DataFrame, metric: str | Metric = "dice") -> SeedVariance:
     """How much of the differences between methods a new seed would change.
 
     A variance is pooled: the mean of the groups' variances, weighted by their degrees of freedom. Seeds are taken as
@@ -47,9 +48,10 @@ def seed_variance(images: pd.DataFrame) -> SeedVariance:
 
     Args:
         images: The images of one learning rate for each data set, method and fold, see :func:`select_images`.
+        metric: The metric.
 
     Raises:
-        UserError: If there are images of two learning rates.
+        UserError: If there are images of two learning rates, or the metric is unknown.
 
     Example:
         >>> images = pd.DataFrame({"dataset": "a", "method": "ILN", "fold": 0, "learning_rate": 0.1, "seed": [0, 1],
@@ -58,7 +60,8 @@ def seed_variance(images: pd.DataFrame) -> SeedVariance:
         0.141
     """
     test = select_test(images, one_rate=True)
-    scores = test.groupby([*GROUP, "seed", "structure", "subject"])["dice"].mean().dropna()
+    column = known_metric(metric).column
+    scores = test.groupby([*GROUP, "seed", "structure", "subject"])[column].mean().dropna()
     by_run = scores.groupby([*GROUP, "seed"]).mean()
     seed, degrees = _pooled(by_run, GROUP)
     residual, _ = _pooled(scores, [*GROUP, "structure", "subject"])

@@ -7,26 +7,28 @@ from typing import Any
 import pandas as pd
 
 from monai_iln.errors import UserError, require
-from monai_iln.run_files import ALL_IMAGES
+from monai_iln.run_files import ALL_IMAGES, DICE_SCORES
+from monai_iln.study.metric import Metric, known_metric
 
 RULES = ("paper", "nested")
 DECIMALS = 12  # scores equal to so many are equal: sums in another order differ in the last bits
 GROUP = ["dataset", "method", "fold"]
-_HIGHER_IS_BETTER = {"dice": True, "hd95_mm": False, "asd_mm": False}
-_SCORES = {"paper": "test_dice", "nested": "validation_dice"}
+_SCORES = {"paper": "test_score", "nested": "validation_score"}
 
 
-def choose_rates(runs: pd.DataFrame, rule: str) -> pd.DataFrame:
+def choose_rates(runs: pd.DataFrame, rule: str, metric: str | Metric = "dice") -> pd.DataFrame:
     """Choose the learning rate that stands for every data set, method and fold.
 
     A rate at which a seed diverged or failed counts only if there is no other; a seed that is still to come is no
     reason against one. Of equal rates the lowest is taken.
 
     Args:
-        runs: A table with one row a run.
-        rule: The rule to choose by. ``"paper"`` takes the highest mean Dice over the *test* images, as in the ILN
-            paper, which is optimistic; ``"nested"`` the highest over the validation images, which lie inside the
+        runs: A table with one row a run, with the columns ``test_score`` and ``validation_score``, or ``test_dice`` and
+            ``validation_dice``.
+        rule: The rule to choose by. ``"paper"`` takes the best mean score over the *test* images, as in the ILN
+            paper, which is optimistic; ``"nested"`` the best over the validation images, which lie inside the
             training folds.
+        metric: The metric, which says whether higher is better.
 
     Returns:
         A row for each data set, method and fold where something has finished, with the columns dataset, method, fold,
@@ -34,7 +36,7 @@ def choose_rates(runs: pd.DataFrame, rule: str) -> pd.DataFrame:
         and fold that did, at any rate).
 
     Raises:
-        UserError: If the rule is unknown.
+        UserError: If the rule or the metric is unknown.
 
     Example:
         >>> runs = pd.DataFrame({"dataset": "a", "method": "ILN", "fold": 0, "learning_rate": [0.1, 0.5], "seed": 0,
@@ -43,7 +45,11 @@ def choose_rates(runs: pd.DataFrame, rule: str) -> pd.DataFrame:
         (0.5, 0.1)
     """
     require(rule in RULES, f"rule {rule!r}", f"a rule is one of {', '.join(RULES)}", "choose one of them")
-    scored = runs.assign(score=pd.to_numeric(runs[_SCORES[rule]]).where(runs["status"] == "finished"))
+    best_is_high = known_metric(metric).higher_is_better
+    column = _SCORES[rule]
+    if column not in runs:
+        column = DICE_SCORES[column]
+    scored = runs.assign(score=pd.to_numeric(runs[column]).where(runs["status"] == "finished"))
     rows: list[list[Any]] = []
     for _, group in scored.groupby([pd.factorize(runs[name])[0] for name in GROUP[:2]] + [runs["fold"]]):
         rates = group.groupby("learning_rate")["score"].agg(["mean", "count", "size"])
@@ -52,7 +58,8 @@ def choose_rates(runs: pd.DataFrame, rule: str) -> pd.DataFrame:
             complete = rates[rates["count"] == rates["size"]]
             if len(complete):
                 rates = complete
-            best = int(rates["mean"].round(DECIMALS).argmax())  # the first, hence the lowest
+            means = rates["mean"].round(DECIMALS)
+            best = int(means.argmax() if best_is_high else means.argmin())  # the first, hence the lowest rate
             diverged = (group["status"] == "diverged").sum()
             rows.append([*group[GROUP].iloc[0], rates.index[best], *rates.iloc[best, :2], diverged])
     types = {**runs.dtypes[GROUP], "learning_rate": float, "score": float, "runs": int, "diverged": int}
@@ -66,12 +73,12 @@ def select_images(images: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     return test[pd.MultiIndex.from_frame(test[keys]).isin(pd.MultiIndex.from_frame(chosen[keys]))]
 
 
-def subject_scores(images: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
+def subject_scores(images: pd.DataFrame, metric: str | Metric = "dice") -> pd.DataFrame:
     """Every subject's score with every method: the mean over its test images, then over seeds; NaN is skipped.
 
     Args:
         images: The images of one learning rate for each data set, method and fold, see :func:`select_images`.
-        metric: The metric: dice, hd95_mm or asd_mm.
+        metric: The metric, which names the column: dice, hd95_mm, asd_mm, or that of a study.
 
     Returns:
         A table with the index (dataset, structure, subject) and a column a method, both in the order of first
@@ -87,24 +94,13 @@ def subject_scores(images: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
         >>> subject_scores(images)["ILN"].round(3).tolist()
         [0.7, 0.9]
     """
-    higher_is_better(metric)
+    column = known_metric(metric).column
     test = select_test(images, one_rate=True)
     keys = ["dataset", "structure", "subject"]
-    by_seed = test.groupby([*keys, "method", "seed"])[metric].mean()
+    by_seed = test.groupby([*keys, "method", "seed"])[column].mean()
     table = by_seed.groupby([*keys, "method"]).mean().unstack("method")
     index = pd.MultiIndex.from_frame(test[keys].drop_duplicates())
     return table.reindex(index=index, columns=pd.Index(test["method"].unique(), name="method"))
-
-
-def higher_is_better(metric: str) -> bool:
-    """Whether a higher score is a better one.
-
-    Raises:
-        UserError: If the metric is unknown.
-    """
-    known = ", ".join(_HIGHER_IS_BETTER)
-    require(metric in _HIGHER_IS_BETTER, f"metric {metric!r}", f"a metric is one of {known}", "choose one of them")
-    return _HIGHER_IS_BETTER[metric]
 
 
 def select_test(images: pd.DataFrame, one_rate: bool = False) -> pd.DataFrame:

@@ -20,7 +20,10 @@ What the tests assume and do not cover:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +33,12 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from monai_iln.errors import require
+from monai_iln.study.metric import METRICS, Metric, known_metric, metric_of
 from monai_iln.study.seeds import ALPHA, SeedVariance, seed_variance
 from monai_iln.study.selection import (
     DECIMALS,
     RULES,
     choose_rates,
-    higher_is_better,
     select_images,
     subject_scores,
 )
@@ -43,16 +46,20 @@ from monai_iln.study.volumes import Agreement, bland_altman, volumes
 
 __all__ = [
     "ALPHA",
+    "METRICS",
     "MIN_SUBJECTS",
     "RULES",
     "Agreement",
     "Comparison",
+    "Metric",
     "Ranking",
     "SeedVariance",
     "bland_altman",
     "bootstrap_mean",
     "choose_rates",
     "compare",
+    "least_p",
+    "metric_of",
     "rank",
     "seed_variance",
     "select_images",
@@ -91,7 +98,12 @@ class Comparison:
 
 
 def compare(
-    scores: pd.DataFrame, reference: str, metric: str = "dice", dataset: str = "", structure: str = ""
+    scores: pd.DataFrame,
+    reference: str,
+    metric: str | Metric = "dice",
+    dataset: str = "",
+    structure: str = "",
+    every_pair: bool = False,
 ) -> list[Comparison]:
     """Compare the reference with every other method by paired differences of subjects' scores.
 
@@ -109,6 +121,8 @@ def compare(
         metric: The metric, which says whether higher is better.
         dataset: The data set that the comparisons are to name.
         structure: The structure that they are to name.
+        every_pair: If true, Holm's correction is over the tests of every pair of methods. So it must be where the same
+            scores chose the reference, as for the method that turned out best.
 
     Returns:
         A comparison for every other column, in their order.
@@ -122,25 +136,27 @@ def compare(
         >>> round(comparison.difference, 3), comparison.p_holm, comparison.better
         (0.075, 0.03125, 'ILN')
     """
-    best_is_high = higher_is_better(metric)
+    metric = known_metric(metric)
     methods = ", ".join(map(str, scores.columns))
     require(reference in scores, f"reference {reference!r}", f"it is one of the methods ({methods})", "choose one")
     _require_single(scores)
     rows, signs = [], []
     for other in scores.columns.drop(reference):
-        pairs = scores[[reference, other]].to_numpy(float)
-        pairs = pairs[np.isfinite(pairs).all(axis=1)]
+        pairs = _pairs(scores, reference, other)
         differences = np.round(pairs[:, 0] - pairs[:, 1], DECIMALS)
         p, sign = _signed_rank(differences)
         signs.append(sign)
         first, second, difference = _mean(pairs[:, 0]), _mean(pairs[:, 1]), _mean(differences)
         effect = (first, second, difference, *bootstrap_mean(differences), p, np.nan)
-        rows.append(Comparison(dataset, structure, metric, reference, str(other), len(pairs), *effect))
-    tested = [i for i, row in enumerate(rows) if not np.isnan(row.p)]
-    if tested:
-        for i, p_holm in zip(tested, multipletests([rows[i].p for i in tested], method="holm")[1], strict=True):
-            rows[i] = replace(rows[i], p_holm=float(p_holm))
-    return [replace(row, better=_better(row, sign, best_is_high)) for row, sign in zip(rows, signs, strict=True)]
+        rows.append(Comparison(dataset, structure, metric.key, reference, str(other), len(pairs), *effect))
+    family = [row.p for row in rows]
+    if every_pair:
+        family += [_p_of(scores, *pair) for pair in combinations(scores.columns.drop(reference), 2)]
+    found = []
+    for row, p_holm, sign in zip(rows, _holm(family), signs, strict=False):  # the family may go on
+        corrected = replace(row, p_holm=p_holm)
+        found.append(replace(corrected, better=_better(corrected, sign, metric.higher_is_better)))
+    return found
 
 
 def bootstrap_mean(values: npt.ArrayLike) -> tuple[float, float]:
@@ -184,7 +200,7 @@ class Ranking:
     nemenyi: pd.DataFrame
 
 
-def rank(scores: pd.DataFrame, metric: str = "dice") -> Ranking:
+def rank(scores: pd.DataFrame, metric: str | Metric = "dice") -> Ranking:
     """Rank the methods over the subjects that all of them have.
 
     The critical difference is ``q sqrt(k (k + 1) / (6 N))`` for k methods and N subjects, q the 0.95 quantile of the
@@ -204,7 +220,7 @@ def rank(scores: pd.DataFrame, metric: str = "dice") -> Ranking:
         >>> ranking.average_ranks, ranking.statistic
         ({'ILN': 1.0, 'IN': 2.0, 'None': 3.0}, 12.0)
     """
-    best_is_high = higher_is_better(metric)
+    best_is_high = known_metric(metric).higher_is_better
     _require_single(scores)
     methods = [str(method) for method in scores.columns]
     values = scores.to_numpy(float)
@@ -223,6 +239,50 @@ def rank(scores: pd.DataFrame, metric: str = "dice") -> Ranking:
         if k >= 3 and (ranks != ranks[:, :1]).any():
             statistic, p = map(float, stats.friedmanchisquare(*ranks.T))
     return Ranking(average, n, statistic, p, critical, nemenyi)
+
+
+def least_p(subjects: int, methods: int = 2) -> float:
+    """The smallest p that :func:`compare` can give, after its correction: known before the first run.
+
+    Of ``n`` subjects the exact two-sided signed-rank test gives at least ``2 / 2^n``, where one method is the better
+    one for every subject. Holm's correction over the ``k - 1`` comparisons of the reference multiplies the smallest p
+    by their number. Where the result is not below :data:`ALPHA`, no difference can be significant, however large.
+
+    Args:
+        subjects: The number of subjects that are tested, over all folds.
+        methods: The number of methods ``k``.
+
+    Returns:
+        The p value, at most 1. With fewer than six subjects nothing is tested: then it is 1.
+
+    Example:
+        >>> least_p(6), least_p(6, methods=3), least_p(5)
+        (0.03125, 0.0625, 1.0)
+    """
+    if subjects < MIN_SUBJECTS:
+        return 1.0
+    return min(1.0, max(methods - 1, 1) * 2.0 ** (1 - subjects))
+
+
+def _pairs(scores: pd.DataFrame, first: Any, second: Any) -> _Floats:
+    """The scores of the subjects that two methods have, an array ``(subjects, 2)``."""
+    pairs: _Floats = scores[[first, second]].to_numpy(float)
+    both: _Floats = pairs[np.isfinite(pairs).all(axis=1)]
+    return both
+
+
+def _p_of(scores: pd.DataFrame, first: Any, second: Any) -> float:
+    pairs = _pairs(scores, first, second)
+    return _signed_rank(np.round(pairs[:, 0] - pairs[:, 1], DECIMALS))[0]
+
+
+def _holm(values: Sequence[float]) -> list[float]:
+    """Holm's correction over what was tested; NaN stays NaN."""
+    corrected = np.array(values, float)
+    tested = np.isfinite(corrected)
+    if tested.any():
+        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    return list(map(float, corrected))
 
 
 def _require_single(scores: pd.DataFrame) -> None:

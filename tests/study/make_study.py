@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from monai_iln.run_files import CURVES, GATES, IMAGES, LOSSES, PREDICTIONS, RECORD, RUN_FOLDER, STUDY
+from monai_iln.run_files import CURVES, DICE_SCORES, GATES, IMAGES, LOSSES, PREDICTIONS, RECORD, RUN_FOLDER, STUDY
 
 SIZE, SLICES = 64, 3
 POSITIONS = ("base", "mid", "apex")
@@ -36,6 +36,9 @@ def make_study(
     left_out: Sequence[str] = (),
     pictures: bool = True,
     epochs: int = 2,
+    metric: Mapping[str, Any] | None = None,
+    masks: bool = True,
+    **plan: Any,
 ) -> SimpleNamespace:
     """Write a study and return its records.
 
@@ -54,6 +57,9 @@ def make_study(
         left_out: The methods that were planned and have no run yet.
         pictures: If true, NIfTI files are written.
         epochs: The number of rows of the learning curves.
+        metric: The metric of a bundle's own evaluator, by which cases are scored instead of slices: the plan's entry.
+        masks: If false, such a bundle has no masks to measure: a case has its score and nothing else.
+        plan: Other entries of ``study.json``.
     """
     datasets = datasets or {"LV": ["left ventricle"]}
     study = {
@@ -68,7 +74,10 @@ def make_study(
             for name in datasets
         },
         "preset": "paper",
+        **plan,
     }
+    if metric:
+        study |= {"metric": dict(metric), "preset": None}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STUDY).write_text(json.dumps(study))
     runs: list[dict[str, Any]] = []
@@ -96,11 +105,17 @@ def make_study(
                                 part = "test" if group == fold else "validation"
                                 if part == "test" or (validation and group == (fold + 1) % len(folds)):
                                     for heart in people:
-                                        measured = (heart, structures, part, key, rng, stacks, pictures)
-                                        rows += _score(folder / run, *measured)
+                                        measured = (heart, structures, part, key, rng, stacks or metric, pictures)
+                                        found = _score(folder / run, *measured)
+                                        if metric:
+                                            found = [_case(row, metric, masks) for row in found]
+                                        rows += found
                         runs.append(_run(folder / run, run, key, rows, bad, rng, epochs))
                         images += [{"run": run, **key, **row} for row in rows]
-    return SimpleNamespace(study=study, runs=pd.DataFrame(runs), images=pd.DataFrame(images))
+    table = pd.DataFrame(images)
+    if images and not metric:
+        table["score"] = table["dice"]
+    return SimpleNamespace(study=study, runs=pd.DataFrame(runs), images=table)
 
 
 def _disc(radius: float, row: float = SIZE / 2, column: float = SIZE / 2) -> np.ndarray:
@@ -174,18 +189,34 @@ def _score(run, heart, structures, part, key, rng, stacks, pictures) -> list[dic
     return rows
 
 
+def _case(row, metric, masks) -> dict[str, Any]:
+    """A row of :func:`_score` as a bundle of any other task leaves it."""
+    empty = ["phase", "slice", "index", "position"]
+    if not masks:
+        numbers = [f"{side}_{unit}" for side in ("truth", "predicted") for unit in ("pixels", "ml")]
+        empty += ["dice", "hd95_mm", "asd_mm", "truth", "prediction", *numbers]
+    score = row["dice"] * (1 - 1e-7)  # a metric in single precision
+    if not metric.get("higher_is_better", True):
+        score = 40 * (1 - score)
+    elif not masks:
+        score = float(score > 0.85)
+    return row | dict.fromkeys(empty, np.nan) | {"score": score}
+
+
 def _run(folder, run, key, rows, bad, rng, epochs) -> dict[str, Any]:
     """The files of one run, and its row of the records."""
     frame = pd.DataFrame(rows)
     test = frame[frame.part == "test"] if rows else frame
     checked = frame[frame.part == "validation"] if rows else frame
+    column = "score" if "score" in frame else "dice"
     message = "training: the loss is nan in epoch 1." if bad else ""
     status = "diverged" if bad else "finished"
     scores = {
-        "test_dice": test.dice.mean() if len(test) else np.nan,
-        "test_dice_std": test.dice.std(ddof=1) if len(test) else np.nan,
-        "validation_dice": checked.dice.mean() if len(checked) else np.nan,
+        "test_score": test[column].mean() if len(test) else np.nan,
+        "test_score_std": test[column].std(ddof=1) if len(test) else np.nan,
+        "validation_score": checked[column].mean() if len(checked) else np.nan,
     }
+    recorded = {name if column == "score" else DICE_SCORES[name]: value for name, value in scores.items()}
     step = 0.03 * rng.uniform(0.97, 1.03) * (1.06 if key["method"] in GATED else 1.0)
     cost = {
         "parameters": 2161858 + 22 * (key["method"] in GATED),
@@ -204,7 +235,7 @@ def _run(folder, run, key, rows, bad, rng, epochs) -> dict[str, Any]:
         "norm": key["method"],
         "config_hash": "c0ffee" * 6,
         "message": message,
-        "scores": {name: None if pd.isna(value) else value for name, value in scores.items()},
+        "scores": {name: None if pd.isna(value) else value for name, value in recorded.items()},
         "images": {"test": len(test), "validation": len(checked)},
         "cost": {name: None if pd.isna(value) else value for name, value in cost.items()},
         "environment": {
@@ -221,7 +252,7 @@ def _run(folder, run, key, rows, bad, rng, epochs) -> dict[str, Any]:
         steps = np.arange(1, 401)
         loss = 0.6 * np.exp(-steps / 80) + 0.05 + rng.gamma(2, 0.01, len(steps))
         LOSSES.write(folder, zip(steps, loss, strict=True))
-        dice = [scores["validation_dice"] - 0.2 / (epoch + 1) ** 2 for epoch in range(epochs)]
+        dice = [scores["validation_score"] - 0.2 / (epoch + 1) ** 2 for epoch in range(epochs)]
         CURVES.write(folder, zip(range(1, epochs + 1), np.geomspace(0.5, 0.1, epochs), dice, strict=True))
         if key["method"] in GATED:
             GATES.write(folder, _gates(rng))
@@ -232,6 +263,7 @@ def _run(folder, run, key, rows, bad, rng, epochs) -> dict[str, Any]:
         "status": status,
         "message": message,
         **scores,
+        **recorded,
         **cost,
         "device": "cpu",
     }

@@ -10,7 +10,7 @@ import pytest
 from make_study import make_study
 
 from monai_iln.errors import UserError
-from monai_iln.run_files import ALL_IMAGES, FAILURE, IMAGES, RECORD, RUNS
+from monai_iln.run_files import ALL_IMAGES, DICE_SCORES, FAILURE, IMAGES, RECORD, RUNS
 from monai_iln.study.records import (
     failure_path,
     find_runs,
@@ -144,6 +144,70 @@ def test_a_run_that_lacks_what_others_have(study):
     own = images["run"] == run.relative_to(study).as_posix()
     assert images.loc[own, ["position", "image"]].isna().all(axis=None)
     assert set(images.loc[~own, "position"]) == {"base", "mid", "apex"}
+
+
+ACCURACY = {"name": "val_acc", "higher_is_better": True, "in_unit_interval": True}
+ERROR = {"name": "val_mae", "higher_is_better": False, "in_unit_interval": False}
+
+
+def test_the_score_of_our_own_runs_is_dice(study):
+    assert "score" not in pd.read_csv(find_runs(study)[0] / IMAGES.name)
+    records = read_records(study)
+    np.testing.assert_array_equal(records.images["score"], records.images["dice"])
+    for name, dice in DICE_SCORES.items():
+        np.testing.assert_array_equal(records.runs[name], records.runs[dice])
+
+
+@pytest.mark.parametrize(("metric", "masks"), [(ACCURACY, False), (ERROR, False), (None, True)])
+def test_runs_of_any_metric_are_read_and_written(tmp_path, metric, masks):
+    """Cases of other tasks have no slice, phase or position, and where there are no masks no Dice and no pixels."""
+    metric = metric or {"name": "val_mean_dice", "higher_is_better": True, "in_unit_interval": True}
+    made = make_study(
+        *(tmp_path, ("ILN", "IN")), folds=(0, 1), rates=(0.1,), subjects=2, pictures=False, metric=metric, masks=masks
+    )
+    records = read_records(tmp_path)
+    assert len(records.images) == len(made.images) == 32  # of each subject two cases
+    assert records.images["dice"].isna().all() != masks
+    assert records.images[["phase", "slice", "index", "position"]].isna().all(axis=None)
+    np.testing.assert_allclose(sorted(records.images["score"]), sorted(made.images["score"]), rtol=1e-12)
+    np.testing.assert_allclose(sorted(records.runs["test_score"]), sorted(made.runs["test_score"]), rtol=1e-12)
+    write_tables(tmp_path, records)
+    pd.testing.assert_frame_equal(ALL_IMAGES.read(tmp_path), records.images)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    for run, row in records.runs.set_index("run").iterrows():
+        found = summary[run]["left ventricle"]
+        assert found["mean"] == pytest.approx(row["test_score"])
+        assert len(found["cases"]) == 2  # subjects
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (lambda table: table.assign(score="0.5"), "test_score is 0.5, and run.json says"),
+        (lambda table: table.assign(score="far"), "score is 'far' in row 1, and must be a number"),
+        (lambda table: table.assign(subject=["", *table["subject"][1:]]), "subject is empty in row 1"),
+        (lambda table: pd.concat([table, table.iloc[:1]]), "1 of its 5 rows twice"),
+        (lambda table: table.iloc[:3], "rows of the part"),
+        (lambda table: table.drop(columns="score"), "phase is empty in row 1"),
+    ],
+)
+def test_cases_that_are_not_those_of_the_record(tmp_path, edit, why):
+    options = {"folds": (0, 1), "rates": (0.1,), "subjects": 1, "pictures": False, "metric": ERROR, "masks": False}
+    make_study(tmp_path, ("ILN", "IN"), **options)
+    change(tmp_path, edit)
+    with pytest.raises(UserError) as raised:
+        read_records(tmp_path)
+    assert why in str(raised.value)
+
+
+def test_cases_without_a_file_of_one_subject_are_not_one_case_twice(tmp_path):
+    options = {"folds": (0, 1), "rates": (0.1,), "subjects": 1, "pictures": False, "metric": ERROR, "masks": False}
+    make_study(tmp_path, ("ILN", "IN"), **options)
+    change(tmp_path, lambda table: table.assign(image="", structure=""))
+    records = read_records(tmp_path)
+    write_tables(tmp_path, records)
+    run = find_runs(tmp_path)[0].relative_to(tmp_path).as_posix()
+    assert list(json.loads((tmp_path / "summary.json").read_text())[run]) == [""]
 
 
 def test_tables_hold_what_the_runs_do(study):

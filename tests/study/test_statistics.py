@@ -12,6 +12,8 @@ from monai_iln.study.statistics import (
     bootstrap_mean,
     choose_rates,
     compare,
+    least_p,
+    metric_of,
     rank,
     seed_variance,
     select_images,
@@ -19,6 +21,7 @@ from monai_iln.study.statistics import (
     volumes,
 )
 
+MAE = {"metric": {"name": "val_mae", "higher_is_better": False, "in_unit_interval": False}}
 RUN_COLUMNS = ["dataset", "method", "fold", "learning_rate", "seed", "status", "test_dice", "validation_dice"]
 
 
@@ -69,6 +72,15 @@ def test_paper_takes_the_best_test_dice_and_nested_the_best_validation_dice():
         ["d", "IN", 1, 0.1, 0.6, 1, 0],
     ]
     assert paper["fold"].dtype == paper["runs"].dtype == paper["diverged"].dtype == int
+
+
+@pytest.mark.parametrize(("metric", "rate"), [("dice", 0.5), ("hd95_mm", 0.1), (metric_of(MAE), 0.1)])
+def test_the_better_end_of_a_metric_chooses_the_rate(metric, rate):
+    runs = table_of_runs(("IN", 0, 0.1, 0, "finished", 2.0, 2.0), ("IN", 0, 0.5, 0, "finished", 3.0, 3.0))
+    for rule in ("paper", "nested"):
+        assert choose_rates(runs, rule, metric)["learning_rate"].tolist() == [rate]
+    named = runs.rename(columns={"test_dice": "test_score", "validation_dice": "validation_score"})
+    assert choose_rates(named, "paper", metric)["learning_rate"].tolist() == [rate]
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
@@ -135,6 +147,42 @@ def test_selected_are_the_test_images_of_all_seeds_of_the_chosen_rate():
     got = select_images(images, chosen).to_numpy().tolist()
     assert got == [["test", "d", *run, seed] for run in (["IN", 0, 0.5], ["LN", 1, 0.1]) for seed in (0, 1)]
     assert len(select_images(images, chosen[:0])) == 0
+
+
+# metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("val_mean_dice", "Dice"), ("mean_dice", "Dice"), ("Dice", "Dice"), ("DiceMetric", "Dice"), ("dice", "Dice"),
+        ("val_acc", "acc"), ("val_mean_iou", "mean_iou"), ("val_mean_dice_tumor", "mean_dice_tumor"), ("MAE", "MAE"),
+    ],
+)  # fmt: skip
+def test_dice_is_called_dice_and_nothing_else_is(name, told):
+    metric = metric_of({"metric": {"name": name, "higher_is_better": True, "in_unit_interval": True}})
+    assert (metric.name, metric.column) == (told, "score")
+    assert metric.short == ("dice" if told == "Dice" else "score")
+
+
+def test_a_study_without_a_metric_is_of_dice():
+    assert (metric_of({}).name, metric_of({}).higher_is_better, metric_of({}).in_unit_interval) == ("Dice", True, True)
+
+
+def test_scores_of_a_study_are_in_their_own_column():
+    images = study_of({"A": 0.0, "B": 0.1}, 2, 0.02, np.random.default_rng(3))
+    other = images.assign(score=images["dice"], dice=np.nan)
+    metric = metric_of(MAE)
+    pd.testing.assert_frame_equal(subject_scores(other, metric), subject_scores(images))
+    assert seed_variance(other, metric) == seed_variance(images)
+    assert subject_scores(other).isna().all(axis=None)
+
+
+def test_nobody_learned_a_class():
+    dice = metric_of({})
+    assert dice.is_unlearned(0.049)
+    assert not dice.is_unlearned(0.05)
+    assert not metric_of(MAE).is_unlearned(0.001)
 
 
 # scores of subjects
@@ -277,6 +325,34 @@ def test_holm_by_hand():
     assert np.isnan(comparisons[-1].p_holm)
 
 
+def test_holm_over_every_pair_by_hand():
+    rng = np.random.default_rng(4)
+    scores = pd.DataFrame(rng.normal([0.8, 0.83, 0.86, 0.9], 0.05, (10, 4)), columns=list("ABCD"))
+    pairs = {}
+    for first, second in itertools.combinations("ABCD", 2):
+        pairs[first, second] = compare(scores[[first, second]], first)[0].p
+    corrected, running = {}, 0.0
+    for place, (pair, p) in enumerate(sorted(pairs.items(), key=lambda item: item[1])):
+        running = max(running, min(1.0, (len(pairs) - place) * p))
+        corrected[pair] = running
+    found = compare(scores, "D", every_pair=True)
+    assert [one.p_holm for one in found] == pytest.approx([corrected[other, "D"] for other in "ABC"])
+    assert found[0].p_holm > compare(scores, "D")[0].p_holm
+
+
+@pytest.mark.parametrize(("subjects", "methods"), [(6, 2), (6, 3), (7, 3), (9, 6), (6, 40)])
+def test_the_smallest_p_is_that_of_a_method_which_is_always_the_better(subjects, methods):
+    rng = np.random.default_rng(subjects)
+    table = pd.DataFrame(rng.normal(size=(subjects, methods)), columns=[f"m{number}" for number in range(methods)])
+    table["m0"] = table.max(axis=1) + np.arange(1, subjects + 1)
+    assert min(one.p_holm for one in compare(table, "m0")) == pytest.approx(least_p(subjects, methods))
+
+
+def test_with_too_few_subjects_no_p_is_small():
+    assert [least_p(count) for count in range(7)] == [1, 1, 1, 1, 1, 1, 2 / 2**6]
+    assert least_p(6, 3) > 0.05 > least_p(7, 3)
+
+
 def test_order_of_methods_and_subjects_plays_no_role():
     rng = np.random.default_rng(11)
     scores = pd.DataFrame(rng.normal([0.8, 0.83, 0.86, 1.0], 0.1, (12, 4)), columns=list("ABCD"))
@@ -299,7 +375,9 @@ def test_swapping_the_reference_mirrors_the_comparison():
     assert forward.better == backward.better == "A"
 
 
-@pytest.mark.parametrize(("metric", "better"), [("dice", "A"), ("hd95_mm", "B"), ("asd_mm", "B")])
+@pytest.mark.parametrize(
+    ("metric", "better"), [("dice", "A"), ("hd95_mm", "B"), ("asd_mm", "B"), (metric_of(MAE), "B")]
+)
 def test_better_is_higher_for_dice_and_lower_for_distances(metric, better):
     comparison = compare_differences(np.arange(1, 9) / 10, metric=metric)
     assert comparison.better == better
@@ -448,7 +526,8 @@ def test_nemenyi_crosses_its_level_at_the_critical_difference():
 def test_distances_rank_the_other_way():
     scores = pd.DataFrame({"A": np.arange(1.0, 8), "B": np.arange(2.0, 9), "C": np.arange(3.0, 10)})
     assert rank(scores).average_ranks == {"A": 3, "B": 2, "C": 1}
-    assert rank(scores, "hd95_mm").average_ranks == {"A": 1, "B": 2, "C": 3}
+    for metric in ("hd95_mm", metric_of(MAE)):
+        assert rank(scores, metric).average_ranks == {"A": 1, "B": 2, "C": 3}
 
 
 def test_ranks_see_ties_through_rounding():

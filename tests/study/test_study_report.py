@@ -446,7 +446,7 @@ def test_partial_studies(tmp_path, arguments, said, unsaid):
 def test_nothing_has_been_run(tmp_path):
     study = make_study(tmp_path, left_out=("ILN", "IN", "None")).study
     columns = ["run", "dataset", "method", "fold", "learning_rate", "seed"]
-    runs = pd.DataFrame(columns=[*columns, "status", "message", "test_dice", "validation_dice"])
+    runs = pd.DataFrame(columns=[*columns, "status", "message", "test_score", "validation_score"])
     images = pd.DataFrame(columns=[*columns, "dice"])
     page = write(tmp_path, SimpleNamespace(study=study, runs=runs, images=images))
     assert "Of its 18 runs 0 finished and 18 have not been run." in page.text
@@ -498,7 +498,7 @@ def test_the_data_set_of_the_paper_is_known_by_its_datalist_too(tmp_path):
 @pytest.mark.usefixtures("unpainted")
 def test_methods_without_validation_scores_stay_in_the_table_of_the_other_rule(tmp_path):
     records = make_study(tmp_path, pictures=False)
-    records.runs.loc[records.runs["method"] == "None", "validation_dice"] = np.nan
+    records.runs.loc[records.runs["method"] == "None", "validation_score"] = np.nan
     page = write(tmp_path, records)
     found = blocks(page.table("Table 3."))
     chosen = choose(records, "test")
