@@ -15,10 +15,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # What rounding the input to the dtype leaves of it; float32 sums a few thousand products.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 SHAPES = {
-    "1d": (3, 8, 33),
+    "1d": (2, 8, 33),
     "2d": (2, 8, 7, 9),
     "3d": (2, 8, 5, 4, 3),
-    "no space": (5, 8),
+    "no space": (3, 8),
     "one pixel": (2, 8, 1, 1),
     "channels not a power of 2": (2, 12, 5, 7),
     "several tiles": (1, 4, 70, 80),
@@ -81,28 +81,41 @@ def check(x, rho, weight, bias, mixture, dtype=torch.float64):
         torch.testing.assert_close(actual.double() / size, truth / size, rtol=0, atol=TOLERANCE[dtype])
 
 
+# Triton's interpreter takes a third of a second for each case, so what does not depend on one another is not crossed.
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("per_channel", [False, True], ids=["layer gate", "channel gates"])
-def test_shapes(shape, per_channel):
-    check(*make(shape, ILN, per_channel), ILN._replace(per_channel=per_channel))
+def test_shapes(shape):
+    check(*make(shape, ILN), ILN)
 
 
-@pytest.mark.parametrize("shape", [SHAPES["no space"], SHAPES["one pixel"]], ids=["no space", "one pixel"])
-@pytest.mark.parametrize("mixture", [ILN, MIXTURES["no groups"], MIXTURES["batch"]], ids=["ILN", "no groups", "batch"])
-def test_one_pixel_in_single_precision(shape, mixture):
+@pytest.mark.parametrize("name", ["channels not a power of 2", "several tiles"])
+def test_gates_of_channels(name):
+    """They are read and summed by channel, wherever its positions lie."""
+    check(*make(SHAPES[name], ILN, per_channel=True), ILN._replace(per_channel=True))
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "no groups", "batch"])
+def test_one_pixel_in_single_precision(name):
     """Nothing varies there, so slopes are large, and what they multiply must be 0 exactly."""
-    mixture = mixture._replace(eps=1e-12)
-    check(*make(shape, mixture), mixture, torch.float32)
+    mixture = MIXTURES[name]._replace(eps=1e-12)
+    check(*make(SHAPES["one pixel"], mixture), mixture, torch.float32)
 
 
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
-@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
-def test_mixtures(mixture, affine):
-    check(*make((3, 8, 5, 6), mixture, affine=affine), mixture)
+def test_mixtures(mixture):
+    check(*make((2, 8, 5, 6), mixture), mixture)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", ["sigmoid", "no groups"])
+def test_without_weight_and_bias(name):
+    """The group norm after the blend treats them in another place."""
+    check(*make((2, 8, 5, 6), MIXTURES[name], affine=False), MIXTURES[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_dtypes(dtype):
+    """All but float64, which most of the other tests have."""
     check(*make((2, 8, 9, 31), ILN), ILN, dtype)
 
 
@@ -120,17 +133,16 @@ def test_a_channel_shared_by_several_programs(monkeypatch, programs):
     monkeypatch.setattr(cuda, "ELEMENTS", 16)
     monkeypatch.setattr(cuda, "PROGRAMS", programs)
     monkeypatch.setattr(cuda, "_plan", cuda._plan.__wrapped__)  # plans are remembered
-    x, *parameters = make((1, 3, 19, 9), ILN._replace(num_groups=1))
+    x, *parameters = make((1, 3, 5, 7), ILN._replace(num_groups=1))
     mixture = ILN._replace(components=[3, 1], num_groups=1)
     assert (cuda._find_plan(x, *parameters, None, None, mixture).moments.grid[2] > 1) == (programs > 3)
     for layout in (x, x.contiguous(memory_format=torch.channels_last)):
         check(layout, *parameters, ILN._replace(num_groups=1))
 
 
-@pytest.mark.parametrize("offset", [1e2, 1e4])
-def test_a_large_mean_costs_no_digits(offset):
+def test_a_large_mean_costs_no_digits():
     x, *parameters = make((2, 8, 32, 32), ILN)
-    rounded = (x + offset).float()
+    rounded = (x + 1e4).float()
     y, mean, variance = cuda.forward(rounded, *parameters, None, None, ILN)
     expected, *_ = mixture_norm_reference(rounded.double(), *parameters, None, None, ILN)
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
@@ -138,8 +150,47 @@ def test_a_large_mean_costs_no_digits(offset):
     torch.testing.assert_close(mean, rounded.double().mean((2, 3)), rtol=0, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")  # the interpreter is NumPy's
+@pytest.mark.parametrize(("scale", "memory_format"), [(1e19, torch.contiguous_format), (1e32, torch.channels_last)])
+def test_squares_beyond_the_range_of_float32(scale, memory_format):
+    """Of two channels one is of ordinary size in one sample, the other in both."""
+    mixture = MIXTURES["batch"]
+    x, *parameters = make((2, 8, 6, 7), mixture)
+    x = (scale * x).float()
+    x[0, 2], x[:, 5] = x[0, 2] / scale, x[:, 5] / scale
+    x = x.contiguous(memory_format=memory_format)
+    inputs = [t.double().requires_grad_() for t in (x, *parameters)]
+    expected, *_ = mixture_norm_reference(*inputs, None, None, mixture)
+    cotangent = (2 * random(*x.shape, seed=4) - 1).float()
+    y, mean, variance = cuda.forward(x, *parameters, None, None, mixture)
+    grads = cuda.backward(cotangent, x, mean, variance, *parameters, None, None, mixture)
+    truths = torch.autograd.grad(expected, inputs, cotangent.double())
+    torch.testing.assert_close(variance, x.double().var((2, 3), correction=0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-5)
+    for actual, truth in zip(grads, truths, strict=True):
+        # Each channel for itself: the gradient of a huge one is tiny.
+        axes = [axis for axis in range(truth.dim()) if truth.dim() == 1 or axis > 1]
+        size = truth.abs().amax(axes, keepdim=True)
+        torch.testing.assert_close(actual.double() / size, truth / size, rtol=0, atol=1e-4)
+
+
+def test_a_tensor_whose_sign_is_a_bit():
+    """Torch negates some views when they are read. Kernels read memory."""
+    x, *parameters = make((2, 8, 4, 5), ILN)
+    assert cuda.takes(x)
+    assert not cuda.takes(torch._neg_view(x))
+    check(x, *[torch._neg_view(parameter) for parameter in parameters], ILN)
+    _, mean, variance = cuda.forward(x, *parameters, None, None, ILN)
+    cotangent = random(2, 8, 4, 5, seed=4)
+    grads = [
+        cuda.backward(grad, x, mean, variance, *parameters, None, None, ILN)
+        for grad in (torch._neg_view(cotangent), -cotangent)
+    ]
+    torch.testing.assert_close(*grads, rtol=0, atol=0)
+
+
 def test_results_are_the_same_every_time():
-    x, *parameters = make((2, 8, 40, 40), ILN)
+    x, *parameters = make((1, 8, 40, 40), ILN)
     first, second = (cuda.forward(x.float(), *parameters, None, None, ILN)[0] for _ in range(2))
     assert torch.equal(first, second)
 

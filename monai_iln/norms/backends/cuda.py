@@ -154,7 +154,7 @@ def _find_plan(x: Tensor, *parameters: Any) -> Plan:
 
 def takes(x: Tensor) -> bool:
     """Whether ``x`` has values and a layout that the kernels know, and Triton can build and run kernels there."""
-    return x.numel() > 0 and memory_format(x) is not None and works(x.device)
+    return x.numel() > 0 and memory_format(x) is not None and not x.is_neg() and works(x.device)
 
 
 @functools.cache
@@ -186,7 +186,7 @@ _NO_CHANGE = nullcontext()
 
 
 def _gapless(*tensors: Tensor | None) -> list[Any]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+    return [None if tensor is None else tensor.resolve_neg().contiguous() for tensor in tensors]
 
 
 def _are_aligned(*tensors: Tensor | None) -> bool:
@@ -224,15 +224,15 @@ def backward(
     with _current(x):
         plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
         grad_x = torch.empty_like(x)
-        if grad.stride() != grad_x.stride():
+        if grad.stride() != grad_x.stride() or grad.is_neg():
             grad = torch.empty_like(x).copy_(grad)
         rho, *others = _gapless(rho, weight, running_mean, running_var)
         grad_rho, grad_weight, grad_bias = (None if t is None else torch.empty_like(t) for t in (rho, weight, bias))
         scratch = mean.new_empty((plan.backward_tables, *mean.shape))
         aligned = _are_aligned(grad, x, mean, variance, rho, *others)
-        plan.sums(aligned, grad, x, mean, scratch)
+        plan.sums(aligned, grad, x, mean, variance, scratch)
         plan.coefficients_backward(aligned, scratch, mean, variance, rho, *others)
         if plan.pool is not None:
             plan.pool(aligned, scratch)
-        plan.gradients(aligned, grad, x, grad_x, mean, scratch, rho, grad_rho, grad_weight, grad_bias)
+        plan.gradients(aligned, grad, x, grad_x, mean, variance, scratch, rho, grad_rho, grad_weight, grad_bias)
     return grad_x, grad_rho, grad_weight, grad_bias

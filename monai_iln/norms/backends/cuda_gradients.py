@@ -219,13 +219,13 @@ def _parameter_gradients(
 
 @triton.jit
 def gradients(
-    grad, x, grad_x, mean, scratch, rho, grad_rho, grad_weight, grad_bias, N, C, S, gate_step, gate_stride,
+    grad, x, grad_x, mean, variance, scratch, rho, grad_rho, grad_weight, grad_bias, N, C, S, gate_step, gate_stride,
     ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
     J: tl.constexpr, STATISTICS: tl.constexpr, GATE: tl.constexpr, PER_CHANNEL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient in the input, and as if of one more sample those in the parameters."""
     if tl.program_id(0) < N:
-        input_gradient(grad, x, grad_x, mean, scratch, N, C, S, ACC, BLOCK_C, BLOCK_S, LAST)
+        input_gradient(grad, x, grad_x, mean, variance, scratch, N, C, S, ACC, BLOCK_C, BLOCK_S, LAST)
     elif tl.program_id(2) == 0:
         _, rows, _ = _backward_tables(scratch, tl.num_programs(2), N, C, J, STATISTICS)
         for start in range(tl.program_id(1) * BLOCK, C, tl.num_programs(1) * BLOCK):

@@ -11,6 +11,9 @@ the coefficients.
 import triton
 import triton.language as tl
 
+SMALL = tl.constexpr(2.0**-64)  # where squares overflow, they are computed once more of numbers scaled by it
+HUGE = tl.constexpr(1e20)  # of a variance: the gradient in it would be too small for float32
+
 
 @triton.jit
 def _tile(c, start, C, S, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr):
@@ -55,23 +58,24 @@ def _centred(value, mean, ACC: tl.constexpr):
 
 
 @triton.jit
-def moments(
-    x, scratch, N, C, S, ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
+def _moments_of_chunk(
+    x, scratch, N, C, S, SCALE: tl.constexpr,
+    ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Mean of each (sample, channel) over one chunk of positions, and the sum of squares about it."""
+    """:func:`moments`, computed of ``SCALE * x``; whether a sum of squares is not finite."""
     c = tl.program_id(1) * BLOCK_C
     channel, s = c + tl.arange(0, BLOCK_C)[:, None], tl.arange(0, BLOCK_S)[None, :]
     begin, end = _chunk(S, BLOCK_S)
     # Relative to the first value, which is near the mean: then the mean is small, and little of it is rounded off.
     origin, offset = _tile(c, 0, C, S, BLOCK_C, BLOCK_S, LAST)
     first = tl.load(x + origin + tl.where(s == 0, offset, 0), mask=(channel < C) & (s == 0), other=0.0)
-    first = tl.sum(first.to(ACC), 1, keep_dims=True)
+    first = tl.sum(first.to(ACC) * SCALE, 1, keep_dims=True)
     mean, squares = tl.zeros((BLOCK_C, BLOCK_S), ACC), tl.zeros((BLOCK_C, BLOCK_S), ACC)
     number = tl.zeros((1, 1), ACC)
     for start in range(begin, end, BLOCK_S):  # Welford's method, for each place of the tile by itself
         origin, offset = _tile(c, start, C, S, BLOCK_C, BLOCK_S, LAST)
         inside = (channel < C) & (start + s < end)
-        value = tl.load(x + origin + offset, mask=inside, other=0.0).to(ACC) - first
+        value = tl.load(x + origin + offset, mask=inside, other=0.0).to(ACC) * SCALE - first
         number += 1.0
         shift = tl.where(inside, value - mean, 0.0)
         mean += shift * (1.0 / number)
@@ -82,8 +86,31 @@ def moments(
     shift = mean - pooled
     squares = tl.sum(squares + tl.where(count > 0.0, shift * shift * count, 0.0), 1, keep_dims=True)
     row = (tl.program_id(2) * N + tl.program_id(0)) * C + channel
-    tl.store(scratch + row, first.to(tl.float64) + pooled.to(tl.float64), mask=channel < C)
-    tl.store(scratch + tl.num_programs(2) * N * C + row, squares.to(tl.float64), mask=channel < C)
+    sums = scratch + tl.num_programs(2) * N * C + row
+    inside = channel < C
+    if SCALE != 1.0:  # of the channels that need it
+        inside = inside & ~(tl.load(sums, mask=inside, other=0.0) < float("inf"))
+    tl.store(scratch + row, (first.to(tl.float64) + pooled.to(tl.float64)) / SCALE, mask=inside)
+    tl.store(sums, squares.to(tl.float64) / (SCALE * SCALE), mask=inside)
+    return tl.max(tl.where(squares < float("inf"), 0, 1))
+
+
+@triton.jit(noinline=True)
+def _moments_of_huge(
+    x, scratch, N, C, S, ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
+):  # fmt: skip
+    """A function that is called, so that it takes no registers where it is not."""
+    _moments_of_chunk(x, scratch, N, C, S, SMALL, ACC, BLOCK_C, BLOCK_S, LAST)
+
+
+@triton.jit
+def moments(
+    x, scratch, N, C, S, ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
+):  # fmt: skip
+    """Mean of each (sample, channel) over one chunk of positions, and the sum of squares about it."""
+    if _moments_of_chunk(x, scratch, N, C, S, 1.0, ACC, BLOCK_C, BLOCK_S, LAST) > 0:
+        tl.debug_barrier()  # other threads have written what this one reads
+        _moments_of_huge(x, scratch, N, C, S, ACC, BLOCK_C, BLOCK_S, LAST)
 
 
 @triton.jit
@@ -107,14 +134,23 @@ def apply(
 
 
 @triton.jit
+def _scale(variance, row, inside, ACC: tl.constexpr):
+    """The factor of each channel's deviations from the mean in the backward pass: 1, but for huge numbers."""
+    v = tl.load(variance + row, mask=inside, other=0.0)
+    return (1.0 / tl.sqrt(tl.where(v > HUGE, v, 1.0))).to(ACC)
+
+
+@triton.jit
 def sums(
-    grad, x, mean, scratch, N, C, S,
+    grad, x, mean, variance, scratch, N, C, S,
     ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Sums of ``grad`` and of ``grad * (x - mean)`` over one chunk of positions."""
     c = tl.program_id(1) * BLOCK_C
     channel, s = c + tl.arange(0, BLOCK_C)[:, None], tl.arange(0, BLOCK_S)[None, :]
-    m = tl.load(mean + tl.program_id(0) * C + channel, mask=channel < C, other=0.0)
+    row = tl.program_id(0) * C + channel
+    m = tl.load(mean + row, mask=channel < C, other=0.0)
+    scale = _scale(variance, row, channel < C, ACC)
     total, dot = tl.zeros((BLOCK_C, BLOCK_S), ACC), tl.zeros((BLOCK_C, BLOCK_S), ACC)
     begin, end = _chunk(S, BLOCK_S)
     for start in range(begin, end, BLOCK_S):
@@ -123,16 +159,16 @@ def sums(
         centred = _centred(tl.load(x + origin + offset, mask=inside, other=0.0), m, ACC)
         value = tl.load(grad + origin + offset, mask=inside, other=0.0).to(ACC)
         total += value
-        dot += tl.where(inside, value * centred, 0.0)  # a mean that is not finite stays in its sample
+        dot += tl.where(inside, value * (scale * centred), 0.0)  # a mean that is not finite stays in its sample
     row = (tl.program_id(2) * N + tl.program_id(0)) * C + channel
     tl.store(scratch + row, tl.sum(total, 1, keep_dims=True).to(tl.float64), mask=channel < C)
-    dot = tl.sum(dot, 1, keep_dims=True).to(tl.float64)
+    dot = tl.sum(dot, 1, keep_dims=True).to(tl.float64) / scale.to(tl.float64)
     tl.store(scratch + tl.num_programs(2) * N * C + row, dot, mask=channel < C)
 
 
 @triton.jit
 def input_gradient(
-    grad, x, grad_x, mean, scratch, N, C, S,
+    grad, x, grad_x, mean, variance, scratch, N, C, S,
     ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """``grad_x = slope * grad + per_deviation * (x - mean) + shift``."""
@@ -142,7 +178,9 @@ def input_gradient(
     row = tl.program_id(0) * C + channel
     m = tl.load(mean + row, mask=channel < C, other=0.0)
     slope = tl.load(table + row, mask=channel < C, other=0.0).to(ACC)
-    per_deviation = tl.load(table + N * C + row, mask=channel < C, other=0.0).to(ACC)
+    scale = _scale(variance, row, channel < C, ACC)
+    per_deviation = tl.load(table + N * C + row, mask=channel < C, other=0.0) / scale.to(tl.float64)
+    per_deviation = per_deviation.to(ACC)
     shift = tl.load(table + 2 * N * C + row, mask=channel < C, other=0.0).to(ACC)
     begin, end = _chunk(S, BLOCK_S)
     for start in range(begin, end, BLOCK_S):
@@ -150,5 +188,5 @@ def input_gradient(
         inside = (channel < C) & (start + s < end)
         centred = _centred(tl.load(x + origin + offset, mask=inside, other=0.0), m, ACC)
         value = tl.load(grad + origin + offset, mask=inside, other=0.0).to(ACC)
-        result = slope * value + (per_deviation * centred + shift)
+        result = slope * value + (per_deviation * (scale * centred) + shift)
         tl.store(grad_x + origin + offset, result.to(grad_x.dtype.element_ty), mask=inside)
