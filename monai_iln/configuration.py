@@ -1,12 +1,13 @@
-"""Reads configurations of bundles and checks their ids, which MONAI does not do."""
+"""Reads configurations of bundles and checks their ids and values, which MONAI does not do."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -25,7 +26,8 @@ def read_configuration(files: Sequence[str], overrides: Mapping[str, Any]) -> Co
         overrides: The new values by their ids.
 
     Raises:
-        UserError: If a file is missing or no configuration, or if an override names an id that there is not.
+        UserError: If a file is missing or no configuration, if an override names an id that there is not, or if
+            :func:`check_values` refuses its value.
     """
     for file in files:
         if not Path(file).is_file():
@@ -36,8 +38,79 @@ def read_configuration(files: Sequence[str], overrides: Mapping[str, Any]) -> Co
     except Exception as error:  # the parser of YAML has exceptions of its own
         raise UserError(f"{', '.join(files)}: not a configuration ({error}). Correct it.") from error
     _check_ids(parser, overrides)
+    check_values(parser, overrides)
     parser.update(dict(overrides))
     return parser
+
+
+def check_values(parser: ConfigParser, overrides: Mapping[str, Any]) -> None:
+    """Refuse overrides of the wrong kind, before anything is built of them.
+
+    True or false, a number and a text do not replace one another. What counts something is a whole number, and what is
+    instantiated exists. ``None``, expressions (``$``) and references (``@``) may be anything.
+
+    Args:
+        parser: The configuration that they are to override.
+        overrides: The new values by their ids.
+
+    Raises:
+        UserError: If there is such a value.
+
+    Example:
+        >>> check_values(ConfigParser({"epochs": 20}), {"epochs": "x"})
+        Traceback (most recent call last):
+            ...
+        monai_iln.errors.UserError: override epochs 'x': the configuration has 20 there. Give a number, ...
+    """
+    for key, value in overrides.items():
+        if key in parser:
+            _check_kind(key, value, parser[key])
+        for place, part in _parts(key, value):
+            name = place.rpartition("#")[2]
+            if name == "_target_" and isinstance(part, str):
+                _find_called(part)
+            elif name in _COUNTS or name.endswith("batch_size"):
+                _check_count(place, part, least=1)
+            elif name.endswith("num_workers"):
+                _check_count(place, part, least=0)
+
+
+# What a value is, if it is neither None nor an expression nor several values.
+_KINDS = {
+    bool: "true or false, without quotes",
+    float: "a number, without quotes (in YAML 1.0e-3, not 1e-3)",
+    str: "a text",
+}
+_COUNTS = ("epochs", "max_epochs", "num_epochs", "epoch_length", "val_interval", "num_samples")
+
+
+def _check_kind(key: str, value: Any, old: Any) -> None:
+    kind = _kind(old)
+    if kind is not None and _kind(value) not in (None, kind):
+        raise UserError(
+            f"override {key} {_as_yaml(value)}: the configuration has {_as_yaml(old)} there. Give {_KINDS[kind]}."
+        )
+
+
+def _check_count(place: str, value: Any, least: int) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    is_open = value is None or (isinstance(value, str) and _kind(value) is None)
+    got = f"override {place} {_as_yaml(value)}"
+    require(is_whole or is_open, got, "it counts something", f"give a whole number, {least} or more")
+
+
+def _kind(value: Any) -> type | None:
+    if isinstance(value, bool):
+        return bool
+    if isinstance(value, (int, float)):  # 0 and 0.5 may both be a rate
+        return float
+    if isinstance(value, str) and not value.startswith(("$", "@", "%")):
+        return str
+    return None
+
+
+def _as_yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _check_ids(parser: ConfigParser, ids: Iterable[str]) -> None:
@@ -55,16 +128,36 @@ def _check_ids(parser: ConfigParser, ids: Iterable[str]) -> None:
             check_keys([argument], arguments, f"argument of {target}")
 
 
-def _arguments(target: str) -> list[str] | None:
-    """Name the arguments of a ``_target_``. ``None`` stands for any: it hands on whatever it gets."""
+def _find_called(target: str) -> Any:
+    """Find what a ``_target_`` names. ``None`` stands for what is not known yet: an expression, or a bundle's script.
+
+    Raises:
+        UserError: If there is no such thing.
+    """
+    top = target.partition(".")[0]
+    if _kind(target) is None or (top != target and top not in sys.modules):
+        return None
     path = target
-    module = ComponentLocator().get_component_module_name(target)
-    if isinstance(module, str):
-        path = f"{module}.{target}"
+    modules = _locator().get_component_module_name(target)
+    if modules:  # of several, MONAI takes the first
+        path = f"{modules if isinstance(modules, str) else modules[0]}.{target}"
     called = locate(path)
     require(
         callable(called), f"_target_ {target!r}", "it names nothing that can be called", "correct the configuration"
     )
+    return called
+
+
+@functools.cache
+def _locator() -> ComponentLocator:
+    return ComponentLocator()  # which looks into all of MONAI
+
+
+def _arguments(target: str) -> list[str] | None:
+    """Name the arguments of a ``_target_``. ``None`` stands for any: it hands on whatever it gets, or is not known."""
+    called = _find_called(target)
+    if called is None:
+        return None
     chain: list[Any] = [called]
     if isinstance(called, type):
         chain = [base for base in called.__mro__[:-1] if "__init__" in vars(base)]
@@ -82,16 +175,22 @@ def _arguments(target: str) -> list[str] | None:
 
 def ids_of(config: Any, prefix: str = "") -> list[str]:
     """List all ids of a configuration, as the command line of MONAI writes them."""
-    if isinstance(config, Mapping):
-        children = [(str(key), value) for key, value in config.items()]
-    elif isinstance(config, list):
-        children = [(str(index), value) for index, value in enumerate(config)]
-    else:
-        return []
-    ids = []
-    for key, value in children:
-        ids += [prefix + key, *ids_of(value, f"{prefix}{key}#")]
-    return ids
+    return [place for key, value in _children(config) for place, _ in _parts(prefix + key, value)]
+
+
+def _parts(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A value and all that it holds, with their ids."""
+    yield place, value
+    for key, child in _children(value):
+        yield from _parts(f"{place}#{key}", child)
+
+
+def _children(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [(str(key), child) for key, child in value.items()]
+    if isinstance(value, list):
+        return [(str(index), child) for index, child in enumerate(value)]
+    return []
 
 
 def check_command_line() -> None:

@@ -2,8 +2,9 @@ import json
 import sys
 
 import pytest
+from monai.bundle import ConfigParser
 
-from monai_iln.configuration import check_command_line
+from monai_iln.configuration import check_command_line, check_values, read_configuration
 from monai_iln.errors import UserError
 
 PROGRAM = "/somewhere/monai/bundle/__main__.py"
@@ -77,3 +78,87 @@ def test_other_programs_have_options_of_their_own(monkeypatch):
     check(monkeypatch, "--flod", "1", program="/usr/bin/monai-iln")
     monkeypatch.setattr(sys, "argv", [PROGRAM, "run_workflow", "--workflow_name", "ConfigWorkflow"])
     check_command_line()
+
+
+CONFIG = {
+    "epochs": 20,
+    "learning_rate": 1,
+    "standardize": True,
+    "norm": "ILN",
+    "roi_size": [48, 48],
+    "dataset_dir": None,
+    "num_workers": "$os.cpu_count()",
+    "loss": {"_target_": "DiceCELoss", "softmax": True, "lambda_dice": 1.0},
+    "trainer": {"max_epochs": "@epochs", "amp": False},
+    "net": {"_target_": "scripts.nets.Net", "width": 8},
+}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"standardize": False},
+        {"standardize": "$not @other"},
+        {"trainer#amp": True},
+        {"learning_rate": 0.5},  # which is written as a whole number in the configuration
+        {"loss#lambda_dice": 2},
+        {"epochs": "@other"},
+        {"epochs": None},
+        {"norm": ["GROUP", {"num_groups": 8}]},
+        {"norm": None},
+        {"roi_size": 48},
+        {"dataset_dir": "data"},
+        {"num_workers": 0},
+        {"trainer#max_epochs": 3},
+        {"trainer#epoch_length": None},
+        {"loss": {"_target_": "torch.nn.L1Loss", "reduction": "$1 / 0"}},
+        {"loss#_target_": "$monai.losses.DiceLoss"},
+        {"net#_target_": "scripts.nets.Other"},  # which can be imported only where the bundle runs
+        {"net": {"_target_": "DenseBlock"}},  # of several modules
+    ],
+)
+def test_values_of_the_right_kind(overrides):
+    check_values(ConfigParser(CONFIG), overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"standardize": "false"},
+            "override standardize 'false': the configuration has true there. Give true",
+        ),
+        ({"standardize": 0}, "override standardize 0: the configuration has true there"),
+        ({"loss#softmax": "yes"}, "override loss#softmax 'yes': the configuration has true there"),
+        ({"epochs": "x"}, "override epochs 'x': the configuration has 20 there. Give a number, without quotes"),
+        ({"learning_rate": "1e-3"}, r"override learning_rate '1e-3': .*in YAML 1\.0e-3, not 1e-3"),
+        ({"loss#lambda_dice": True}, "override loss#lambda_dice true: the configuration has 1.0 there"),
+        ({"norm": 3}, "override norm 3: the configuration has 'ILN' there. Give a text"),
+        ({"epochs": 0}, "override epochs 0: it counts something. Remedy: give a whole number, 1 or more"),
+        ({"epochs": 2.5}, "override epochs 2.5: it counts something"),
+        ({"trainer#max_epochs": -1}, "override trainer#max_epochs -1: it counts something"),
+        ({"trainer#max_epochs": "x"}, "override trainer#max_epochs 'x': it counts something"),
+        ({"trainer#val_interval": True}, "override trainer#val_interval true: it counts something"),
+        ({"loader": {"batch_size": 0}}, "override loader#batch_size 0: it counts something"),
+        ({"val_batch_size": [2]}, r"override val_batch_size \[2\]: it counts something"),
+        ({"num_workers": -3}, "override num_workers -3: it counts something. Remedy: give a whole number, 0 or more"),
+        ({"loss#_target_": "DiceCELos"}, "_target_ 'DiceCELos': it names nothing that can be called"),
+        ({"loss": {"_target_": "torch.nn.L3Loss"}}, "_target_ 'torch.nn.L3Loss': it names nothing"),
+        ({"post": [{"_target_": "monai.data"}]}, "_target_ 'monai.data': it names nothing that can be called"),
+    ],
+)
+def test_values_of_another_kind(overrides, message):
+    with pytest.raises(UserError, match=message):
+        check_values(ConfigParser(CONFIG), overrides)
+
+
+def test_a_configuration_is_not_read_with_such_values(config):
+    assert read_configuration([str(file) for file in config], {"fold": 1})["fold"] == 1
+    with pytest.raises(UserError, match="override fold 'x': the configuration has 0 there"):
+        read_configuration([str(file) for file in config], {"fold": "x"})
+
+
+def test_arguments_of_a_bundles_own_script_are_not_known(tmp_path):
+    file = tmp_path / "train.yaml"
+    file.write_text("net: {_target_: scripts.nets.Net}\n")
+    assert read_configuration([str(file)], {"net#depth": 3})["net#depth"] == 3

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from monai_iln.norms.backends import Backend, Kernels, dispatcher, reference
 from monai_iln.norms.backends.reference import forward as mixture_norm_reference
@@ -62,6 +63,10 @@ def mixture_norm(
     if torch.jit.is_scripting():
         return mixture_norm_reference(x, rho, weight, bias, running_mean, running_var, mixture)
     else:  # noqa: RET505 (TorchScript compiles what follows a return, not an else that it never takes)
+        if type(x) is not Tensor and has_torch_function_unary(x):  # MetaTensor: its class and meta come back, out here
+            return handle_torch_function(
+                mixture_norm, (x,), x, rho, weight, bias, running_mean, running_var, mixture
+            )
         backend = choose_backend(x)
         if backend is reference or not torch.is_grad_enabled():  # nothing to differentiate, or nobody who will
             return backend.forward(x, rho, weight, bias, running_mean, running_var, mixture)
@@ -106,7 +111,13 @@ def _needs_plain_torch() -> bool:
 
 def _is_watched(x: Tensor) -> bool:
     """Whether a subclass of tensors, or a mode (``make_fx``, selective checkpointing) wants to see each operator."""
-    return type(x) is not Tensor or _count_modes() > 0
+    return _count_modes() > 0 or (type(x) is not Tensor and _is_dispatched(type(x)))
+
+
+@functools.cache
+def _is_dispatched(kind: type) -> bool:
+    """Whether a subclass sees operators (``DTensor``), and not functions alone, as ``MetaTensor`` does."""
+    return kind.__torch_dispatch__ is not _C._disabled_torch_dispatch_impl  # type: ignore[attr-defined]
 
 
 def _choose_kernels(x: Tensor) -> Backend:

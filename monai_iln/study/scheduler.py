@@ -6,20 +6,17 @@ import contextlib
 import os
 import shutil
 import tempfile
-import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ignite.distributed as idist
 import joblib
 import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from monai_iln.cluster import connect_to_ray
 from monai_iln.configuration import read_configuration
@@ -28,6 +25,7 @@ from monai_iln.errors import UserError, find_user_error, refusal
 from monai_iln.run_files import DATALIST, LOCK
 from monai_iln.study.cases import Cases
 from monai_iln.study.grid import Run
+from monai_iln.study.progress import StudyProgress, TrialProgress
 from monai_iln.study.records import (
     failure_path,
     find_runs,
@@ -39,7 +37,6 @@ from monai_iln.study.records import (
 from monai_iln.study.settings import Study
 from monai_iln.study.worker import WorkerSettings, execute, logged
 
-_POLL_SECONDS = 0.5
 _TRIAL_STEPS = 8
 
 
@@ -119,12 +116,13 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
         shutil.rmtree(failure_path(folder / run.path), ignore_errors=True)
     tries: Counter[Path] = Counter()
     left, suspects = list(runs), list[Run]()
-    with _Progress(runs, folder), contextlib.ExitStack() as tidying:
+    with StudyProgress(runs, folder) as progress, contextlib.ExitStack() as tidying:
         for run in runs:
             tidying.callback(_remove_unfinished, folder / run.path)
         while left:
             batch = suspects[:1] or left
             settings = WorkerSettings(folder, uuid.uuid4().hex[:8], tracking=study.tracking, parent=os.getpid())
+            progress.begin(batch, settings.token)
             trouble = _execute_in_parallel(batch, study, settings)
             suspects, begun = [], False
             for run in batch:
@@ -179,11 +177,14 @@ def run_on_all_ranks(runs: Sequence[Run], study: Study, folder: Path) -> None:
         folder: The folder of the study.
     """
     token = str(idist.broadcast(uuid.uuid4().hex[:8], src=0, safe_mode=True))
-    for run in tqdm(runs, desc="Study", unit="run", disable=idist.get_rank() > 0):
-        if idist.get_rank() == 0:
-            _remove_unfinished(folder / run.path)
-        execute(run, WorkerSettings(folder, token, tracking=study.tracking))
-        idist.barrier()
+    progress, leads = StudyProgress(runs, folder), idist.get_rank() == 0
+    progress.begin(runs, token)
+    with progress if leads else contextlib.nullcontext():
+        for run in runs:
+            if leads:
+                _remove_unfinished(folder / run.path)
+            execute(run, WorkerSettings(folder, token, tracking=study.tracking))
+            idist.barrier()
 
 
 def _execute_in_parallel(runs: Sequence[Run], study: Study, settings: WorkerSettings) -> BaseException | None:
@@ -209,62 +210,6 @@ def _execute_in_parallel(runs: Sequence[Run], study: Study, settings: WorkerSett
             raise told from error
         return error
     return None
-
-
-class _Progress:
-    """Shows a bar with the time left, and a line for each run. It looks at the folders, as anybody could."""
-
-    def __init__(self, runs: Sequence[Run], folder: Path) -> None:
-        self.waiting = {run.path: run for run in runs}
-        self.folder = folder
-        self._stop = threading.Event()
-
-    def __enter__(self) -> None:
-        # A copy of stderr: a run in this very process sends the original to its log.
-        self.terminal = os.fdopen(os.dup(2), "w")
-        self.bar = tqdm(total=len(self.waiting), desc="Study", unit="run", smoothing=0, file=self.terminal)
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self.thread.join()
-        self._look()
-        self.bar.close()
-        self.terminal.close()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(_POLL_SECONDS):
-            self._look()
-            self.bar.refresh()
-
-    def _look(self) -> None:
-        for path, run in list(self.waiting.items()):
-            try:
-                record = read_record(self.folder / path)
-            except UserError:
-                continue
-            if record is None or record["config_hash"] != run.config_hash:
-                continue
-            del self.waiting[path]
-            tqdm.write(f"{run}: {summarize(record)}", file=self.terminal)
-            self.bar.update()
-
-
-def summarize(record: dict[str, Any]) -> str:
-    """Tell in half a line how a run went.
-
-    Args:
-        record: The record of a finished run.
-    """
-    seconds = f"{record['cost']['total_seconds']:.0f} s"
-    if record["status"] == "diverged":
-        return f"diverged ({seconds})"
-    scores = record["scores"]
-    line = f"test Dice {scores['test_dice']:.3f}"
-    if scores["validation_dice"] is not None:
-        line += f", validation {scores['validation_dice']:.3f}"
-    return f"{line} ({seconds})"
 
 
 def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Cases | None = None) -> tuple[float, str]:
@@ -295,7 +240,8 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Cas
         trial = _trial(first, Path(scratch), cases)
         final = Path(scratch) / trial.path
         start = time.perf_counter()
-        execute(trial, WorkerSettings(Path(scratch), "trial", threads=threads))
+        with TrialProgress(trial, unfinished_path(final, "trial"), _TRIAL_STEPS):
+            execute(trial, WorkerSettings(Path(scratch), "trial", threads=threads))
         total = time.perf_counter() - start
         record, failure = read_record(final), read_failure(final)
         if record is None or record["status"] != "finished":

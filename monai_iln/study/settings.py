@@ -159,7 +159,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a list of numbers above 0 (in YAML 1.0e-3, not 1e-3)",
     ),
     "seeds": (lambda v: _is_list(v, int), "a list of whole numbers, at least one"),
-    "overrides": (lambda v: _is_map(v, object), "a mapping of ids of the training to values"),
+    "overrides": (
+        lambda v: _is(v, Mapping) and all(_is(key, str) for key in v),
+        "a mapping of ids of the training to values",
+    ),
     "output_dir": (lambda v: _is(v, str) and v != "", "a folder"),
     "jobs": (lambda v: v is None or (_is(v, int) and v > 0), "a whole number, 1 or more"),
     "backend": (lambda v: v in ("loky", "ray"), "loky or ray"),

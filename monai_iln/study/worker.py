@@ -29,6 +29,7 @@ from monai_iln.machine import describe_commit, describe_machine, describe_versio
 from monai_iln.parallel import end_with, is_orphan
 from monai_iln.run_files import COST, IMAGES, LENGTH, LOG, OVERRIDES, RECORD
 from monai_iln.study.grid import Run
+from monai_iln.study.progress import slow_bars
 from monai_iln.study.records import failure_path, read_record, unfinished_path, write_failure
 from monai_iln.study.training import train_and_evaluate
 
@@ -248,6 +249,7 @@ def logged(path: Path | None) -> Iterator[None]:
         stack.enter_context(contextlib.redirect_stdout(file))
         stack.enter_context(contextlib.redirect_stderr(file))
         stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(slow_bars())
         stack.callback(_let_go, file)
         yield
 

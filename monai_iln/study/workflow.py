@@ -21,6 +21,7 @@ from monai_iln.machine import describe_commit, describe_versions
 from monai_iln.run_files import DATALIST, GRID, STUDY
 from monai_iln.study.bundle_plan import plan_bundle
 from monai_iln.study.grid import Plan, Run, plan_runs
+from monai_iln.study.progress import duration
 from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.report import report
 from monai_iln.study.scheduler import estimate_seconds, locked, pending, run_all, run_on_all_ranks
@@ -113,7 +114,7 @@ class CrossValidationWorkflow(BundleWorkflow):
         print(describe(self.runs, todo))
         if todo:
             seconds, source = estimate_seconds(todo, self.folder, self.study, self.plan.cases)
-            print(f"estimated time: {_duration(seconds)}, from {source}")
+            print(f"estimated time: {duration(seconds)}, from {source}")
 
     def finalize(self) -> None:
         """Leave the process group, if ``torchrun`` made one."""
@@ -211,10 +212,3 @@ def _merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if all(isinstance(overrides, Mapping) for overrides in both):
             merged["overrides"] = {**both[0], **both[1]}  # type: ignore[dict-item]
     return merged
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = int(seconds // 3600), seconds % 3600 / 60
-    if hours:
-        return f"{hours} h {minutes:.0f} min"
-    return f"{minutes:.1f} min"

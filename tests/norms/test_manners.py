@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
+from monai.data import MetaTensor
 from monai.networks.nets import BasicUNet, UNet
 from monai.networks.utils import convert_to_torchscript
 from torch import nn
@@ -651,3 +652,23 @@ def test_torchscript_verified_by_monai(seed):
     torch.manual_seed(seed)
     network = BasicUNet(2, 1, 3, features=(8, 8, 16, 16, 32, 8), norm="ILN").eval()
     convert_to_torchscript(network, inputs=(torch.randn(1, 1, 32, 32),), verify=True, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [ILN, lambda c: MixtureNorm(c, ["instance", "batch"])])
+def test_an_activation_in_place_follows_on_a_meta_tensor(make):
+    """As DynUNet and DenseNet have it: the output must be no view that a custom function made."""
+    layer = make(4)
+    x = MetaTensor(torch.randn(2, 4, 6, 6), meta={"name": "a"}).requires_grad_()
+    cotangent = torch.randn(2, 4, 6, 6)
+    y = layer(1 * x)
+    assert isinstance(y, MetaTensor)
+    assert y.meta["name"] == "a"
+    (nn.functional.leaky_relu_(y) * cotangent).sum().backward()
+    grads = [x.grad, *(parameter.grad for parameter in layer.parameters())]
+    x.grad = None
+    layer.zero_grad()
+    plain = x.detach().as_tensor().requires_grad_()
+    (nn.functional.leaky_relu(layer(plain)) * cotangent).sum().backward()
+    for grad, wanted in zip(grads, [plain.grad, *(parameter.grad for parameter in layer.parameters())], strict=True):
+        torch.testing.assert_close(torch.as_tensor(grad).as_subclass(torch.Tensor), wanted)
+    assert all(type(buffer) is torch.Tensor for buffer in layer.buffers())

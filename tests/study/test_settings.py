@@ -42,6 +42,11 @@ def test_wrong_settings_are_one_message(config, message):
         read_settings(config)
 
 
+def test_overrides_may_be_of_any_kind():
+    overrides = {"standardize": False, "amp": True, "validation_every": None, "roi_size": [48, 48], "epochs": 2}
+    assert read_settings({"overrides": overrides}).overrides == overrides
+
+
 def test_every_key_has_a_sentence_and_an_example():
     for item in fields(Study):
         assert item.metadata["help"].endswith(".")
