@@ -47,7 +47,7 @@ def answers(results: Results) -> list[str]:
         structures = [structure for name, structure in results.parts if name == dataset]
         learned = [structure for structure in structures if (dataset, structure) not in results.unlearned]
         if len(learned) > 1:
-            where = f"{dataset}, over its {len(learned)} structures"
+            where = f"{dataset} over its {len(learned)} structures"
             found.append(_answer(_mean_over(results, dataset, learned), where, results))
         found += [
             _answer(results.scores(dataset, structure), place(dataset, structure), results) for structure in learned
