@@ -112,7 +112,7 @@ def test_learning_curves():
 def test_rates_mark_what_diverged():
     scores = pd.DataFrame(
         [("ILN", 0.1, 0.8, 0, 3), ("ILN", 1.0, 0.9, 0, 3), ("IN", 0.1, 0.7, 0, 3), ("IN", 1.0, np.nan, 3, 3)],
-        columns=["method", "learning_rate", "dice", "diverged", "runs"],
+        columns=["method", "learning_rate", "score", "diverged", "runs"],
     )
     first, second = learning_rates.draw_rates(scores, ["ILN", "IN"], "ILN").axes
     own = next(drawn for drawn in first.lines if to_hex(drawn.get_color()) == style.REFERENCE_COLOR)

@@ -9,7 +9,7 @@ import pytest
 from monai_iln.study.report.comparisons import comparison_sentence
 from monai_iln.study.report.ranks import ranking_sentence
 from monai_iln.study.report.seed_variance import seed_sentence
-from monai_iln.study.report.summary import tell, verdict_of
+from monai_iln.study.report.winners import tell, verdict_of
 from monai_iln.study.statistics import Comparison, Ranking, SeedVariance
 
 NAN = np.nan

@@ -12,30 +12,26 @@ from matplotlib.figure import Figure
 from monai_iln.study.report.document import Block, Items, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import INK, REFERENCE_COLOR, new_figure, styled
-from monai_iln.study.report.wording import NO_NUMBER, count, minus, number, p_cell, p_value, shorten
-from monai_iln.study.statistics import ALPHA, MIN_SUBJECTS, MOST_EXACT, Comparison
+from monai_iln.study.report.wording import NO_NUMBER, count, minus, number, p_cell, p_value, place, shorten
+from monai_iln.study.statistics import ALPHA, METRICS, MIN_SUBJECTS, MOST_EXACT, Comparison, Metric
 
 _BY_RULE = {
     "nested": "by the nested rule",
     "paper": "by the paper's rule, hence optimistic",
     "single": "of the one learning rate that was tried",
 }
-_METRICS = {  # name in a sentence, unit, decimals
-    "dice": ("Dice", "", 3),
-    "hd95_mm": ("95th percentile Hausdorff distance", " mm", 2),
-    "asd_mm": ("average surface distance", " mm", 2),
-}
 
 
 def blocks(results: Results) -> list[Block]:
     """What a score is, then the comparisons: drawn, in numbers and in sentences."""
     unit = Text(
-        "The unit is the subject: its score is its mean Dice over its test images. Scores here, and in the "
-        f"sections on positions, volumes and pictures, are {_BY_RULE[results.rule]}."
+        f"The unit is the subject: its score is its {results.metric.mean} over its test {results.unit}s. Scores here "
+        f"and below are {_BY_RULE[results.rule]}."
     )
-    rows = results.comparisons
+    rows, metric = results.comparisons, results.metric
     if rows:
-        return [unit, _picture(rows), _table(rows), Items([minus(comparison_sentence(row)) for row in rows])]
+        sentences = [minus(comparison_sentence(row, metric)) for row in rows]
+        return [unit, _picture(rows, metric), _table(rows, metric, results.unlearned), Items(sentences)]
     if results.reference not in results.shown_methods:
         why = f"The reference, {results.reference}, has no finished run, so nothing can be compared with it."
     else:
@@ -43,8 +39,12 @@ def blocks(results: Results) -> list[Block]:
     return [unit, absent(why)]
 
 
-def comparison_sentence(row: Comparison) -> str:
+def comparison_sentence(row: Comparison, metric: Metric | None = None) -> str:
     """What a comparison found, in a sentence.
+
+    Args:
+        row: The comparison.
+        metric: Its metric, if it is not one that every segmentation of this package has.
 
     Example:
         >>> from monai_iln.study.statistics import compare
@@ -53,13 +53,14 @@ def comparison_sentence(row: Comparison) -> str:
         Dice of ILN 0.900, of IN 0.825: difference 0.075 (95 % interval 0.062 to 0.088), 6 subjects; ILN is better
         (Wilcoxon signed-rank test, p = 0.031 after Holm's correction).
     """
-    name, unit, decimals = _METRICS[row.metric]
+    metric = metric or METRICS[row.metric]
+    unit = metric.unit
 
     def value(score: float) -> str:
-        return f"{score:.{decimals}f}"
+        return f"{score:.{metric.decimals}f}"
 
-    text = f"{name} of {row.reference} "
-    if where := ", ".join(filter(None, (row.dataset, row.structure))):
+    text = f"{metric.name} of {row.reference} "
+    if where := place(row.dataset, row.structure):
         text = f"{where}: {text}"
     if not row.subjects:
         return f"{text}and of {row.other}: no subject has both; too few subjects to test."
@@ -88,44 +89,48 @@ def _conclusion(row: Comparison) -> str:
     return f"no evidence of a difference {test}; the interval excludes 0, but is of the mean and not corrected"
 
 
-def _picture(rows: Sequence[Comparison]) -> Block:
+def _picture(rows: Sequence[Comparison], metric: Metric) -> Block:
     if all(np.isnan(row.difference) for row in rows):
         return absent("No subject was scored with the reference and with another method.")
     reference = rows[0].reference
-    said = "; ".join(f"{row.other} {number(row.difference, sign=True)}" for row in rows)
+    said = "; ".join(f"{row.other} {number(row.difference, metric.decimals, sign=True)}" for row in rows)
     return Picture(
         "differences",
-        f"Mean difference in Dice over subjects with its 95 % bootstrap interval; p after Holm's correction. "
+        f"Mean difference in {metric.name} over subjects with its 95 % bootstrap interval; p after Holm's correction. "
         f"A filled point: p below 0.05. Orange: {reference} is better.",
-        f"Forest plot of the differences in Dice, {reference} minus the other method: {said}.",
-        draw_differences(rows),
+        f"Forest plot of the differences in {metric.name}, {reference} minus the other method: {said}.",
+        draw_differences(rows, metric),
     )
 
 
-def _table(comparisons: Sequence[Comparison]) -> Table:
+def _table(comparisons: Sequence[Comparison], metric: Metric, unlearned: set[tuple[str, str]]) -> Table:
+    def value(score: float, sign: bool = False) -> str:
+        return number(score, metric.decimals, sign)
+
     reference = comparisons[0].reference
     rows: list[Row] = []
     for (dataset, structure), group in _by_part(comparisons).items():
-        rows.append(Row([f"{dataset}, {structure}"], heading=True))
+        learned = (dataset, structure) not in unlearned
+        rows.append(Row([place(dataset, structure) + ("" if learned else ": no method learned it")], heading=True))
         for row in group:
             interval = NO_NUMBER
             if not np.isnan(row.low):
-                interval = f"{number(row.low)} to {number(row.high)}"
-            cells = [row.other, str(row.subjects), number(row.mean_reference), number(row.mean_other)]
-            cells += [number(row.difference, sign=True), interval, p_cell(row.p), p_cell(row.p_holm)]
+                interval = f"{value(row.low)} to {value(row.high)}"
+            cells = [row.other, str(row.subjects), value(row.mean_reference), value(row.mean_other)]
+            cells += [value(row.difference, sign=True), interval, p_cell(row.p), p_cell(row.p_holm)]
             bold: frozenset[int] = frozenset()
-            if row.p_holm < ALPHA:
+            if learned and row.p_holm < ALPHA:
                 bold = frozenset({len(cells) - 1})
             rows.append(Row(cells, bold))
     caption = (
-        f"{reference} against every other method: mean Dice over subjects, mean difference with its 95 % bootstrap "
+        f"{reference} against every other method: {metric.mean} over subjects, mean difference with its 95 % bootstrap "
         "interval, and p of Wilcoxon's signed-rank test, as it is and after Holm's correction (bold below 0.05)."
     )
     if max(row.subjects for row in comparisons) > MOST_EXACT:
         caption += f" With more than {MOST_EXACT} subjects, p is by the normal approximation."
     header = ["Other", "Subjects", reference, "Other", "Difference", "95 % interval", "p", "p (Holm)"]
     frame = pd.DataFrame([vars(row) for row in comparisons])
-    frame.insert(list(frame).index("better"), "sentence", [comparison_sentence(row) for row in comparisons])
+    frame.insert(list(frame).index("better"), "sentence", [comparison_sentence(row, metric) for row in comparisons])
     return Table("comparisons", caption, header, rows, frame)
 
 
@@ -138,12 +143,13 @@ def _by_part(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], list[Co
 
 
 @styled
-def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
+def draw_differences(comparisons: Sequence[Comparison], metric: Metric = METRICS["dice"]) -> Figure:
     """Forest plot: the mean difference of the reference to every other method, with its interval.
 
     Args:
         comparisons: The comparisons; those of a data set and structure get a panel. A filled point is a difference
             that the test, corrected for their number, finds.
+        metric: The metric that they are of.
     """
     panels = _by_part([row for row in comparisons if not np.isnan(row.difference)])
     heights = [0.62 + 0.24 * len(rows) for rows in panels.values()]
@@ -151,34 +157,36 @@ def draw_differences(comparisons: Sequence[Comparison]) -> Figure:
     grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     for axes, ((dataset, structure), rows) in zip(grid, panels.items(), strict=True):
         axes.axvline(0, color=INK, linewidth=0.8)
-        for place, row in enumerate(rows):
-            _draw_difference(axes, place, row)
+        for height, row in enumerate(rows):
+            _draw_difference(axes, height, row, metric)
         axes.set_yticks(range(len(rows)), [shorten(row.other, 24) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_title(f"{dataset}, {structure}")
+        axes.set_title(place(dataset, structure))
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.margins(x=0.08)
     reference = comparisons[0].reference
-    grid[-1].set_xlabel(f"Dice of {reference} minus Dice of the other: right of 0, {reference} is better")
+    side = "right" if metric.higher_is_better else "left"
+    what = f"{metric.name} of {reference} minus {metric.name} of the other"
+    grid[-1].set_xlabel(f"{what}: {side} of 0, {reference} is better")
     return figure
 
 
-def _draw_difference(axes: Axes, place: int, row: Comparison) -> None:
+def _draw_difference(axes: Axes, height: int, row: Comparison, metric: Metric) -> None:
     color, inside, test = INK, "white", "not tested"
-    if row.p_holm < ALPHA and row.difference > 0:
+    if row.p_holm < ALPHA and (row.difference > 0) == metric.higher_is_better:
         color = REFERENCE_COLOR
     if row.p_holm < ALPHA:
         inside = color
     if not np.isnan(row.p_holm):
         test = p_value(row.p_holm)
     if not np.isnan(row.low):
-        axes.plot([row.low, row.high], [place, place], color=color, linewidth=1.6, solid_capstyle="butt")
-    axes.plot(row.difference, place, "o", color=color, markersize=5.5, markerfacecolor=inside)
+        axes.plot([row.low, row.high], [height, height], color=color, linewidth=1.6, solid_capstyle="butt")
+    axes.plot(row.difference, height, "o", color=color, markersize=5.5, markerfacecolor=inside)
     axes.annotate(
-        f"{number(row.difference, sign=True)}  {test}",
-        (1.02, place),
+        f"{number(row.difference, metric.decimals, sign=True)}  {test}",
+        (1.02, height),
         xycoords=("axes fraction", "data"),
         va="center",
         fontsize=8,

@@ -27,7 +27,7 @@ def blocks(results: Results) -> list[Block]:
         "Runs shared the machine with one another and with whatever else ran on it, so times are rough. The ratio is "
         "the median over pairs of runs with the same data, fold, learning rate and seed."
     )
-    if {"ILN", _INSTANCE_NORM} <= set(methods):
+    if results.is_of_ventricles and {"ILN", _INSTANCE_NORM} <= set(methods):
         text += f" For ILN the paper reports {TIME_RATIO:.3f}."
     found: list[Block] = [Text(text), _table(results.runs, methods, base)]
     if finished["peak_memory_bytes"].isna().all():

@@ -23,7 +23,7 @@ def caveats(results: Results) -> list[str]:
     sentences = []
     if said:
         sentences.append(f"The protocol is not the paper's: {'; '.join(said)}.")
-    if training is None:
+    if training is None and "metric" not in results.study:
         sentences.append(
             "How the runs were trained was not compared with the paper's protocol: an earlier version wrote study.json."
         )

@@ -23,33 +23,40 @@ _LINE = 0.115  # inches, of a label of the smallest size
 _LEADER = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
 
 
-def function_blocks() -> list[Block]:
-    """The paper's Figure 1, which takes no results."""
-    return [
-        Picture(
-            "gate_functions",
-            "Figure 1. Clip has no gradient outside [0, 1], sigmoid has one everywhere. Points: where training starts, "
-            "\N{GREEK SMALL LETTER RHO} = 0.5.",
-            "Curves of clip, which rises from 0 at 0 to 1 at 1 and is flat beyond, and of sigmoid, which is smooth.",
-            draw_gate_functions(),
-        )
-    ]
-
-
 def blocks(results: Results) -> list[Block]:
-    """The paper's Figure 3 for every method that has gates, each on the first data set that has a run of it."""
+    """The paper's Figures 1 and 3, of studies with gates."""
+    curves = _curves(results)
+    if curves:
+        return [_functions(results.figure(1)), *curves]
+    if any(survey.get("gates") for survey in results.surveys.values()) and results.shown_methods:
+        return [absent("The weights of the gates are not drawn: no finished run left a gates.csv.")]
+    return []
+
+
+def _functions(figure: str) -> Picture:
+    return Picture(
+        "gate_functions",
+        f"{figure}Clip has no gradient outside [0, 1], sigmoid has one everywhere. Points: where training starts, "
+        "\N{GREEK SMALL LETTER RHO} = 0.5.",
+        "Curves of clip, which rises from 0 at 0 to 1 at 1 and is flat beyond, and of sigmoid, which is smooth.",
+        draw_gate_functions(),
+    )
+
+
+def _curves(results: Results) -> list[Block]:
+    """The weights for every method that has gates, each on the first data set that has a run of it."""
     found: list[Block] = []
     for method in results.shown_methods:
         for dataset in results.datasets:
             run = results.typical_run(method, dataset)
             if run is None or (gates := GATES.read_if_any(run)) is None:
                 continue
-            found.append(_picture(method, run.relative_to(results.folder), gates))
+            found.append(_picture(method, run.relative_to(results.folder), gates, results.figure(3)))
             break
-    return found or [absent("Figure 3 is missing: no finished run of a method with gates left a gates.csv.")]
+    return found
 
 
-def _picture(method: str, run: Path, gates: pd.DataFrame) -> Picture:
+def _picture(method: str, run: Path, gates: pd.DataFrame, figure: str) -> Picture:
     component = _first_component(gates)
     last = gates[gates["component"] == component].groupby("layer", sort=False, observed=True).tail(1)
     ends = last["weight"].to_numpy(float)
@@ -59,7 +66,7 @@ def _picture(method: str, run: Path, gates: pd.DataFrame) -> Picture:
         told = f"a dashed grey line is a dead gate, which the group norm after it undoes ({dead} of {len(last)})"
     return Picture(
         slug("gates", method),
-        f"Figure 3. {method}: weight of the {component} component in every layer, in {run.as_posix()}. Colours go "
+        f"{figure}{method}: weight of the {component} component in every layer, in {run.as_posix()}. Colours go "
         f"from the first layer (dark) to the last (light); {told}.",
         f"Lines of {len(last)} layers, which end between {ends.min():.2f} and {ends.max():.2f}.",
         draw_gate_curves(gates),

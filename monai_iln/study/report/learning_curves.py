@@ -14,6 +14,7 @@ from monai_iln.study.report.document import Block, Picture, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import method_colors, method_dashes, new_figure, styled
 from monai_iln.study.report.wording import join, slug
+from monai_iln.study.statistics import METRICS, Metric
 
 
 def blocks(results: Results, dataset: str) -> list[Block]:
@@ -33,7 +34,7 @@ def blocks(results: Results, dataset: str) -> list[Block]:
         return [absent(f"{dataset}: no learning curves, for no chosen run left a losses.csv.")]
     methods = [method for method in results.shown_methods if method in losses or method in validation]
     found: list[Block] = []
-    drawn = "Training loss and validation Dice"
+    drawn = f"Training loss and validation {results.metric.name}"
     if not validation:
         found.append(absent(f"{dataset}: nothing was validated during training, so only the loss is drawn."))
         drawn = "Training loss"
@@ -41,16 +42,20 @@ def blocks(results: Results, dataset: str) -> list[Block]:
         slug("learning_curves", dataset),
         f"{dataset}: one run a method, the chosen one of the first fold.",
         f"{drawn} of {join(methods)}.",
-        draw_learning_curves(losses, validation, methods, results.reference),
+        draw_learning_curves(losses, validation, methods, results.reference, results.metric),
     )
     return [*found, picture]
 
 
 @styled
 def draw_learning_curves(
-    losses: Mapping[str, pd.DataFrame], validation: Mapping[str, pd.DataFrame], methods: Sequence[str], reference: str
+    losses: Mapping[str, pd.DataFrame],
+    validation: Mapping[str, pd.DataFrame],
+    methods: Sequence[str],
+    reference: str,
+    metric: Metric = METRICS["dice"],
 ) -> Figure:
-    """Training loss against the iteration, and validation Dice against the epoch, one line a method.
+    """Training loss against the iteration, and the validation score against the epoch, one line a method.
 
     Args:
         losses: The losses by method, with the columns ``iteration`` and ``loss``; drawn as a running median.
@@ -58,6 +63,7 @@ def draw_learning_curves(
             validated.
         methods: The methods, in the order of the legend.
         reference: The method to highlight.
+        metric: The metric of the validation.
     """
     figure = new_figure(3.2)
     colors = method_colors(methods, reference)
@@ -77,9 +83,10 @@ def draw_learning_curves(
     panels[0].set(xlabel="iteration", ylabel="training loss, running median")
     panels[0].set_ylim(bottom=0)
     if validation:
-        panels[1].set(xlabel="epoch", ylabel="mean Dice on validation images")
-        low, high = panels[1].get_ylim()
-        panels[1].set_ylim(max(low, 0), min(high, 1))
+        panels[1].set(xlabel="epoch", ylabel=f"{metric.mean} in validation")
+        if metric.in_unit_interval:
+            low, high = panels[1].get_ylim()
+            panels[1].set_ylim(max(low, 0), min(high, 1))
         panels[1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     lines: dict[str, Artist] = {}
     for axes in panels:

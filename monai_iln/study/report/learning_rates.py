@@ -12,53 +12,56 @@ from monai_iln.study.report.document import Block, Picture, Row, Table, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import FAINT, INK, WIDTH, method_colors, new_figure, styled
 from monai_iln.study.report.wording import NO_NUMBER, join, number, shorten, slug
+from monai_iln.study.statistics import METRICS, Metric
 
 
 def blocks(results: Results, dataset: str) -> list[Block]:
-    """Dice at every rate of one data set, drawn and in numbers."""
+    """The score at every rate of one data set, drawn and in numbers; nothing where one rate was tried."""
     scores = _scores(results.runs[results.runs["dataset"] == dataset])
     if scores["learning_rate"].nunique() < 2:
-        return [absent(f"{dataset}: only one learning rate was tried, so nothing is known of how much it matters.")]
-    methods = results.methods_of(scores)
-    table = _table(scores, methods, dataset)
-    if scores["dice"].isna().all():
-        return [absent(f"{dataset}: no run finished at any learning rate, so there is no Dice to draw."), table]
+        return []
+    methods, metric = results.methods_of(scores), results.metric
+    table = _table(scores, methods, dataset, results)
+    if scores["score"].isna().all():
+        said = f"{dataset}: no run finished at any learning rate, so there is no {metric.name} to draw."
+        return [absent(said), table]
     picture = Picture(
         slug("learning_rates", dataset),
-        f"{dataset}: mean Dice on the test images against the learning rate, over all folds and seeds that "
-        "finished, with the other methods in grey. A cross with n/m: n of m runs diverged. It shows how sensitive "
+        f"{dataset}: {metric.mean} on the test {results.unit}s against the learning rate, over all folds and seeds "
+        "that finished, with the other methods in grey. A cross with n/m: n of m runs diverged. It shows how sensitive "
         "a method is to the rate, not which rate to take.",
-        f"Dice against the learning rate of {join(methods)}; the table below has the numbers.",
-        draw_rates(scores, methods, results.reference),
+        f"{metric.name} against the learning rate of {join(methods)}; the table below has the numbers.",
+        draw_rates(scores, methods, results.reference, metric),
     )
     return [picture, table]
 
 
 def _scores(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice of the finished runs at every rate, and how many of the runs diverged."""
+    """The mean score of the finished runs at every rate, and how many of the runs diverged."""
     records = []
     done = runs[runs["status"].isin(["finished", "diverged"])]
     for (method, rate), group in done.groupby(["method", "learning_rate"], sort=False):
-        finished = group.loc[group["status"] == "finished", "test_dice"]
+        finished = group.loc[group["status"] == "finished", "test_score"]
         diverged = int((group["status"] == "diverged").sum())
-        record = {"method": method, "learning_rate": rate, "dice": finished.mean(), "finished": finished.count()}
+        record = {"method": method, "learning_rate": rate, "score": finished.mean(), "finished": finished.count()}
         records.append({**record, "diverged": diverged, "runs": len(group)})
-    return pd.DataFrame(records, columns=["method", "learning_rate", "dice", "finished", "diverged", "runs"])
+    return pd.DataFrame(records, columns=["method", "learning_rate", "score", "finished", "diverged", "runs"])
 
 
-def _table(scores: pd.DataFrame, methods: Sequence[str], dataset: str) -> Table:
+def _table(scores: pd.DataFrame, methods: Sequence[str], dataset: str, results: Results) -> Table:
+    metric = results.metric
     rates = sorted(scores["learning_rate"].unique(), reverse=True)
     rows = []
     for method in methods:
         own = scores[scores["method"] == method].set_index("learning_rate")
-        best = number(own["dice"].max())
+        best = number(own["score"].max() if metric.higher_is_better else own["score"].min(), metric.decimals)
         cells, bold = [method], set()
         for column, rate in enumerate(rates, 1):
             if rate not in own.index:
                 cells.append(NO_NUMBER)
                 continue
             row = own.loc[rate]
-            cell = number(row["dice"])
+            cell = number(row["score"], metric.decimals)
             if cell == best != NO_NUMBER:
                 bold.add(column)
             if row["diverged"] == row["runs"]:
@@ -68,23 +71,28 @@ def _table(scores: pd.DataFrame, methods: Sequence[str], dataset: str) -> Table:
             cells.append(cell)
         rows.append(Row(cells, frozenset(bold)))
     caption = (
-        f"{dataset}: mean Dice on test images by learning rate, over the runs that finished; the best of a row is bold."
+        f"{dataset}: {metric.mean} on test {results.unit}s by learning rate, over the runs that finished; the best of "
+        "a row is bold."
     )
     if scores["diverged"].any():
         caption += " (n/m div.): n of m runs diverged."
     header = ["Method", *(f"{rate:g}" for rate in rates)]
-    return Table(slug("dice_by_rate", dataset), caption, header, rows, scores)
+    frame = scores.rename(columns={"score": metric.short})
+    return Table(slug(f"{metric.short}_by_rate", dataset), caption, header, rows, frame)
 
 
 @styled
-def draw_rates(scores: pd.DataFrame, methods: Sequence[str], reference: str) -> Figure:
-    """Dice against the learning rate: a panel a method, the others behind it in grey.
+def draw_rates(
+    scores: pd.DataFrame, methods: Sequence[str], reference: str, metric: Metric = METRICS["dice"]
+) -> Figure:
+    """The score against the learning rate: a panel a method, the others behind it in grey.
 
     Args:
-        scores: The scores, with the columns ``method``, ``learning_rate``, ``dice`` (mean over the finished runs, NaN
+        scores: The scores, with the columns ``method``, ``learning_rate``, ``score`` (mean over the finished runs, NaN
             if there is none), ``diverged`` (number of runs that did) and ``runs``.
         methods: The methods, one panel each.
         reference: The method to highlight.
+        metric: The metric.
     """
     columns = min(4, len(methods))
     rows = -(-len(methods) // columns)
@@ -93,17 +101,17 @@ def draw_rates(scores: pd.DataFrame, methods: Sequence[str], reference: str) -> 
     colors = method_colors(methods, reference)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     rates = sorted(scores["learning_rate"].unique())
-    low, high = _limits(scores["dice"])
+    low, high = _limits(scores["score"], metric)
     for axes in grid.flat[len(methods) :]:
         axes.set_axis_off()
     for axes, method in zip(grid.flat, methods, strict=False):
         for other in methods:
             line = scores[scores["method"] == other].sort_values("learning_rate")
             if other != method:
-                axes.plot(line["learning_rate"], line["dice"], color=FAINT, linewidth=0.8, zorder=1)
+                axes.plot(line["learning_rate"], line["score"], color=FAINT, linewidth=0.8, zorder=1)
                 continue
             style = {"linewidth": 1.8, "marker": "o", "markersize": 3.5, "zorder": 3}
-            axes.plot(line["learning_rate"], line["dice"], color=colors[method], **style)
+            axes.plot(line["learning_rate"], line["score"], color=colors[method], **style)
             _mark_diverged(axes, line[line["diverged"] > 0], low + 0.06 * (high - low))
         axes.set_title(shorten(method, 24), color=colors[method], fontweight="bold")
         axes.set_xscale("log")
@@ -113,17 +121,20 @@ def draw_rates(scores: pd.DataFrame, methods: Sequence[str], reference: str) -> 
         axes.set_ylim(low, high)
         axes.grid()
     figure.supxlabel("learning rate", fontsize=8.5)
-    figure.supylabel("mean Dice on test images", fontsize=8.5)
+    figure.supylabel(f"{metric.mean} in the test", fontsize=8.5)
     return figure
 
 
-def _limits(dice: pd.Series[float]) -> tuple[float, float]:
-    """The ends of the axis of Dice; below the lowest there is room for crosses."""
+def _limits(scores: pd.Series[float], metric: Metric) -> tuple[float, float]:
+    """The ends of the axis of scores; below the lowest there is room for crosses."""
     low, high = 0.0, 1.0
-    if dice.notna().any():
-        low, high = float(dice.min()), float(dice.max())
+    if scores.notna().any():
+        low, high = float(scores.min()), float(scores.max())
     margin = max(0.2 * (high - low), 0.02)
-    return max(0.0, low - 1.5 * margin), min(1.0, high + margin)
+    low, high = low - 1.5 * margin, high + margin
+    if metric.in_unit_interval:
+        return max(0.0, low), min(1.0, high)
+    return low, high
 
 
 def _mark_diverged(axes: Axes, diverged: pd.DataFrame, place: float) -> None:

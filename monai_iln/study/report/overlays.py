@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from monai_iln.overlays import overlay
 from monai_iln.study.report.document import Block, Picture, absent
-from monai_iln.study.report.results import NO_IMAGES, Results
+from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import SIDE_BY_SIDE, WIDTH, groups_of_methods, method_colors, new_figure, styled
-from monai_iln.study.report.wording import join, shorten, slug
+from monai_iln.study.report.wording import join, place, shorten, slug
+from monai_iln.study.statistics import METRICS, Metric
 
 _RANKS = ("worst", "median", "best")
 
@@ -37,58 +38,68 @@ class Tile:
 
 
 def blocks(results: Results) -> list[Block]:
-    """The pictures of each data set and structure, and what is missing of them."""
-    if results.shown.empty:
-        return [absent(f"Figure 2 is missing. {NO_IMAGES}")]
+    """The pictures of each data set and structure, and what is missing of them.
+
+    There are none where no mask of the truth is recorded.
+    """
+    shown = results.shown[has_masks(results.shown)]
     found: list[Block] = []
     colors = method_colors(results.methods, results.reference)
     for dataset, structure in results.parts:
-        images = results.part(results.shown, dataset, structure)
+        images = results.part(shown, dataset, structure)
         tiles = []
         for method in results.shown_methods:
-            picked = pick_images(images[images["method"] == method])
-            tiles += [make_tile(results.folder, rank, row) for rank, row in picked.items()]
-        where = f"{dataset}, {structure}"
+            picked = pick_images(images[images["method"] == method], results.metric)
+            tiles += [make_tile(results.folder, rank, row, results.metric) for rank, row in picked.items()]
+        where = place(dataset, structure)
         if missing := [tile for tile in tiles if tile.pixels is None]:
-            said = (
-                f"{where}: {len(missing)} of the {len(tiles)} pictures of Figure 2 are missing; {missing[0].problem}."
-            )
+            of = " of Figure 2" if results.is_of_ventricles else ""
+            said = f"{where}: {len(missing)} of the {len(tiles)} pictures{of} are missing; {missing[0].problem}."
             found.append(absent(said))
         drawn = {tile.method for tile in tiles if tile.pixels is not None}
         methods = [method for method in results.shown_methods if method in drawn]
         for number, group in enumerate(groups_of_methods(methods), 1):
-            shown = [tile for tile in tiles if tile.method in group]
-            said = "; ".join(f"{tile.method} {tile.rank}: {tile.caption}".replace("\n", ", ") for tile in shown)
+            drawn_now = [tile for tile in tiles if tile.method in group]
+            said = "; ".join(f"{tile.method} {tile.rank}: {tile.caption}".replace("\n", ", ") for tile in drawn_now)
             found.append(
                 Picture(
                     slug("overlays", dataset, structure, str(number)),
-                    f"Figure 2. {where}: worst, median and best test image of {join(group)} by Dice, among those in "
-                    "which the truth is not empty. Truth red, prediction green, overlap yellow.",
+                    f"{results.figure(2)}{where}: worst, median and best test {results.unit} of {join(group)} by "
+                    f"{results.metric.name}, among those in which the truth is not empty. Truth red, prediction green, "
+                    "overlap yellow.",
                     f"Segmented images. {said}.",
-                    draw_overlays(shown, colors),
+                    draw_overlays(drawn_now, colors),
                 )
             )
     return found
 
 
-def pick_images(images: pd.DataFrame) -> dict[str, pd.Series]:
-    """The worst, the median and the best image by Dice, among those in which the truth is not empty.
+def has_masks(images: pd.DataFrame) -> pd.Series[bool]:
+    """Which images have masks of truth and prediction to draw. A truth that is the image itself is none."""
+    recorded = (images[["image", "truth", "prediction"]] != "").all(axis=1)
+    return recorded & (images["truth"] != images["image"]) & images["truth_pixels"].notna()
+
+
+def pick_images(images: pd.DataFrame, metric: Metric = METRICS["dice"]) -> dict[str, pd.Series]:
+    """The worst, the median and the best image by a metric, among those in which the truth is not empty.
 
     Of equal ones the one with the largest truth comes first.
 
     Args:
         images: The test images of one method, with the columns of ``images.csv``.
+        metric: The metric.
 
     Returns:
         The rows by ``"worst"``, ``"median"`` and ``"best"``; fewer if there are fewer images.
     """
-    usable = images[images["dice"].notna()]
+    usable = images[images[metric.column].notna()]
     if usable.empty:
         return {}
     if (usable["truth_pixels"] > 0).any():
         usable = usable[usable["truth_pixels"] > 0]
-    order = usable.assign(smaller=-usable["truth_pixels"]).sort_values(
-        ["dice", "smaller", "subject", "phase", "slice"], kind="stable"
+    goodness = usable[metric.column] if metric.higher_is_better else -usable[metric.column]
+    order = usable.assign(goodness=goodness, smaller=-usable["truth_pixels"]).sort_values(
+        ["goodness", "smaller", "subject", "phase", "slice"], kind="stable"
     )
     last = len(order) - 1
     places = {"worst": 0, "median": last // 2, "best": last}
@@ -99,21 +110,22 @@ def pick_images(images: pd.DataFrame) -> dict[str, pd.Series]:
     return {rank: order.iloc[place] for rank, place in places.items()}
 
 
-def make_tile(folder: Path, rank: str, row: pd.Series) -> Tile:
+def make_tile(folder: Path, rank: str, row: pd.Series, metric: Metric = METRICS["dice"]) -> Tile:
     """Read image, truth and prediction of one row of ``images`` and lay them over one another.
 
     Args:
         folder: The folder of the study.
         rank: The place that the picture stands for, such as ``"worst"``.
         row: The row.
+        metric: The metric to name.
 
     Returns:
         The tile; without pixels, and with the problem, where the files do not hold what was recorded.
     """
-    place = ""
+    shown = ""
     if not pd.isna(row["slice"]):
-        place = f"slice {row['slice']:g}"
-    tile = Tile(str(row["method"]), rank, _caption(row, place), None)
+        shown = f"slice {row['slice']:g}"
+    tile = Tile(str(row["method"]), rank, _caption(row, shown, metric), None)
     if any(pd.isna(row[key]) or not row[key] for key in ("image", "truth", "prediction")):
         return replace(tile, problem="no files are recorded")
     paths = (row["image"], row["truth"], Path(row["run"]) / row["prediction"])  # absolute ones stay so in the folder
@@ -135,12 +147,13 @@ def make_tile(folder: Path, rank: str, row: pd.Series) -> Tile:
     true, predicted = truth == true_class, prediction == predicted_class
     layer = int(np.argmax((true | predicted).sum(axis=(0, 1))))  # of a stack the fullest slice
     if is_stack:
-        tile = replace(tile, caption=_caption(row, f"slice {layer + 1} of the stack"))
+        tile = replace(tile, caption=_caption(row, f"slice {layer + 1} of the stack", metric))
     return replace(tile, pixels=overlay(image[..., layer], predicted[..., layer], true[..., layer]))
 
 
-def _caption(row: pd.Series, place: str) -> str:
-    return f"{' '.join(filter(None, (row['subject'], row['phase'], place)))}\nDice {row['dice']:.3f}"
+def _caption(row: pd.Series, shown: str, metric: Metric) -> str:
+    what = " ".join(filter(None, (row["subject"], row["phase"], shown)))
+    return f"{what}\n{metric.name} {row[metric.column]:.{metric.decimals}f}"
 
 
 def _read(path: Path) -> NDArray[np.generic]:

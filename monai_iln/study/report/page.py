@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from monai_iln.study.report import (
     comparisons,
     cost,
-    dice,
+    fairness,
     gates,
     learning_curves,
     learning_rates,
@@ -17,13 +17,14 @@ from monai_iln.study.report import (
     positions,
     provenance,
     ranks,
+    scores,
     seed_variance,
     summary,
     volumes,
 )
 from monai_iln.study.report.document import Block, Document, Section, absent, write_document
 from monai_iln.study.report.results import NO_IMAGES, Results
-from monai_iln.study.report.wording import join
+from monai_iln.study.report.wording import capital, join
 
 if TYPE_CHECKING:
     from monai_iln.study.records import Records
@@ -43,18 +44,17 @@ def write_report(folder: Path, records: Records) -> Path:
     results = Results.of(Path(folder), records)
     sections = [
         Section("In short", summary.blocks(results)),
-        _section_on_scores(results, "Dice of every method and fold", dice.blocks),
+        _section_on_scores(results, _scores_title(results), scores.blocks),
         _section_on_scores(results, "Statistics", comparisons.blocks, ranks.blocks, seed_variance.blocks),
-        _section_on_scores(results, "By position in the heart, and distances", positions.blocks),
-        _section_on_scores(results, "Volumes and ejection fraction", volumes.blocks),
-        Section(
-            "The paper's figures",
-            [*gates.function_blocks(), *overlays.blocks(results), *gates.blocks(results)],
-        ),
-        Section("Training, and the learning rate", _training(results)),
+        positions.section(results),
+        Section("Volumes and ejection fraction", volumes.blocks(results)),
+        _figures(results),
+        Section("What each method does to the network", fairness.blocks(results)),
+        _training(results),
         Section("Cost", cost.blocks(results)),
         Section("What was run", provenance.blocks(results)),
     ]
+    sections = [section for section in sections if section.blocks]
     title = "Comparison of normalization methods"
     if results.datasets:
         title += f" on {join(results.datasets)}"
@@ -75,10 +75,25 @@ def _section_on_scores(results: Results, title: str, *topics: Callable[[Results]
     return Section(title, [block for topic in topics for block in topic(results)])
 
 
-def _training(results: Results) -> list[Block]:
+def _scores_title(results: Results) -> str:
+    if results.metric.is_dice:
+        return "Dice of every method and fold"
+    return f"Scores of every method and fold ({results.metric.name})"
+
+
+def _figures(results: Results) -> Section:
+    pictures, weights = overlays.blocks(results), gates.blocks(results)
+    title = "The paper's figures"
+    if not results.is_of_ventricles:
+        title = capital(join([name for name, found in (("pictures", pictures), ("gates", weights)) if found]))
+    return Section(title, [*pictures, *weights])
+
+
+def _training(results: Results) -> Section:
     if results.runs.empty:
-        return [absent("No run has ended yet.")]
-    blocks: list[Block] = []
+        return Section("Training", [absent("No run has ended yet.")])
+    curves, rates = [], []
     for dataset in results.datasets:
-        blocks += [*learning_curves.blocks(results, dataset), *learning_rates.blocks(results, dataset)]
-    return blocks
+        curves += learning_curves.blocks(results, dataset)
+        rates += learning_rates.blocks(results, dataset)
+    return Section("Training, and the learning rate" if rates else "Training", [*curves, *rates])

@@ -1,4 +1,4 @@
-"""Dice by position in the heart, and the distances between the surfaces."""
+"""Dice by position in the heart, and the distances between the surfaces, of studies that have them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from monai_iln.study.report.document import Block, Picture, Row, Table, absent
+from monai_iln.study.report.document import Block, Picture, Row, Section, Table
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import method_colors, new_figure, styled
-from monai_iln.study.report.wording import number, quartiles, shorten, slug
+from monai_iln.study.report.wording import number, place, quartiles, shorten, slug
 
 _POSITIONS = ("base", "mid", "apex")
 _QUARTILES = {"lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75}
 
 
-def blocks(results: Results) -> list[Block]:
-    """Boxes and a table of Dice by position, and a table of distances."""
+def section(results: Results) -> Section:
+    """Boxes and a table of Dice by position, and a table of distances; empty where nothing is recorded of either."""
+    found: list[Block] = []
+    titles = []
     placed = results.shown[(results.shown["position"] != "") & results.shown["dice"].notna()]
-    if placed.empty:
-        found: list[Block] = [absent("Dice is not split by position: no slice is recorded as base, mid or apex.")]
-    else:
-        found = _position_blocks(results, placed)
-    if results.shown[["hd95_mm", "asd_mm"]].isna().all(axis=None):
-        return [*found, absent("No surface distance is defined in any test image.")]
-    return [*found, _distances_table(results)]
+    if len(placed):
+        titles.append("By position in the heart")
+        found += _position_blocks(results, placed)
+    if results.shown[["hd95_mm", "asd_mm"]].notna().any(axis=None):
+        titles.append("distances" if titles else "Surface distances")
+        found.append(_distances_table(results))
+    return Section(", and ".join(titles), found)
 
 
 def _position_blocks(results: Results, placed: pd.DataFrame) -> list[Block]:
@@ -46,7 +48,8 @@ def _position_blocks(results: Results, placed: pd.DataFrame) -> list[Block]:
         found.append(
             Picture(
                 slug("positions", dataset, structure),
-                f"{dataset}, {structure}: Dice by position: median, quartiles, 5th to 95th percentile of the images.",
+                f"{place(dataset, structure)}: Dice by position: median, quartiles, 5th to 95th percentile of the "
+                "images.",
                 f"Boxes of Dice by position and method. Medians of {results.reference}: {said or 'none'}.",
                 draw_positions(images, positions, results.shown_methods, results.reference),
             )
@@ -61,7 +64,7 @@ def _positions_table(results: Results, placed: pd.DataFrame, positions: Sequence
         images = results.part(placed, dataset, structure)
         if images.empty:
             continue
-        rows.append(Row([f"{dataset}, {structure}"], heading=True))
+        rows.append(Row([place(dataset, structure)], heading=True))
         for method in results.shown_methods:
             own = images[images["method"] == method]
             cells = [method]
@@ -85,7 +88,9 @@ def _distances_table(results: Results) -> Table:
     rows, records = [], []
     for dataset, structure in results.parts:
         images = results.part(results.shown, dataset, structure)
-        rows.append(Row([f"{dataset}, {structure}"], heading=True))
+        if images[["hd95_mm", "asd_mm"]].isna().all(axis=None):
+            continue
+        rows.append(Row([place(dataset, structure)], heading=True))
         for method in results.methods_of(images):
             scores = images[images["method"] == method]
             undefined = int(scores["hd95_mm"].isna().sum())
@@ -97,8 +102,8 @@ def _distances_table(results: Results) -> Table:
             rows.append(Row([*cells, f"{undefined} of {len(scores)}"]))
             records.append({**record, "undefined": undefined, "scores": len(scores)})
     caption = (
-        "Surface distances in mm: median (quartiles) over the test images in which they are defined, which takes "
-        "something to be there and something to be predicted."
+        f"Surface distances in mm: median (quartiles) over the test {results.unit}s in which they are defined, which "
+        "takes something to be there and something to be predicted."
     )
     header = ["Method", "HD95, mm", "ASD, mm", "Undefined"]
     return Table("distances", caption, header, rows, pd.DataFrame(records))
@@ -125,10 +130,10 @@ def draw_positions(images: pd.DataFrame, positions: Sequence[str], methods: Sequ
     panels = figure.subplots(1, len(positions), squeeze=False, sharey=True)[0]
     for axes, position in zip(panels, positions, strict=True):
         chosen = images[images["position"] == position]
-        for place, method in enumerate(methods):
+        for height, method in enumerate(methods):
             values = chosen.loc[chosen["method"] == method, "dice"].dropna()
             if len(values):
-                _draw_box(axes, values, place, colors[method])
+                _draw_box(axes, values, height, colors[method])
         count = len(chosen.drop_duplicates(["subject", "phase", "slice"]))
         axes.set_title(f"{position} ({count} images)")
         axes.set(xlabel="Dice", xlim=(-0.02, 1.02))
@@ -138,9 +143,9 @@ def draw_positions(images: pd.DataFrame, positions: Sequence[str], methods: Sequ
     return figure
 
 
-def _draw_box(axes: Axes, values: pd.Series[float], place: int, color: str) -> None:
+def _draw_box(axes: Axes, values: pd.Series[float], height: int, color: str) -> None:
     lowest, low, middle, high, highest = values.quantile([0.05, 0.25, 0.5, 0.75, 0.95])
-    axes.plot([lowest, low], [place, place], color=color, linewidth=1)
-    axes.plot([high, highest], [place, place], color=color, linewidth=1)
-    axes.barh(place, high - low, left=low, height=0.62, facecolor=color + "38", edgecolor=color, linewidth=0.9)
-    axes.plot([middle, middle], [place - 0.31, place + 0.31], color=color, linewidth=2.2, solid_capstyle="butt")
+    axes.plot([lowest, low], [height, height], color=color, linewidth=1)
+    axes.plot([high, highest], [height, height], color=color, linewidth=1)
+    axes.barh(height, high - low, left=low, height=0.62, facecolor=color + "38", edgecolor=color, linewidth=0.9)
+    axes.plot([middle, middle], [height - 0.31, height + 0.31], color=color, linewidth=2.2, solid_capstyle="butt")

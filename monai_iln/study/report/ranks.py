@@ -11,7 +11,7 @@ from scikit_posthocs import critical_difference_diagram
 from monai_iln.study.report.document import Block, Picture, Text, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import GREY, INK, REFERENCE_COLOR, new_figure, styled
-from monai_iln.study.report.wording import p_value, slug
+from monai_iln.study.report.wording import p_value, place, slug
 from monai_iln.study.statistics import ALPHA, MIN_SUBJECTS, Ranking, rank
 
 
@@ -20,11 +20,14 @@ def blocks(results: Results) -> list[Block]:
     found: list[Block] = []
     for dataset, structure in results.parts:
         scores = results.scores(dataset, structure)
-        where = f"{dataset}, {structure}"
+        where = place(dataset, structure)
+        if (dataset, structure) in results.unlearned:
+            found.append(absent(f"{where}: no method learned it, so they are not ranked."))
+            continue
         if scores.shape[1] < 3:
             found.append(absent(f"{where}: fewer than three methods have finished runs, so they are not ranked."))
             continue
-        ranking = rank(scores)
+        ranking = rank(scores, results.metric)
         found.append(Text(f"{where}: {ranking_sentence(ranking)}"))
         if ranking.nemenyi.isna().to_numpy().any():
             found.append(absent("Too few subjects have all methods for a critical-difference diagram."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,14 @@ import pandas as pd
 
 from monai_iln.run_files import ALL_IMAGES, COSTS, RECORD, RUNS
 from monai_iln.study.report.published import published_group, ventricle_of
+from monai_iln.study.report.wording import four_digits
 from monai_iln.study.statistics import (
     Comparison,
+    Metric,
     SeedVariance,
     choose_rates,
     compare,
+    metric_of,
     seed_variance,
     select_images,
     subject_scores,
@@ -58,6 +61,36 @@ class Results:
         return cls(folder, records.study, runs, images)
 
     @cached_property
+    def metric(self) -> Metric:
+        """The metric that methods are compared by."""
+        metric = metric_of(self.study)
+        if metric.in_unit_interval:
+            return metric
+        return replace(metric, decimals=four_digits(float(self.images["score"].abs().median())))
+
+    @cached_property
+    def unit(self) -> str:
+        """What a score is of: an image of a stack, or a case of any task."""
+        if self.shown["slice"].isna().all() and "metric" in self.study:
+            return "case"
+        return "image"
+
+    @cached_property
+    def is_of_ventricles(self) -> bool:
+        """Whether there is something to compare with the paper, which segments ventricles."""
+        return any(map(self.ventricles, self.datasets))
+
+    def figure(self, number: int) -> str:
+        """The beginning of the caption of a figure that the paper has too."""
+        return f"Figure {number}. " if self.is_of_ventricles else ""
+
+    @cached_property
+    def surveys(self) -> dict[str, Mapping[str, Any]]:
+        """What the plan found in the network of each method; nothing in studies of earlier versions."""
+        found = dict(self.study.get("surveys") or {})
+        return {method: found[method] for method in self.methods if method in found}
+
+    @cached_property
     def methods(self) -> list[str]:
         """All methods in the order of the plan, those without a run too."""
         return list(dict.fromkeys([*map(str, self.study.get("methods", ())), *self.runs["method"]]))
@@ -84,7 +117,7 @@ class Results:
     def ventricles(self, dataset: str) -> list[str]:
         """The ventricles that a data set labels, by the paper's names ``"LV"`` and ``"RV"``."""
         images = self.images[self.images["dataset"] == dataset]
-        structures = self.about(dataset).get("structures") or images["structure"].unique()
+        structures = self.about(dataset).get("structures") or images["structure"].dropna().unique()
         named = [*map(ventricle_of, structures), self.published_group(dataset)]
         return list(dict.fromkeys(filter(None, named)))
 
@@ -121,8 +154,10 @@ class Results:
             return {}
         single = finished.groupby(["dataset", "method", "fold"])["learning_rate"].nunique().max() == 1
         if single and self.runs["learning_rate"].nunique() == 1:
-            return {"single": choose_rates(self.runs, "paper")}
-        rules = {rule: choose_rates(self.runs, rule) for rule in ("nested", "paper")}
+            return {"single": choose_rates(self.runs, "paper", self.metric)}
+        rules = {rule: choose_rates(self.runs, rule, self.metric) for rule in ("nested", "paper")}
+        if not self.is_of_ventricles and len(rules["nested"]) == len(rules["paper"]):
+            del rules["paper"]  # for comparison with the paper only
         return {rule: table for rule, table in rules.items() if len(table)}
 
     @cached_property
@@ -172,7 +207,12 @@ class Results:
 
     def scores(self, dataset: str, structure: str) -> pd.DataFrame:
         """The scores of the subjects of one data set and structure by :attr:`rule`, a column a method."""
-        return subject_scores(self.part(self.shown, dataset, structure))
+        return subject_scores(self.part(self.shown, dataset, structure), self.metric)
+
+    @cached_property
+    def unlearned(self) -> set[tuple[str, str]]:
+        """The data sets and structures that no method learned."""
+        return {part for part in self.parts if self.metric.is_unlearned(self.scores(*part).mean().max())}
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -181,13 +221,13 @@ class Results:
         for dataset, structure in self.parts:
             scores = self.scores(dataset, structure)
             if self.reference in scores:
-                found += compare(scores, self.reference, dataset=dataset, structure=structure)
+                found += compare(scores, self.reference, self.metric, dataset, structure)
         return found
 
     @cached_property
     def seed_variance(self) -> SeedVariance:
         """What a new seed would change, by :attr:`rule`."""
-        return seed_variance(self.shown)
+        return seed_variance(self.shown, self.metric)
 
     def typical_run(self, method: str, dataset: str) -> Path | None:
         """The folder of the run that stands for a method: chosen, of the first fold, with the lowest seed."""

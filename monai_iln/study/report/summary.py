@@ -5,40 +5,49 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from monai_iln.study.report import deviations
-from monai_iln.study.report.comparisons import comparison_sentence
+from monai_iln.study.report import deviations, fairness, winners
 from monai_iln.study.report.document import Block, Items, Text
 from monai_iln.study.report.results import NO_IMAGES, Results
 from monai_iln.study.report.seed_variance import seed_sentence
 from monai_iln.study.report.wording import count, join, minus, number
-from monai_iln.study.statistics import ALPHA, MIN_SUBJECTS, Comparison
+from monai_iln.study.statistics import ALPHA, least_p
 
-_FEW = 3  # so many comparisons are told one by one
 _RULES = {
-    "nested": "With the learning rate chosen on validation images inside the training folds",
-    "paper": "With the learning rate chosen on the test images, which is optimistic",
-    "single": "With the one learning rate that was tried",
+    "nested": "Validation images inside the training folds chose the learning rate.",
+    "paper": "The test images chose the learning rate, which is optimistic.",
+    "single": "",
 }
 
 
 def blocks(results: Results) -> list[Block]:
-    """The answers, then the caveats."""
+    """The best method, what was compared, what is not alike, then the caveats."""
     compared = _what_was_compared(results)
     if results.shown.empty:
         return [Text(f"{compared} {NO_IMAGES}")]
-    rule, answers = _RULES[results.rule], []
-    if not results.comparisons:
-        lead = "Nothing can be compared with the reference yet."
-    elif len(results.comparisons) <= _FEW:
-        lead = f"{rule}:"
-        answers = [minus(comparison_sentence(row)) for row in results.comparisons]
-    else:
-        lead = f"{rule}, by signed-rank tests over subjects (in brackets: difference in Dice):"
-        answers = _answers(results)
-    caveats = Text(" ".join(["Before you rely on it:", *_caveats(results)]))
+    found: list[Block] = []
+    answers = winners.answers(results)
     if len(answers) > 1:
-        return [Text(f"{compared} {lead}"), Items(answers), caveats]
-    return [Text(" ".join([compared, lead, *answers])), caveats]
+        found.append(Items(answers))
+    elif answers:
+        found.append(Text(answers[0]))
+    found.append(Text(" ".join([compared, *_how_it_was_compared(results)])))
+    if unfair := fairness.lines(results):
+        found.append(Items(unfair))
+    return [*found, Text(" ".join(["Before you rely on it:", *_caveats(results)]))]
+
+
+def _how_it_was_compared(results: Results) -> list[str]:
+    metric, said = results.metric, []
+    if not metric.is_dice:
+        said.append(f"The score is {metric.key}, of which the {metric.best} is the best.")
+    said += filter(None, [_RULES[results.rule]])
+    if not results.comparisons:
+        return [*said, "Nothing can be compared with the reference yet."]
+    said.append(
+        f"In brackets stand the difference in {metric.name} and its 95 % interval; better and worse are by signed-rank "
+        "tests over subjects after Holm's correction."
+    )
+    return said
 
 
 def _what_was_compared(results: Results) -> str:
@@ -72,70 +81,30 @@ def _dataset(results: Results, name: str) -> str:
     return f"{name} ({', '.join(facts)})"
 
 
-def _answers(results: Results) -> list[str]:
-    """For each data set and structure, what the reference is better and worse than."""
-    answers = []
-    for dataset, structure in dict.fromkeys((row.dataset, row.structure) for row in results.comparisons):
-        rows = [row for row in results.comparisons if (row.dataset, row.structure) == (dataset, structure)]
-        by_verdict: dict[str, list[Comparison]] = {verdict: [] for verdict in _VERDICTS}
-        for row in rows:
-            by_verdict[verdict_of(row)].append(row)
-        mean = next((row.mean_reference for row in rows if not np.isnan(row.mean_reference)), np.nan)
-        said = [f"{results.reference} reaches a mean Dice of {number(mean)} on {dataset}, {structure}."]
-        said += [tell(verdict, found) for verdict, found in by_verdict.items() if found]
-        answers.append(" ".join(said))
-    return answers
-
-
-_VERDICTS = ("better", "worse", "mixed", "none", "untested")
-
-
-def verdict_of(row: Comparison) -> str:
-    """The verdict on the reference beside another method."""
-    if np.isnan(row.p_holm):
-        return "untested"
-    if row.p_holm >= ALPHA:
-        return "none"
-    if row.better is None:  # ranks and mean point in opposite directions
-        return "mixed"
-    if row.better == row.reference:
-        return "better"
-    return "worse"
-
-
-def tell(verdict: str, rows: list[Comparison]) -> str:
-    """A sentence for all comparisons with one verdict."""
-    names = join([row.other for row in rows])
-    with_differences = join([f"{row.other} ({number(row.difference, sign=True)})" for row in rows])
-    subjects = count(max(row.subjects for row in rows), "subject")
-    sentences = {
-        "better": f"It is better than {with_differences}.",
-        "worse": f"It is worse than {with_differences}.",
-        "mixed": f"It differs from {names}, but mean and ranks disagree on which is better.",
-        "none": f"There is no evidence of a difference to {with_differences}; with {subjects} that is no proof that "
-        "there is none.",
-        "untested": f"Nothing was tested against {names}: fewer than {MIN_SUBJECTS} subjects have both, or none "
-        "differs.",
-    }
-    return sentences[verdict]
-
-
 def _caveats(results: Results) -> list[str]:
     caveats = []
     if {"nested", "paper"} <= set(results.chosen):
         keys = ["dataset", "structure", "method", "fold"]
-        means = {rule: images.groupby(keys)["dice"].mean() for rule, images in results.selected.items()}
+        means = {rule: images.groupby(keys)["score"].mean() for rule, images in results.selected.items()}
         gain = (means["paper"] - means["nested"]).mean()
+        change = "raise" if results.metric.higher_is_better else "change"
         caveats.append(
-            "The paper chooses the learning rate by the test result, which here would raise the mean Dice of a fold by "
-            f"{number(gain)} on average: the nested rule is the one to read."
+            f"The paper chooses the learning rate by the test result, which here would {change} the "
+            f"{results.metric.mean} of a fold by {number(gain, results.metric.decimals)} on average: the nested rule "
+            "is the one to read."
         )
     elif results.rule == "paper":
         caveats.append(
             "No run has validation scores, so the test images chose the learning rate, and every score is optimistic."
         )
+    if results.study.get("epochs_and_rates_share_validation"):
+        caveats.append(
+            "The same held-out subjects chose the epoch and the learning rate of a run, so what they say of a rate is "
+            "optimistic; the test subjects had no part in either."
+        )
+    caveats += _impossible(results)
     if results.runs["seed"].nunique() > 1:
-        caveats.append(minus(seed_sentence(results.seed_variance)))
+        caveats.append(minus(seed_sentence(results.seed_variance, results.metric)))
     else:
         caveats.append("Each setting was trained with one seed, so what a new seed would change is not known.")
     caveats += deviations.caveats(results)
@@ -149,6 +118,19 @@ def _caveats(results: Results) -> list[str]:
     if len(results.runs) < results.planned():
         caveats.append("The study is not complete, and methods may have been tested on different folds.")
     return caveats
+
+
+def _impossible(results: Results) -> list[str]:
+    """A sentence where no test could find a difference, however large."""
+    methods = len(results.shown_methods)
+    subjects = max((row.subjects for row in results.comparisons), default=0)
+    least = least_p(subjects, methods)
+    if not results.comparisons or least < ALPHA:
+        return []
+    return [
+        f"With {count(subjects, 'subject')} and {methods} methods no difference can be significant: the smallest p "
+        f"that is possible is {least:.3g}."
+    ]
 
 
 def _without_spacing(results: Results) -> list[str]:

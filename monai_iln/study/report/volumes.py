@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from monai_iln.study.report.document import Block, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import FAINT, INK, REFERENCE_COLOR, groups_of_methods, new_figure, styled
-from monai_iln.study.report.wording import NO_NUMBER, join, number, shorten, slug
+from monai_iln.study.report.wording import NO_NUMBER, join, number, place, shorten, slug
 from monai_iln.study.statistics import Agreement, bland_altman, volumes
 
 _MEASURES = {"edv": "EDV", "esv": "ESV", "ef": "EF"}
@@ -20,7 +20,9 @@ Agreements = Mapping[tuple[str, str], Agreement]  # by method and measure
 
 
 def blocks(results: Results) -> list[Block]:
-    """Bland-Altman plots and a table for each data set and structure."""
+    """Bland-Altman plots and a table for each data set and structure; nothing where no phase or no volume is known."""
+    if (results.shown["phase"] == "").all() or results.shown["truth_ml"].isna().all():
+        return []
     found: list[Block] = [
         Text(
             "End-diastolic and end-systolic volume (EDV, ESV) are sums over the labelled slices of a phase, and the "
@@ -32,24 +34,24 @@ def blocks(results: Results) -> list[Block]:
     keys = ["dataset", "structure", "method", "subject"]
     values = volumes(results.shown).groupby(keys, sort=False)[measured].mean().reset_index()
     for dataset, structure in results.parts:
-        chosen = results.part(values, dataset, structure)
+        chosen, where = results.part(values, dataset, structure), place(dataset, structure)
         agreements = _agreements(chosen)
         methods = [method for method in results.shown_methods if any(key[0] == method for key in agreements)]
         if not methods:
-            said = f"{dataset}, {structure}: no volumes to compare, for no phase is called ED or ES, or none is known."
+            said = f"{where}: no volumes to compare, for no phase is called ED or ES, or none is known."
             found.append(absent(said))
             continue
-        for place, group in enumerate(groups_of_methods(methods), 1):
+        for count, group in enumerate(groups_of_methods(methods), 1):
             found.append(
                 Picture(
-                    slug("agreement", dataset, structure, str(place)),
-                    f"{dataset}, {structure}: Bland-Altman plots of {join(group)}.",
+                    slug("agreement", dataset, structure, str(count)),
+                    f"{where}: Bland-Altman plots of {join(group)}.",
                     f"Differences of predicted and true volumes against their means, for {join(group)}; the table of "
                     "agreement has bias and limits.",
                     draw_agreement(chosen, agreements, group, results.reference),
                 )
             )
-        caption = f"{dataset}, {structure}: bias (predicted minus true) and 95 % limits of agreement."
+        caption = f"{where}: bias (predicted minus true) and 95 % limits of agreement."
         found.append(_table(slug("agreement", dataset, structure), caption, agreements, methods))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -65,6 +66,28 @@ def quartiles(values: pd.Series[float], decimals: int = 3) -> str:
     return f"{number(middle, decimals)} ({number(low, decimals)}\N{EN DASH}{number(high, decimals)})"
 
 
+def place(*names: str) -> str:
+    """A data set and a structure, as far as they have names.
+
+    Example:
+        >>> place("LV", "endocardium"), place("hands", "")
+        ('LV, endocardium', 'hands')
+    """
+    return ", ".join(filter(None, names))
+
+
+def four_digits(value: float) -> int:
+    """The number of decimals with which numbers like this one have four digits.
+
+    Example:
+        >>> four_digits(0.0123), four_digits(1.23), four_digits(1230.0)
+        (5, 3, 0)
+    """
+    if not value or not math.isfinite(value):
+        return 3
+    return min(max(3 - math.floor(math.log10(abs(value))), 0), 8)
+
+
 def slug(*names: str) -> str:
     """A name for a file.
 
@@ -97,7 +120,7 @@ def count(number: int, what: str) -> str:
 
 def capital(text: str) -> str:
     """A text that begins with a capital."""
-    return text[0].upper() + text[1:]
+    return text[:1].upper() + text[1:]
 
 
 def shorten(name: str, length: int) -> str:

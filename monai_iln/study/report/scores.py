@@ -1,4 +1,4 @@
-"""Dice of every method and fold: the paper's Tables 1 to 3, and the learning rates that they stand on."""
+"""The score of every method and fold: the paper's Tables 1 to 3, and the learning rates that they stand on."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import pandas as pd
 from monai_iln.study.report.document import Block, Row, Table, Text, absent
 from monai_iln.study.report.published import IMAGES, SUBJECTS, TABLES, published_dice
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.wording import NO_NUMBER, capital, join, number, slug
+from monai_iln.study.report.wording import NO_NUMBER, capital, join, number, place, slug
 
-_MOST_COLUMNS = 7  # beside the methods, on a printed page
+_MOST_COLUMNS = 8  # beside the methods, on a printed page
 _SOURCES = {
     "nested": "nested: rate chosen inside the training folds",
     "paper": "paper's rule: rate chosen on the test fold (optimistic)",
     "single": "one learning rate, nothing chosen",
     "published": "published in the paper: other folds",
 }
-Column = tuple[str, str, float]  # data set, structure, test fold
+Column = tuple[str, str, float | None]  # data set, structure, test fold; None stands for all folds
 Cell = Mapping[str, Any]
 
 
 def blocks(results: Results) -> list[Block]:
     """What the tables show, then the tables."""
-    dice_tables = _tables(results)
+    tables, metric = _tables(results), results.metric
     found: list[Block] = []
     names = dict.fromkeys(filter(None, map(results.published_group, results.datasets)))
-    if any(table.name.startswith("table_") for table in dice_tables):
+    if any(table.name.startswith("table_") for table in tables):
         sizes = join([f"{name} {IMAGES[name]} images of {SUBJECTS[name]} subjects" for name in names])
         found.append(
             Text(
@@ -39,13 +39,46 @@ def blocks(results: Results) -> list[Block]:
             )
         )
     found += _about_rules(results)
-    found.append(
-        Text(
-            "Each cell is the mean \N{PLUS-MINUS SIGN} standard deviation of Dice over the test images of a fold. "
-            "The number of images stands in brackets; the best of a column is bold."
-        )
+    text = (
+        f"Each cell is the mean \N{PLUS-MINUS SIGN} standard deviation of {metric.name} over the test {results.unit}s "
+        f"of a fold. The number of {results.unit}s stands in brackets; the best of a column, which is the "
+        f"{metric.best}, is bold."
     )
-    return [*found, *dice_tables, _rates_table(results)]
+    if max(results.tested_folds.values(), default=0) > 1:
+        text += ' The column "all" is the mean over the folds, each of which counts alike.'
+    found.append(Text(text))
+    if len(results.parts) > 1:
+        found.append(_overview(results))
+    found += tables
+    if results.runs["learning_rate"].nunique() > 1:
+        found.append(_rates_table(results))
+    return found
+
+
+def _overview(results: Results) -> Table:
+    """One table of all: the means over the folds, structure by structure, by the rule that the statistics use."""
+    columns: list[Column] = [(dataset, structure, None) for dataset, structure in results.parts]
+    header = ["Method"]
+    for dataset, structure, _ in columns:
+        what = place(dataset, structure) if len(results.datasets) > 1 else structure
+        header.append(what + _mark(results, dataset, structure))
+    methods = results.shown_methods
+    lines = [[_cell(results, results.rule, method, column) for column in columns] for method in methods]
+    if len(results.datasets) == 1 and len(results.parts) > len(results.unlearned) + 1:
+        learned = [number for number, part in enumerate(results.parts) if part not in results.unlearned]
+        for line in lines:
+            mean = np.mean([line[number].get("mean", np.nan) for number in learned])
+            line.append({**line[0], "structure": None, "mean": mean})
+        columns.append((results.datasets[0], "", None))
+        header.append("mean")
+    caption = f"{capital(results.metric.mean)} over the folds, of every structure. {capital(_SOURCES[results.rule])}."
+    rows = _with_best(results, methods, lines, columns)
+    return Table("all_structures", caption, header, rows, _frame(results, [cell for line in lines for cell in line]))
+
+
+def _mark(results: Results, dataset: str, structure: str) -> str:
+    """What follows the name of a structure that nobody learned."""
+    return " (no method learned it)" if (dataset, structure) in results.unlearned else ""
 
 
 def _about_rules(results: Results) -> list[Block]:
@@ -53,7 +86,7 @@ def _about_rules(results: Results) -> list[Block]:
         return [
             absent("There are no validation scores, so the nested rule cannot be applied; all below is optimistic.")
         ]
-    if "nested" not in results.chosen:
+    if "nested" not in results.chosen or "paper" not in results.chosen:
         return []
     found: list[Block] = [
         Text(
@@ -85,7 +118,8 @@ def _tables(results: Results) -> list[Table]:
             left_out -= set(methods.values())
     if left_out or set(results.datasets) - set(ours):
         methods = {method: method for method in present}
-        tables += _split(results, "dice_all_methods", "All methods", methods, results.datasets, [])
+        name = f"{results.metric.short}_all_methods"
+        tables += _split(results, name, "All methods", methods, results.datasets, [])
     return tables
 
 
@@ -103,7 +137,11 @@ def _split(
     for structure in structures:
         pieces = _pieces(results, datasets, structure)
         for part, columns in enumerate(pieces, 1):
-            names, caption = [name], f"{title} ({structure})"
+            names, caption = [name], title
+            if structure:
+                caption += f" ({structure})"
+            if all((dataset, structure) in results.unlearned for dataset in datasets):
+                caption += ": no method learned it"
             if len(structures) > 1:
                 names.append(structure)
             if len(pieces) > 1:
@@ -117,8 +155,10 @@ def _pieces(results: Results, datasets: Sequence[str], structure: str) -> list[l
     """The columns of a table, in several groups if they do not fit on a page: then each data set has its own."""
     columns: list[Column] = []
     for dataset in datasets:
-        folds = results.part(results.by_either_rule, dataset, structure)["fold"]
-        columns += [(dataset, structure, fold) for fold in sorted(folds.unique())]
+        folds = sorted(results.part(results.by_either_rule, dataset, structure)["fold"].unique())
+        columns += [(dataset, structure, fold) for fold in folds]
+        if len(folds) > 1:
+            columns.append((dataset, structure, None))
     if 0 < len(columns) <= _MOST_COLUMNS:
         return [columns]
     pieces = []
@@ -137,59 +177,91 @@ def _table(
     others: Sequence[str],
 ) -> Table:
     """One table: a block of rows for each rule, and one for each of the other sources that has a number."""
-    header = ["Method"]
-    for dataset, structure, fold in columns:
-        images = results.part(results.by_either_rule, dataset, structure)
-        header.append(f"{dataset}-{fold + 1:.0f} ({_count_images(images[images['fold'] == fold])})")
+    header = ["Method", *(_title(results, column) for column in columns)]
     rows: list[Row] = []
     records: list[Cell] = []
     for source in (*results.selected, *others):
         lines = [[_cell(results, source, method, column) for column in columns] for method in methods.values()]
         cells = [cell for line in lines for cell in line]
-        if source in results.selected or any("mean_dice" in cell for cell in cells):
-            rows += [Row([capital(_SOURCES[source])], heading=True), *_with_best(list(methods), lines)]
+        if source in results.selected or any("mean" in cell for cell in cells):
+            rows.append(Row([capital(_SOURCES[source])], heading=True))
+            rows += _with_best(results, list(methods), lines, columns)
             records += cells
-    return Table(name, caption, header, rows, pd.DataFrame(records).astype({"images": "Int64"}))
+    return Table(name, caption, header, rows, _frame(results, records))
+
+
+def _frame(results: Results, records: Sequence[Cell]) -> pd.DataFrame:
+    """The cells for computing; where the metric is Dice, the columns are called after it."""
+    names = ["source", "method", "dataset", "structure", "test_fold", "images", "mean", "sd", "learning_rate"]
+    table = pd.DataFrame(records, columns=names).astype({"images": "Int64", "test_fold": "Int64"})
+    return table.rename(columns={name: f"{name}_{results.metric.short}" for name in ("mean", "sd")})
+
+
+def _title(results: Results, column: Column) -> str:
+    dataset, structure, fold = column
+    if fold is None:
+        return "all" if len(results.datasets) == 1 else f"{dataset}, all"
+    images = results.part(results.by_either_rule, dataset, structure)
+    return f"{dataset}-{fold + 1:.0f} ({_count_images(images[images['fold'] == fold])})"
 
 
 def _cell(results: Results, source: str, method: str, column: Column) -> Cell:
     dataset, structure, fold = column
+    if fold is None:
+        return _over_folds(results, source, method, dataset, structure)
     cell = {"source": source, "method": method, "dataset": dataset, "structure": structure, "test_fold": int(fold)}
     if source == "published":
         published = published_dice(method, f"{results.published_group(dataset)}-{fold + 1:.0f}")
-        return cell | dict(zip(("mean_dice", "sd_dice"), published or (), strict=False))
+        return cell | dict(zip(("mean", "sd"), published or (), strict=False))
     images = results.cells[source].get((dataset, structure, fold, method), results.shown.iloc[:0])
-    scores = images[images["dice"].notna()]
+    scores = images[images["score"].notna()]
     cell["images"] = _count_images(scores)
     if scores.empty:
         return cell
-    mean, sd = scores["dice"].mean(), scores["dice"].std(ddof=1)
-    return cell | {"mean_dice": mean, "sd_dice": sd, "learning_rate": scores["learning_rate"].iloc[0]}
+    mean, sd = scores["score"].mean(), scores["score"].std(ddof=1)
+    return cell | {"mean": mean, "sd": sd, "learning_rate": scores["learning_rate"].iloc[0]}
+
+
+def _over_folds(results: Results, source: str, method: str, dataset: str, structure: str) -> Cell:
+    """The mean over the folds, of a method that was tested on all of them."""
+    folds = results.part(results.by_either_rule, dataset, structure)["fold"].unique()
+    means = [_cell(results, source, method, (dataset, structure, fold)).get("mean", np.nan) for fold in folds]
+    key = {"source": source, "method": method, "dataset": dataset, "structure": structure, "test_fold": None}
+    return key | {"mean": float(np.mean(means))}
 
 
 def _count_images(scores: pd.DataFrame) -> int:
     """Images, each once: there are several scores of one with several methods or seeds."""
-    return len(scores.drop_duplicates(["subject", "phase", "slice"]))
+    key = ["subject", "phase", "slice"]
+    if scores["slice"].isna().all():  # a subject may have several cases
+        key.append("image")
+    return len(scores.drop_duplicates(key))
 
 
-def _with_best(labels: Sequence[str], lines: Sequence[Sequence[Cell]]) -> list[Row]:
-    """Rows with the highest mean of each column bold, as printed: equal ones alike."""
-    means = np.array([[round(cell.get("mean_dice", np.nan), 3) for cell in line] for line in lines])
-    best = np.nanmax(np.append(means, np.full((1, means.shape[1]), -1.0), axis=0), axis=0)
+def _with_best(
+    results: Results, labels: Sequence[str], lines: Sequence[Sequence[Cell]], columns: Sequence[Column]
+) -> list[Row]:
+    """Rows with the best mean of each column bold, as printed: equal ones alike. What nobody learned has no best."""
+    metric = results.metric
+    means = np.array([[round(cell.get("mean", np.nan), metric.decimals) for cell in line] for line in lines], float)
+    learned = [(dataset, structure) not in results.unlearned for dataset, structure, _ in columns]
+    worst = -np.inf if metric.higher_is_better else np.inf
+    filled = np.where(np.isnan(means), worst, means)
+    best = filled.max(axis=0) if metric.higher_is_better else filled.min(axis=0)
     rows = []
     for label, line, own in zip(labels, lines, means, strict=True):
         bold: frozenset[int] = frozenset()
         if len(lines) > 1:
-            bold = frozenset((np.flatnonzero(own == best) + 1).tolist())
-        rows.append(Row([label, *map(_mean_and_sd, line)], bold))
+            bold = frozenset((np.flatnonzero((own == best) & learned) + 1).tolist())
+        rows.append(Row([label, *(_mean_and_sd(cell, metric.decimals) for cell in line)], bold))
     return rows
 
 
-def _mean_and_sd(cell: Cell) -> str:
-    mean, sd = number(cell.get("mean_dice")), cell.get("sd_dice", np.nan)
+def _mean_and_sd(cell: Cell, decimals: int) -> str:
+    mean, sd = number(cell.get("mean"), decimals), cell.get("sd", np.nan)
     if np.isnan(sd):
         return mean
-    return f"{mean}\N{PLUS-MINUS SIGN}{number(sd)}"
+    return f"{mean}\N{PLUS-MINUS SIGN}{number(sd, decimals)}"
 
 
 def _rates_table(results: Results) -> Table:

@@ -1,0 +1,299 @@
+"""The report of studies of any task: their metric, the winner, what is unfair, and what is hidden."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from make_study import make_study
+from test_study_report import Page
+
+from monai_iln.study.records import read_records
+from monai_iln.study.report import document, fairness, winners, write_report
+from monai_iln.study.report.comparisons import comparison_sentence
+from monai_iln.study.report.overlays import has_masks
+from monai_iln.study.report.results import Results
+from monai_iln.study.report.scores import _with_best
+from monai_iln.study.statistics import bootstrap_mean, compare, metric_of, rank
+
+DICE = {"name": "val_mean_dice", "higher_is_better": True, "in_unit_interval": True}
+ACCURACY = {"name": "val_acc", "higher_is_better": True, "in_unit_interval": True}
+ERROR = {"name": "val_mae", "higher_is_better": False, "in_unit_interval": False}
+METHODS = ("ILN", "IN", "GN16")
+HEART = re.compile(r"heart|ventric|\bED\b|\bES\b|EDV|ejection|position|base|apex|cavity|paper", re.IGNORECASE)
+
+
+def survey(kind, parameters=1000, affine=True, **others):
+    counts = {"norms": 9, "kinds": {kind: 9}, "dead_gates": 0, "gates": 0, "parameters": parameters, "affine": affine}
+    return counts | {"left": [], "regrouped": [], "flops": 2_340_000_000, "fingerprint": kind} | others
+
+
+SURVEYS = {
+    "ILN": survey("InstanceLayerNorm", 1018, gates=9, dead_gates=9, left=[["out.norm", "it has one channel"]]),
+    "IN": survey("InstanceNorm3d", affine=False, left=[["out.norm", "it has one channel"]]),
+    "GN16": survey("GroupNorm", regrouped=[["a.norm", 16, 8], ["b.norm", 16, 8]]),
+}
+
+
+def report(folder, **arguments):
+    """The page of a made study, as its files have it."""
+    make_study(folder, **{"methods": METHODS, "rates": (0.1,), "pictures": False} | arguments)
+    path = write_report(folder, read_records(folder))
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def _unpainted(monkeypatch):
+    def png(figure):
+        figure.draw_without_rendering()
+        return b""
+
+    monkeypatch.setattr(document, "_png", png)
+
+
+def results_of(folder, **arguments):
+    make_study(folder, **{"methods": METHODS, "rates": (0.1,), "pictures": False} | arguments)
+    return Results.of(folder, read_records(folder))
+
+
+def test_a_three_dimensional_study_of_another_organ(tmp_path):
+    page = report(tmp_path, datasets={"liver": ["liver", "tumour"]}, metric=DICE, subjects=4, pictures=True)
+    titles = [text for text in page.texts if text in ("Surface distances", "Pictures and gates", "Training")]
+    assert titles == ["Surface distances", "Pictures and gates", "Training"]
+    everything = page.text + str(page.tables) + str([image["alt"] for image in page.images])
+    told = everything.replace("CrossValidationWorkflow", "").replace("InstanceNorm", "")
+    assert not HEART.search(told), HEART.search(told)
+    assert "Figure" not in everything
+    assert sum(image["alt"].startswith("Segmented images") for image in page.images) == 2
+    assert page.table("All methods (liver)")[0] == ["Method", *(f"liver-{fold} (8)" for fold in (1, 2, 3)), "all"]
+    overview = page.table("Mean Dice over the folds, of every structure.")
+    assert overview[0] == ["Method", "liver", "tumour", "mean"]
+    for _, *cells in overview[1:]:
+        liver, tumour, mean = (float(cell.strip("*")) for cell in cells)
+        assert mean == pytest.approx((liver + tumour) / 2, abs=0.0011)
+    first = page.texts[page.texts.index("In short") + 1]
+    assert first.startswith("Best on liver over its 2 structures is ILN, by mean Dice (")
+
+
+@pytest.mark.parametrize(("metric", "name"), [(ACCURACY, "acc"), (ERROR, "mae")])
+def test_a_study_without_masks(tmp_path, metric, name):
+    page = report(tmp_path, datasets={"hands": [""]}, metric=metric, masks=False, rates=(0.1, 1.0))
+    everything = page.text + str(page.tables) + str([image["alt"] for image in page.images])
+    assert not re.search(r"dice|distance|volume|segment|overlap|truth", everything, re.IGNORECASE)
+    told = everything.replace("CrossValidationWorkflow", "")
+    assert not HEART.search(told), HEART.search(told)
+    assert not re.search(r"\bnan\b|hands, [.:(]", everything)
+    assert f"Scores of every method and fold ({name})" in page.texts
+    assert f"The score is val_{name}, of which the" in page.text
+    assert f"mean {name} on test cases by learning rate" in str(page.tables)
+
+
+def test_of_errors_the_lowest_is_the_best(tmp_path):
+    page = report(tmp_path, datasets={"ages": [""]}, metric=ERROR, masks=False, rates=(0.1, 1.0), subjects=4)
+    results = Results.of(tmp_path, read_records(tmp_path))
+    scores = results.scores("ages", "")
+    best = scores.mean().idxmin()
+    assert page.texts[page.texts.index("In short") + 1].startswith(f"Best on ages is {best}, by mean mae (")
+    rows = page.table("All methods")[2:]
+    for column in range(1, 5):
+        cells = {row[0]: row[column] for row in rows}
+        lowest = min(cells, key=lambda method: float(cells[method].strip("*").split("±")[0]))
+        assert [method for method, cell in cells.items() if cell.startswith("*")] == [lowest]
+    rates = page.table("ages: mean mae on test cases by learning rate")
+    for row in rates[1:]:
+        assert [cell.startswith("*") for cell in row[1:]] == [
+            float(cell.strip("*")) == min(float(other.strip("*")) for other in row[1:]) for cell in row[1:]
+        ]
+    means = results.runs.groupby(["method", "fold", "learning_rate"])["validation_score"].mean()
+    for (method, fold), group in means.groupby(["method", "fold"]):
+        chosen = results.chosen["nested"].set_index(["method", "fold"])["learning_rate"]
+        assert chosen[method, fold] == group.idxmin()[-1]
+
+
+def test_worst_and_best_picture_follow_the_metric():
+    from monai_iln.study.report.overlays import pick_images
+
+    images = pd.DataFrame({"score": [3.0, 1.0, 2.0], "truth_pixels": 5.0, "subject": "a", "phase": "", "slice": 1.0})
+    picked = {rank: row["score"] for rank, row in pick_images(images, metric_of({"metric": ERROR})).items()}
+    assert picked == {"worst": 3.0, "median": 2.0, "best": 1.0}
+
+
+def test_the_path_of_an_image_is_no_mask():
+    rows = [("i", "t", "p", 3.0), ("i", "i", "p", 3.0), ("i", "", "p", 3.0), ("i", "t", "p", np.nan)]
+    images = pd.DataFrame(rows, columns=["image", "truth", "prediction", "truth_pixels"])
+    assert has_masks(images).tolist() == [True, False, False, False]
+
+
+# the winner
+
+
+def scores_of(*columns, names=("ILN", "IN", "None")):
+    return pd.DataFrame(dict(zip(names, np.array(columns, float), strict=True)), index=[f"s{i}" for i in range(8)])
+
+
+STEPS = np.arange(8) / 100
+
+
+def test_the_best_by_mean_and_by_rank_may_be_two():
+    scores = scores_of(0.5 + STEPS, 0.49 + STEPS, 0.3 + STEPS)
+    scores.loc["s0", "IN"] = 0.95  # one subject lifts the mean
+    winner = winners.find_winner(scores, "ILN")
+    assert (winner.by_mean, winner.by_rank, winner.subjects) == ("IN", "ILN", 8)
+    assert winner.ranks == rank(scores).average_ranks
+    assert winner.means["IN"] == pytest.approx(scores["IN"].mean())
+    assert winner.comparisons == compare(scores, "IN", every_pair=True)
+    for row in winner.comparisons:
+        assert (row.low, row.high) == bootstrap_mean(np.round(scores["IN"] - scores[row.other], 12))
+
+
+def test_the_reference_needs_no_correction_for_having_been_picked():
+    scores = scores_of(0.6 + STEPS, 0.5 + STEPS**2, 0.3 + STEPS)
+    assert winners.find_winner(scores, "ILN").comparisons == compare(scores, "ILN")
+    assert winners.find_winner(scores, "IN").comparisons == compare(scores, "ILN", every_pair=True)
+
+
+def test_of_equal_methods_the_reference_is_named():
+    scores = scores_of(0.6 + STEPS, 0.6 + STEPS, 0.3 + STEPS)
+    assert [winners.find_winner(scores, name).by_mean for name in ("ILN", "IN", "None")] == ["ILN", "IN", "ILN"]
+
+
+def test_the_winner_is_of_the_subjects_that_all_methods_have():
+    scores = scores_of(0.6 + STEPS, 0.5 + STEPS, 0.3 + STEPS)
+    scores.loc[["s6", "s7"], "ILN"] = np.nan
+    scores.loc["s7", "IN"] = 5.0
+    winner = winners.find_winner(scores, "None")
+    assert (winner.by_mean, winner.subjects) == ("ILN", 6)
+    scores["None"] = np.nan
+    assert winners.find_winner(scores, "ILN") is None
+    assert winners.find_winner(scores[["ILN"]], "ILN") is None
+
+
+def test_the_report_tells_of_winner_and_reference(tmp_path):
+    page = report(tmp_path, methods=("None", "ILN", "IN"), subjects=4)
+    headline = page.texts[page.texts.index("In short") + 1]
+    assert headline.startswith("Best on LV, left ventricle is ILN, by mean Dice (")
+    assert "The scores themselves picked it, so its tests are corrected over every pair of methods." in headline
+    assert "None, the reference, reaches " in headline
+    assert headline.index("Best on") < headline.index("None, the reference")
+
+
+def test_nobody_learned_a_class(tmp_path):
+    made = make_study(
+        tmp_path, METHODS, {"liver": ["liver", "tumour"]}, rates=(0.1,), pictures=False, metric=DICE, subjects=4
+    )
+    hopeless = made.images["structure"] == "tumour"
+    made.images.loc[hopeless, "score"] *= 0.04
+    page = Page(write_report(tmp_path, made).read_text(encoding="utf-8"))
+    lead = page.texts[page.texts.index("In short") + 1 :][:2]
+    assert lead[0].startswith("Best on liver, liver is ILN")
+    assert lead[1] == "No method learned liver, tumour: every mean Dice is below 0.05."
+    rows = page.table("All methods (tumour): no method learned it")
+    assert not any("*" in cell for row in rows for cell in row)
+    assert any("*" in cell for row in page.table("All methods (liver)") for cell in row)
+    overview = page.table("Mean Dice over the folds, of every structure.")
+    assert overview[0] == ["Method", "liver", "tumour (no method learned it)"]
+    assert not any(row[2].startswith("*") for row in overview)
+    comparisons = page.table("ILN against every other")
+    assert ["liver, tumour: no method learned it"] in comparisons
+    below = comparisons[comparisons.index(["liver, tumour: no method learned it"]) :]
+    assert not any("*" in cell for row in below for cell in row)
+    assert "liver, tumour: no method learned it, so they are not ranked." in page.text
+
+
+# fair, or said
+
+
+def test_dead_gates_are_said_with_the_way_out(tmp_path):
+    some = SURVEYS | {"GN16": survey("Mixed", gates=17, dead_gates=5)}
+    lines = fairness.lines(results_of(tmp_path, surveys=some, metric=DICE))
+    assert lines[0].startswith("9 of 9 gates of ILN are dead: it is instance norm here, ")
+    assert lines[1].startswith("5 of 17 gates of GN16 are dead: those layers are instance norm, ")
+    assert all(line.endswith("With num_groups: alive they live.") for line in lines[:2])
+    assert len(lines) == 3
+
+
+def test_what_differs_besides_the_norm_is_said(tmp_path):
+    diverged = [("IN", 1, 0.1)]
+    results = results_of(tmp_path, surveys=SURVEYS, metric=DICE, diverged=diverged)
+    assert fairness.lines(results)[-1] == (
+        "Besides the norm, the methods differ in affine (ILN and GN16 with, IN without); parameters (ILN 1,018, IN and "
+        "GN16 1,000); runs that failed or diverged (IN 1 of 3)."
+    )
+    fewer = results.runs[(results.runs["method"] != "GN16") | (results.runs["learning_rate"] == 0.1)]
+    more = pd.concat([fewer, fewer[fewer["method"] == "ILN"].assign(learning_rate=1.0)])
+    changed = Results(results.folder, results.study, more, results.images)
+    assert "learning rates tried (ILN 2, IN and GN16 1)" in fairness.lines(changed)[-1]
+
+
+def test_where_nothing_differs_that_is_said_too(tmp_path):
+    alike = {method: survey(method) for method in METHODS}
+    results = results_of(tmp_path, surveys=alike, metric=DICE)
+    assert fairness.lines(results) == [
+        "Besides the norm, nothing differs: affine, parameters and learning rates are alike, and no run broke."
+    ]
+    without = Results(results.folder, {**results.study, "surveys": None}, results.runs, results.images)
+    assert fairness.blocks(without) == []
+    assert fairness.lines(without) == ["Besides the norm, the methods differ in parameters (ILN 2,161,880, IN and GN16 "
+                                       "2,161,858)."]  # fmt: skip
+
+
+def test_the_table_of_methods(tmp_path):
+    page = report(tmp_path, surveys=SURVEYS, metric=DICE)
+    rows = page.table("What each method makes of the network")
+    dash = "\N{EN DASH}"
+    assert rows[1:] == [
+        ["ILN", "9 InstanceLayerNorm", "with", "9 of 9", "0", "1", "1,018", "2.34"],
+        ["IN", "9 InstanceNorm3d", "without", dash, "0", "1", "1,000", "2.34"],
+        ["GN16", "9 GroupNorm", "with", dash, "2", "0", "1,000", "2.34"],
+    ]
+    assert "ILN and IN: left alone: out.norm (it has one channel)." in page.texts
+    assert "GN16: groups that divide the channels: 8 instead of 16 in a.norm and b.norm." in page.texts
+
+
+def test_a_survey_may_lack_what_it_could_not_find(tmp_path):
+    page = report(tmp_path, surveys={"ILN": {}, "IN": survey("X", affine=None, flops=None)}, metric=DICE)
+    rows = page.table("What each method makes of the network")
+    dash = "\N{EN DASH}"
+    assert rows[1] == ["ILN", "none", dash, dash, "0", "0", dash, dash]
+    assert rows[2] == ["IN", "9 X", dash, dash, "0", "0", "1,000", dash]
+
+
+@pytest.mark.parametrize("shared", [True, False, None])
+def test_subjects_that_chose_epoch_and_rate(tmp_path, shared):
+    plan = {} if shared is None else {"epochs_and_rates_share_validation": shared}
+    page = report(tmp_path, metric=DICE, **plan)
+    assert ("The same held-out subjects chose the epoch and the learning rate of a run" in page.text) == bool(shared)
+
+
+@pytest.mark.parametrize(("methods", "impossible"), [(("ILN", "IN"), False), (METHODS, True)])
+def test_where_nothing_can_be_significant_that_is_said(tmp_path, methods, impossible):
+    page = report(tmp_path, methods=methods, subjects=2)
+    sentence = (
+        "With 6 subjects and 3 methods no difference can be significant: the smallest p that is possible is 0.0625."
+    )
+    assert (sentence in page.text) == impossible
+    assert ("no difference can be significant" in page.text) == impossible
+
+
+# words
+
+
+def test_sentences_name_the_metric():
+    metric = metric_of({"metric": ERROR})
+    scores = pd.DataFrame({"ILN": np.arange(1.0, 9), "IN": np.arange(3.0, 11)})
+    (row,) = compare(scores, "ILN", metric)
+    assert comparison_sentence(row, metric) == (
+        "mae of ILN 4.500, of IN 6.500: difference -2.000 (95 % interval -2.000 to -2.000), 8 subjects; ILN is better "
+        "(Wilcoxon signed-rank test, p = 0.008 after Holm's correction)."
+    )
+    assert winners.verdict_of(row) == "better"
+
+
+def test_bold_is_the_lowest_of_errors():
+    class Fake:
+        metric = metric_of({"metric": ERROR})
+        unlearned = frozenset()
+
+    lines = [[{"mean": 2.0}, {}], [{"mean": 1.0}, {"mean": 5.0}]]
+    rows = _with_best(Fake, ["a", "b"], lines, [("d", "", 0), ("d", "", 1)])
+    assert [row.bold for row in rows] == [frozenset(), frozenset({1, 2})]
