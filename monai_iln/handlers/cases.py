@@ -6,6 +6,7 @@ import copy
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,8 @@ from monai.networks import one_hot
 from torch import Tensor
 
 from monai_iln.errors import require
-from monai_iln.files import write_csv
 from monai_iln.handlers.metrics import score
-from monai_iln.handlers.slices import file_of
-from monai_iln.run_files import IMAGES
+from monai_iln.run_files import CASES
 
 CASE = "monai_iln_case"
 """The key of an item that holds its number among the cases."""
@@ -38,6 +37,7 @@ class SaveCaseScores:
     Args:
         output_dir: The folder of the file.
         subjects: The subject of each case, in the order of the cases.
+        images: The image of each case, by which the cases of a subject are told apart.
         metric: The key metric as the evaluator has it, by name; ``None`` where there is none.
         part: The part of the data, ``"test"`` or ``"validation"``.
         structures: The names of the label values above 0; empty for "class 1", "class 2", ...
@@ -50,12 +50,14 @@ class SaveCaseScores:
         self,
         output_dir: str,
         subjects: Sequence[str],
+        images: Sequence[str],
         metric: Mapping[str, Metric] | None,
         part: str,
         structures: Sequence[str] = (),
     ) -> None:
         self.output_dir = Path(output_dir)
         self.subjects = list(subjects)
+        self.images = list(images)
         self.metric = next(iter((metric or {}).values()), None)
         self.part = part
         self.structures = list(structures)
@@ -64,7 +66,6 @@ class SaveCaseScores:
         self._numbers: list[int] = []
         self._alone: list[float] = []
         self._measured: list[list[dict[str, Any]]] = []
-        self._images: list[str] = []
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iterate)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
@@ -73,8 +74,6 @@ class SaveCaseScores:
         for number, one in enumerate(output):
             item = batch[number] if number < len(batch) and isinstance(batch[number], Mapping) else {}
             self._numbers.append(int(item.get(CASE, len(self._numbers))))
-            image = item.get("image")
-            self._images.append(file_of(image) if isinstance(image, Tensor) else "")
             self._alone.append(self._score_alone(one))
             self._measured.append(_measure(one, len(self.structures)))
 
@@ -85,7 +84,7 @@ class SaveCaseScores:
         metric = copy.copy(self.metric)  # the evaluator's own goes on with all cases
         metric.reset()
         try:
-            metric.update(metric._output_transform([output]))
+            metric.iteration_completed(SimpleNamespace(state=SimpleNamespace(output=[output])))  # type: ignore[arg-type]
             return float(metric.compute())
         except (ValueError, RuntimeError, TypeError):  # metrics raise as they like
             return float("nan")
@@ -107,7 +106,7 @@ class SaveCaseScores:
                 row: dict[str, Any] = {"part": self.part, "subject": self.subjects[number], "structure": name}
                 if len(measured) == len(names):
                     row |= measured[place_of_class]
-                rows.append({**row, "score": value, "image": self._images[place], "case": number})
+                rows.append({**row, "score": value, "image": self.images[number]})
         self._save(rows)
 
     def _scores_by_class(self, engine: Engine) -> list[list[float]]:
@@ -140,14 +139,13 @@ class SaveCaseScores:
         return [f"class {number}" for number in range(1, len(scores) + 1)], scores
 
     def _save(self, rows: list[dict[str, Any]]) -> None:
-        path = self.output_dir / IMAGES.name
-        columns = [*IMAGES.columns, "score", "case"]
+        path = self.output_dir / CASES.name
         kept: list[dict[str, Any]] = []
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
                 kept = [row for row in csv.DictReader(file) if row["part"] != self.part]
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        write_csv(path, columns, [[_cell(row.get(column)) for column in columns] for row in kept + rows])
+        CASES.write(self.output_dir, ([_cell(row.get(column)) for column in CASES.columns] for row in kept + rows))
 
 
 def _cell(value: Any) -> Any:

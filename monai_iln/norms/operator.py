@@ -64,9 +64,7 @@ def mixture_norm(
         return mixture_norm_reference(x, rho, weight, bias, running_mean, running_var, mixture)
     else:  # noqa: RET505 (TorchScript compiles what follows a return, not an else that it never takes)
         if type(x) is not Tensor and has_torch_function_unary(x):  # MetaTensor: its class and meta come back, out here
-            return handle_torch_function(
-                mixture_norm, (x,), x, rho, weight, bias, running_mean, running_var, mixture
-            )
+            return handle_torch_function(mixture_norm, (x,), x, rho, weight, bias, running_mean, running_var, mixture)
         backend = choose_backend(x)
         if backend is reference or not torch.is_grad_enabled():  # nothing to differentiate, or nobody who will
             return backend.forward(x, rho, weight, bias, running_mean, running_var, mixture)

@@ -187,20 +187,21 @@ def _subjects(name: str, items: Sequence[Mapping[str, Any]], subject: str | None
     )
     subjects = []
     for item in items:
-        match = pattern.search(_image(item))
+        match = pattern.search(image_of(item))
         if match is None:
-            raise UserError(f"{name}: {_image(item)!r} does not match {subject!r}, which tells its subject. Mend it.")
+            raise UserError(f"{name}: {image_of(item)!r} does not match {subject!r}, which tells its subject. Mend it.")
         subjects.append(match[1])
     return subjects
 
 
-def _image(item: Mapping[str, Any]) -> str:
+def image_of(item: Mapping[str, Any]) -> str:
+    """The path of an item's image, or of the first of several."""
     image = item.get("image", "")
     return str(image[0] if isinstance(image, (list, tuple)) and image else image)
 
 
 def _file_name(item: Mapping[str, Any]) -> str:
-    return Path(_image(item)).name.removesuffix(".gz").removesuffix(".nii")
+    return Path(image_of(item)).name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _deal(name: str, subjects: Sequence[str], num_folds: int) -> dict[str, int]:

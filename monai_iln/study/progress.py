@@ -269,7 +269,10 @@ def summarize(record: Mapping[str, Any]) -> str:
     if record["status"] == "diverged":
         return f"diverged ({seconds})"
     scores = record["scores"]
-    line = f"test Dice {scores['test_dice']:.3f}"
-    if scores["validation_dice"] is not None:
-        line += f", validation {scores['validation_dice']:.3f}"
-    return f"{line} ({seconds})"
+    name = "Dice" if "test_dice" in scores else "score"
+    told = [
+        f"{part} {name} {value:.3f}"
+        for part in ("test", "validation")
+        if (value := scores.get(f"{part}_{name.lower()}")) is not None
+    ]
+    return f"{', '.join(told) or 'no score'} ({seconds})"

@@ -23,7 +23,7 @@ from torch import nn
 from monai_iln.errors import DivergedError, find_user_error, require
 from monai_iln.files import write_json
 from monai_iln.run_files import DATALIST, LENGTH, OVERRIDES, WEIGHTS
-from monai_iln.study.cases import Cases, read_cases
+from monai_iln.study.cases import Cases, image_of, read_cases
 from monai_iln.study.grid import Run
 
 CASE = "monai_iln_case"  # see handlers.SaveCaseScores
@@ -31,6 +31,7 @@ BUNDLE = "bundle"
 """The folder of a run in which the bundle works."""
 
 _OWN_FOLDERS = ("models", "eval")  # of a bundle, where its results go
+_SHIPPED = ("model.pt", "model.ts")
 _OUTPUTS = {"ckpt_dir": "models", "output_dir": "eval"}
 
 
@@ -178,7 +179,9 @@ def apply_and_survey(network: nn.Module, method: Any, example: Any, pattern: str
 
 
 def mirror(bundle: Path, root: Path) -> None:
-    """Make a folder in which everything of a bundle is a link, but those where it writes.
+    """Make a folder in which everything of a bundle is a link, but the folders where it writes.
+
+    Weights that the bundle comes with are left out: some bundles go on from them, and they fit one norm alone.
 
     Args:
         bundle: The folder of the bundle.
@@ -189,7 +192,8 @@ def mirror(bundle: Path, root: Path) -> None:
         if path.name in _OWN_FOLDERS and path.is_dir():
             (root / path.name).mkdir()
             for inner in path.iterdir():
-                (root / path.name / inner.name).symlink_to(inner)
+                if inner.name not in _SHIPPED:
+                    (root / path.name / inner.name).symlink_to(inner)
         else:
             (root / path.name).symlink_to(path)
 
@@ -226,6 +230,7 @@ def _evaluate(opened: OpenBundle, scratch: Path, cases: Cases, numbers: Sequence
         "monai_iln.handlers.SaveCaseScores",
         output_dir=str(scratch),
         subjects=[cases.subjects[number] for number in numbers],
+        images=[image_of(cases.items[number]) or str(number) for number in numbers],
         metric=opened.get("val_key_metric"),
         part=part,
         structures=cases.structures,

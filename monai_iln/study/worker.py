@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -27,10 +28,10 @@ from monai_iln.errors import DivergedError, UserError, find_user_error, root_cau
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_machine, describe_versions
 from monai_iln.parallel import end_with, is_orphan
-from monai_iln.run_files import COST, IMAGES, LENGTH, LOG, OVERRIDES, RECORD
+from monai_iln.run_files import COST, DICE_SCORES, IMAGES, LENGTH, LOG, OVERRIDES, RECORD
 from monai_iln.study.grid import Run
 from monai_iln.study.progress import slow_bars
-from monai_iln.study.records import failure_path, read_record, unfinished_path, write_failure
+from monai_iln.study.records import failure_path, read_record, run_scores, unfinished_path, write_failure
 from monai_iln.study.training import train_and_evaluate
 
 
@@ -199,13 +200,11 @@ def _write_record(
 def _read_images(scratch: Path) -> tuple[dict[str, float | None], dict[str, int]]:
     """Read the scores of a run, and the number of rows of each part: by both the table is known again."""
     images = IMAGES.read(scratch)
-    test, validation = (images.loc[images["part"] == part, "dice"] for part in ("test", "validation"))
-    scores = {
-        "test_dice": float(test.mean()),
-        "test_dice_std": float(test.std()),
-        "validation_dice": float(validation.mean()) if len(validation) else None,
-    }
-    return scores, {"test": len(test), "validation": len(validation)}
+    scores: dict[str, float | None] = {}
+    for name, value in run_scores(images).items():
+        scores[name if "score" in images else DICE_SCORES[name]] = None if math.isnan(value) else value
+    counts = images["part"].value_counts()
+    return scores, {part: int(counts.get(part, 0)) for part in ("test", "validation")}
 
 
 def _format_time(seconds: float) -> str:
