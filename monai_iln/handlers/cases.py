@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
+from monai.handlers import IgniteMetricHandler
 from monai.networks import one_hot
 from torch import Tensor
 
@@ -79,12 +80,12 @@ class SaveCaseScores:
 
     def _score_alone(self, output: Any) -> float:
         """The key metric of one case; NaN where it is none of one case."""
-        if self.metric is None or hasattr(self.metric, "metric_fn"):
+        if self.metric is None or isinstance(self.metric, IgniteMetricHandler):
             return float("nan")
         metric = copy.copy(self.metric)  # the evaluator's own goes on with all cases
         metric.reset()
         try:
-            metric.iteration_completed(SimpleNamespace(state=SimpleNamespace(output=[output])))  # type: ignore[arg-type]
+            metric.iteration_completed(SimpleNamespace(state=SimpleNamespace(output=[output])))
             return float(metric.compute())
         except (ValueError, RuntimeError, TypeError):  # metrics raise as they like
             return float("nan")
