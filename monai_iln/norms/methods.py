@@ -39,7 +39,8 @@ def apply_method(network: nn.Module, method: Any, example: Any = None, pattern: 
             really applied: every norm has weight and bias unless the method says otherwise.
         example: An input of the network, or a tuple of its inputs. ``"BATCH_KALMAN"`` needs its shape.
         pattern: A regular expression. Only norms in whose name it is found (:func:`re.search`) are replaced or taken
-            out. ``"WEIGHT"`` and ``"BATCH_KALMAN"`` take the network as a whole, and so no pattern.
+            out. ``"WEIGHT"`` and ``"BATCH_KALMAN"`` take the network as a whole, and so no pattern. ``"OWN"`` ignores
+            it.
 
     Returns:
         ``network`` itself.

@@ -165,6 +165,12 @@ def test_gain_and_bias_wait_for_training():
     torch.testing.assert_close(fresh.state_dict(), network.state_dict())
 
 
+def test_a_pass_without_values_sets_nothing():
+    network = apply_method(PaperUNet(2, 1, 2, (4, 8)), "WEIGHT").to("meta")
+    assert network(image(2).to("meta")).shape == (2, 2, 16, 16)
+    assert all(module._forward_pre_hooks for module in layers(network, _ConvNd))
+
+
 def test_a_constant_channel_keeps_gain_and_bias():
     network = apply_method(nn.Sequential(nn.Conv2d(1, 4, 3, bias=False)), "WEIGHT")
     state = copy.deepcopy(network.state_dict())

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.networks import nets
 from torch import nn
 
@@ -199,6 +200,7 @@ CONVOLUTION = 2 * 9 * 4 * 8 * 8  # a product and a sum for each weight and posit
             (torch.zeros(1, 1, 10, 10),),
             CONVOLUTION,
         ),
+        (one_convolution, MetaTensor(torch.zeros(1, 1, 10, 10)), CONVOLUTION),
         (Choosing, torch.zeros(1, 1, 10, 10), CONVOLUTION),
         (Two, (torch.zeros(2, 3), torch.zeros(2, 5)), 2 * 2 * 3 * 5),
         (Two, [torch.zeros(2, 3), torch.zeros(1, dtype=torch.long)], 2 * 2 * 3 * 5),
@@ -266,9 +268,9 @@ def test_other_modules_have_another_fingerprint():
         "own", None, "WEIGHT", "BATCH_KALMAN", ("BATCH_KALMAN", {"gain": 0.5}), "instance", ("instance", {"eps": 1e-3}),
         ("group", {"num_groups": 16}), ("group", {"num_groups": 32}), ("group", {"num_groups": 4}), "BATCH",
         "SYNCBATCH", ("BATCH", {"momentum": 0.2}), "ILN", ("ILN", {"num_groups": "alive"}),
-        ("ILN", {"num_groups": None}), ("ILN", {"gate": "clip"}), ("ILN", {"gate": "softmax"}), "BIN",
-        ("ILN", {"gate_scope": "channel"}),
-        ("BIN", {"sync": True}), "UGATIT_ILN", "SWITCHABLE", "SPATIAL_LAYER", "MIXTURE",
+        ("ILN", {"num_groups": None}), ("ILN", {"gate": "clip"}), ("ILN", {"gate": "softmax"}),
+        ("ILN", {"gate_scope": "channel"}), "BIN", ("BIN", {"sync": True}), "UGATIT_ILN",
+        "SWITCHABLE", "SPATIAL_LAYER", "MIXTURE",
         ("MIXTURE", {"initial_gate": 0.25}), ("MIXTURE", {"components": ["instance", "batch"]}),
         lambda channels: nn.GroupNorm(1, channels),
     ]  # fmt: skip
@@ -301,21 +303,8 @@ def test_what_a_fingerprint_sees():
     assert seen(Thing(), Settings) == seen(Thing(), Settings)
     assert seen({"b", "a", "c"}) == seen({"c", "b", "a"})
     assert seen([torch.rand(1)]) == seen([torch.rand(1)])  # values are not settings
-    values = [
-        1,
-        1.5,
-        "1",
-        None,
-        True,
-        [1],
-        {"a": 1},
-        {"a": 2},
-        torch.relu,
-        torch.sigmoid,
-        nn.ReLU,
-        Thing(),
-        torch.rand(2),
-    ]
+    plain = [1, 1.5, "1", None, True, [1], {"a": 1}, {"a": 2}]
+    values = [*plain, torch.relu, torch.sigmoid, nn.ReLU, Thing(), torch.rand(2)]
     assert len({seen(value) for value in values}) == len(values)
 
     def hooked(module):
