@@ -6,6 +6,7 @@ a study changes is changed in the objects that its configuration makes.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import shutil
 import sys
@@ -31,6 +32,7 @@ BUNDLE = "bundle"
 """The folder of a run in which the bundle works."""
 
 _OWN_FOLDERS = ("models", "eval")  # of a bundle, where its results go
+_ANY_LENGTH = 32  # of an example input, where any will do
 _SHIPPED = ("model.pt", "model.ts")
 _OUTPUTS = {"ckpt_dir": "models", "output_dir": "eval"}
 
@@ -160,9 +162,26 @@ class OpenBundle:
             workflow.finalize()
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _example(self) -> Any:
-        """An input of the network; none yet. A method that needs one says so."""
-        return None
+    def _example(self) -> torch.Tensor | None:
+        """An input of the network, of zeros, as the bundle's metadata describe it; ``None`` where they do not."""
+        inputs = self.workflow.parser.get("_meta_#network_data_format#inputs", None)
+        if not isinstance(inputs, Mapping) or not inputs:
+            return None
+        first = next(iter(inputs.values()))
+        try:
+            lengths = [_length(length) for length in first["spatial_shape"]]
+            return torch.zeros(1, int(first["num_channels"]), *lengths)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def _length(length: Any) -> int:
+    """A length of an input, which metadata tell as a number, "*" for any, or a multiple of something such as "16*n"."""
+    if length == "*":
+        return _ANY_LENGTH
+    factors = [int(factor) for factor in str(length).replace("**p", "").split("*") if factor.strip() not in ("n", "p")]
+    smallest = math.prod(factors)
+    return smallest * max(1, round(_ANY_LENGTH / smallest)) if "n" in str(length) else smallest
 
 
 def apply_and_survey(network: nn.Module, method: Any, example: Any, pattern: str | None) -> tuple[nn.Module, Any]:

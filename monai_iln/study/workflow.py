@@ -26,6 +26,7 @@ from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.report import report
 from monai_iln.study.scheduler import estimate_seconds, locked, pending, run_all, run_on_all_ranks
 from monai_iln.study.settings import Study, name_methods, read_settings, require_bundle_keys
+from monai_iln.study.statistics import ALPHA, least_p
 
 
 class CrossValidationWorkflow(BundleWorkflow):
@@ -93,7 +94,7 @@ class CrossValidationWorkflow(BundleWorkflow):
             todo = pending(self.runs, self.folder, self.study.redo_changed)
             idist.barrier()  # all have looked before anything is done
             if leads:
-                print(describe(self.runs, todo))
+                self._tell_plan(todo)
                 self._write_study()
             try:
                 if idist.get_world_size() > 1:
@@ -111,10 +112,15 @@ class CrossValidationWorkflow(BundleWorkflow):
         if idist.get_world_size() > 1:
             raise UserError("dry_run: under torchrun it would estimate nothing. Start it without.")
         todo = pending(self.runs, self.folder, self.study.redo_changed)
-        print(describe(self.runs, todo))
+        self._tell_plan(todo)
         if todo:
             seconds, source = estimate_seconds(todo, self.folder, self.study, self.plan.cases)
             print(f"estimated time: {duration(seconds)}, from {source}")
+
+    def _tell_plan(self, todo: Sequence[Run]) -> None:
+        print(describe(self.runs, todo))
+        if self.plan.surveys:
+            print(describe_methods(self.plan))
 
     def finalize(self) -> None:
         """Leave the process group, if ``torchrun`` made one."""
@@ -173,6 +179,41 @@ def describe(runs: Sequence[Run], todo: Sequence[Run]) -> str:
         values = dict.fromkeys(str(run.key[key]) for run in runs)
         lines.append(f"  {key + ':':15s}{', '.join(values)}")
     return "\n".join(lines)
+
+
+def describe_methods(plan: Plan) -> str:
+    """Tell what each method does to the network of a bundle, and what is not fair or cannot be shown.
+
+    Args:
+        plan: The plan of a study on any bundle.
+    """
+    lines = ["", f"  {'method':15s}{'norms':>6s}{'left':>6s}{'gates':>7s}{'dead':>6s}{'parameters':>12s}{'MFLOPs':>9s}"]
+    notes = []
+    for method, its in plan.surveys.items():
+        flops = "" if its["flops"] is None else f"{its['flops'] / 1e6:,.0f}"
+        counts = f"{its['norms']:6d}{len(its['left']):6d}{its['gates']:7d}{its['dead_gates']:6d}"
+        kinds = ", ".join(f"{count} {kind}" for kind, count in its["kinds"].items())
+        lines.append(f"  {method:15s}{counts}{its['parameters']:12,d}{flops:>9s}  {kinds or 'no norm'}")
+        if its["dead_gates"]:
+            notes.append(
+                f"{its['dead_gates']} of {its['gates']} gates of {method} are dead: its group norm has one channel a "
+                f"group there, and is instance norm. Way out: {method.split('-')[0]} with num_groups: alive."
+            )
+        notes += [f"{method}, {name}: {taken} groups and not {asked}" for name, asked, taken in its["regrouped"][:3]]
+        notes += [f"{method} leaves {name}: {reason}" for name, reason in its["left"][:3]]
+    affine = {its["affine"] for its in plan.surveys.values() if its["norms"]}
+    if len(affine) > 1:
+        notes.append("Some methods have weight and bias in all norms, and others do not: that alone may differ.")
+    subjects = {run.data["subjects"] for run in plan.runs}
+    methods = len(plan.surveys)
+    if methods > 1 and (least := least_p(min(subjects), methods)) >= ALPHA:
+        notes.append(
+            f"No significant result is possible with {min(subjects)} subjects and {methods} methods: the smallest "
+            f"p is {least:.2g}. Intervals and means say what there is to say."
+        )
+    if len({run.learning_rate for run in plan.runs}) > 1:
+        notes.append("The held-out subjects choose both the epoch and the learning rate.")
+    return "\n".join([*lines, *[f"  {note}" for note in notes]])
 
 
 def _command() -> str:
