@@ -74,8 +74,9 @@ class BatchNormAct(nn.BatchNorm2d):
 
 
 def mixed():
-    shared = nn.BatchNorm2d(8)
-    return nn.Sequential(nn.Sequential(shared), nn.Conv2d(8, 8, 1), nn.LayerNorm(8), BatchNormAct(8), shared, ILN(8))
+    shared, left = nn.BatchNorm2d(8), nn.LayerNorm(8)
+    inner = nn.Sequential(shared)
+    return nn.Sequential(inner, nn.Conv2d(8, 8, 1), left, BatchNormAct(8), shared, ILN(8), left)
 
 
 LAST_AXES = ["2", "normalizes the last axes of its input, not channels at axis 1"]
