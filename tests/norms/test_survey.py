@@ -202,6 +202,7 @@ CONVOLUTION = 2 * 9 * 4 * 8 * 8  # a product and a sum for each weight and posit
             CONVOLUTION,
         ),
         (one_convolution, MetaTensor(torch.zeros(1, 1, 10, 10)), CONVOLUTION),
+        (one_convolution, torch.empty(1, 1, 10, 10, device="meta"), CONVOLUTION),  # nothing is computed
         (Choosing, torch.zeros(1, 1, 10, 10), CONVOLUTION),
         (Two, (torch.zeros(2, 3), torch.zeros(2, 5)), 2 * 2 * 3 * 5),
         (Two, [torch.zeros(2, 3), torch.zeros(1, dtype=torch.long)], 2 * 2 * 3 * 5),
