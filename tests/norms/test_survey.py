@@ -74,8 +74,9 @@ class BatchNormAct(nn.BatchNorm2d):
 
 
 def mixed():
-    shared = nn.BatchNorm2d(8)
-    return nn.Sequential(nn.Sequential(shared), nn.Conv2d(8, 8, 1), nn.LayerNorm(8), BatchNormAct(8), shared, ILN(8))
+    shared, left = nn.BatchNorm2d(8), nn.LayerNorm(8)
+    inner = nn.Sequential(shared)
+    return nn.Sequential(inner, nn.Conv2d(8, 8, 1), left, BatchNormAct(8), shared, ILN(8), left)
 
 
 LAST_AXES = ["2", "normalizes the last axes of its input, not channels at axis 1"]
@@ -201,6 +202,7 @@ CONVOLUTION = 2 * 9 * 4 * 8 * 8  # a product and a sum for each weight and posit
             CONVOLUTION,
         ),
         (one_convolution, MetaTensor(torch.zeros(1, 1, 10, 10)), CONVOLUTION),
+        (one_convolution, torch.empty(1, 1, 10, 10, device="meta"), CONVOLUTION),  # nothing is computed
         (Choosing, torch.zeros(1, 1, 10, 10), CONVOLUTION),
         (Two, (torch.zeros(2, 3), torch.zeros(2, 5)), 2 * 2 * 3 * 5),
         (Two, [torch.zeros(2, 3), torch.zeros(1, dtype=torch.long)], 2 * 2 * 3 * 5),
