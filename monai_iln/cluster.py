@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from monai_iln.errors import UserError, require
@@ -43,6 +45,34 @@ def connect_to_ray(address: str | None, jobs: int | None = None, gpus_per_job: f
     require(most > 0, f"a cluster with {cpus} CPUs and {gpus:g} GPUs", "no job fits into it", "lower the GPUs of each")
     shares = {"num_cpus": 1, "num_gpus": gpus_per_job}
     return {"backend": "ray", "n_jobs": min(jobs or most, most), "ray_remote_args": shares}
+
+
+def call_on_ray(
+    function: Callable[..., object], tasks: Iterable[Sequence[Any]], options: Mapping[str, Any]
+) -> Exception | None:
+    """Call a function with each of many tasks on the nodes of a cluster. A node that is lost ends only its own calls.
+
+    Args:
+        function: The function, which can be pickled.
+        tasks: The arguments of each call.
+        options: What :func:`connect_to_ray` returned.
+
+    Returns:
+        The first error of a call, after all have ended; ``None`` if there was none.
+    """
+    import ray
+
+    remote = ray.remote(function).options(max_retries=0, **options["ray_remote_args"])
+    waiting, running, trouble = iter(tasks), list[Any](), None
+    while True:
+        running += [remote.remote(*task) for task in itertools.islice(waiting, options["n_jobs"] - len(running))]
+        if not running:
+            return trouble
+        (done,), running = ray.wait(running, num_returns=1)
+        try:
+            ray.get(done)
+        except Exception as error:  # of the call, or of its node
+            trouble = trouble or error
 
 
 def _resources(ray: Any) -> tuple[int, float]:

@@ -18,7 +18,7 @@ import joblib
 import torch
 from filelock import FileLock, Timeout
 
-from monai_iln.cluster import connect_to_ray
+from monai_iln.cluster import call_on_ray, connect_to_ray
 from monai_iln.configuration import read_configuration
 from monai_iln.cores import share_cores
 from monai_iln.errors import UserError, find_user_error, refusal
@@ -189,27 +189,36 @@ def run_on_all_ranks(runs: Sequence[Run], study: Study, folder: Path) -> None:
 
 def _execute_in_parallel(runs: Sequence[Run], study: Study, settings: WorkerSettings) -> BaseException | None:
     """Execute each run once. What breaks the backend, such as a killed worker, ends the pass and is returned."""
-    if study.backend == "ray":
-        options = connect_to_ray(study.address, study.jobs, study.gpus_per_run)
-        tasks = [(run, replace(settings, threads=1, parent=None)) for run in runs]  # Ray deals out the GPUs
-    else:
-        jobs, threads = _jobs_and_threads(study)
-        options, gpus = {"n_jobs": jobs, "backend": "loky"}, torch.cuda.device_count()
-        tasks = []
-        for number, run in enumerate(runs):
-            device = None
-            if gpus > 0 and "device" not in run.overrides:
-                device = f"cuda:{number % gpus}"
-            tasks.append((run, replace(settings, threads=threads, device=device)))
     try:
-        with joblib.parallel_config(**options):
-            joblib.Parallel(batch_size=1)(joblib.delayed(execute)(*task) for task in tasks)
+        if study.backend == "ray":
+            trouble = call_on_ray(
+                execute,
+                [(run, replace(settings, threads=1, parent=None)) for run in runs],  # Ray deals out the GPUs
+                connect_to_ray(study.address, study.jobs, study.gpus_per_run),
+            )
+            if trouble is not None:
+                raise trouble
+        else:
+            _execute_here(runs, study, settings)
     except Exception as error:  # a worker or a node was lost, or a run cannot even write why it failed
         told = find_user_error(error)
         if told is not None:
             raise told from error
         return error
     return None
+
+
+def _execute_here(runs: Sequence[Run], study: Study, settings: WorkerSettings) -> None:
+    jobs, threads = _jobs_and_threads(study)
+    gpus = torch.cuda.device_count()
+    tasks = []
+    for number, run in enumerate(runs):
+        device = None
+        if gpus > 0 and "device" not in run.overrides:
+            device = f"cuda:{number % gpus}"
+        tasks.append((run, replace(settings, threads=threads, device=device)))
+    with joblib.parallel_config(backend="loky", n_jobs=jobs):
+        joblib.Parallel(batch_size=1)(joblib.delayed(execute)(*task) for task in tasks)
 
 
 def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Cases | None = None) -> tuple[float, str]:

@@ -240,7 +240,7 @@ def name_methods(methods: Any) -> dict[str, Any]:
     if isinstance(methods, str):
         methods = [name.strip() for name in methods.split(",")]
     if isinstance(methods, Mapping):
-        named = list(methods.items())
+        named = [(name, _specification(spec)) for name, spec in methods.items()]
     elif isinstance(methods, (list, tuple)):
         named = [(_name(spec), _specification(spec)) for spec in methods]
     else:
