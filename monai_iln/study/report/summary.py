@@ -128,8 +128,8 @@ def _impossible(results: Results) -> list[str]:
     if not results.comparisons or least < ALPHA:
         return []
     return [
-        f"With {count(subjects, 'subject')} and {methods} methods no difference can be significant: the smallest p "
-        f"that is possible is {least:.3g}."
+        f"With {count(subjects, 'subject')} and {methods} methods no difference between two can be significant: the "
+        f"smallest p that is possible is {least:.3g}."
     ]
 
 
