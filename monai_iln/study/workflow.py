@@ -199,8 +199,15 @@ def describe_methods(plan: Plan) -> str:
                 f"{its['dead_gates']} of {its['gates']} gates of {method} are dead: its group norm has one channel a "
                 f"group there, and is instance norm. Way out: {method.split('-')[0]} with num_groups: alive."
             )
-        notes += [f"{method}, {name}: {taken} groups and not {asked}" for name, asked, taken in its["regrouped"][:3]]
-        notes += [f"{method} leaves {name}: {reason}" for name, reason in its["left"][:3]]
+        if its["regrouped"]:
+            name, asked, taken = its["regrouped"][0]
+            notes.append(
+                f"{method} takes another number of groups in {len(its['regrouped'])} norms, the largest that divides "
+                f"the channels: {taken} and not {asked} in {name}."
+            )
+        if its["left"] and method != "own":
+            name, reason = its["left"][0]
+            notes.append(f"{method} leaves {len(its['left'])} norms as they are, such as {name}: {reason}.")
     affine = {its["affine"] for its in plan.surveys.values() if its["norms"]}
     if len(affine) > 1:
         notes.append("Some methods have weight and bias in all norms, and others do not: that alone may differ.")

@@ -70,7 +70,21 @@ def _metadata(name, kind):
         "description": "A small network, trained on a few images",
         "authors": "MONAI team",
         "copyright": "Copyright (c) MONAI Consortium",
-        "network_data_format": {"inputs": {}, "outputs": {}},
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "num_channels": 4 if kind == "brats" else 1,
+                    "spatial_shape": ["16*n"] * 3 if kind in ("spleen", "brats", "hippocampus") else ["*", "*"],
+                    "dtype": "float32",
+                    "value_range": [0, 1],
+                    "is_patch_data": True,
+                    "channel_def": {"0": "image"},
+                }
+            },
+            "outputs": {},
+        },
     }
 
 

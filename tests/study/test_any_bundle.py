@@ -1,0 +1,189 @@
+"""A study on bundles that nobody prepared for it, written as MONAI's model zoo writes them."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from zoo import train_file, write_bundle
+from zoo_data import write_data
+
+from monai_iln.errors import UserError
+from monai_iln.study import CrossValidationWorkflow
+from monai_iln.study.bundles import find_bundle
+from monai_iln.study.cases import make_cases, read_cases
+from monai_iln.study.records import read_records
+
+# MONAI warns of what the zoo's bundles do, as it would without a study.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Orientationd.__init__.labels:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*nvImageCodec:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.cuda.amp.GradScaler:FutureWarning"),
+]
+
+ITEMS = [{"image": f"/data/patient{number // 2}_{number % 2}.nii.gz", "label": number} for number in range(8)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Folders of data by their kind, written once."""
+    folder = tmp_path_factory.mktemp("data")
+    return {kind: write_data(kind, folder / kind) for kind in ("spleen", "short_axis", "classification", "regression")}
+
+
+def study(tmp_path, name, data, **keys):
+    bundle = write_bundle(name, tmp_path)
+    keys = {"num_folds": 3, "folds": [0], "overrides": {"max_epochs": 1}, "jobs": 1, **keys}
+    return CrossValidationWorkflow(
+        bundle=str(bundle), datalist=str(data / "dataset.json"), output_dir=str(tmp_path / "study"), **keys
+    )
+
+
+def run(workflow):
+    workflow.initialize()
+    workflow.run()
+    return read_records(workflow.folder)
+
+
+def test_subjects_by_a_pattern_share_a_fold():
+    cases = make_cases("eight", ITEMS, (), r"patient(\d)", 2)
+    assert cases.subjects == tuple("00112233")
+    assert all(cases.folds[i] == cases.folds[i + 1] for i in range(0, 8, 2))
+    assert sorted(set(cases.folds)) == [0, 1]
+    assert "fold" not in cases.items[0]
+
+
+def test_each_item_is_a_subject_where_nothing_tells():
+    assert len(set(make_cases("eight", ITEMS, (), None, 2).subjects)) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "subject", "message"),
+    [
+        ({"subject": "x"}, None, "7 items without 'subject'"),
+        ({"fold": 0}, None, "each item has a whole number"),
+        ({}, "name(", "no regular expression"),
+        ({}, "patient", "a group in brackets"),
+        ({}, r"case(\d)", "does not match"),
+    ],
+)
+def test_wrong_cases_are_one_message(change, subject, message):
+    items = [{**ITEMS[0], **change}, *ITEMS[1:]]
+    with pytest.raises(UserError, match=message):
+        make_cases("eight", items, (), subject, 2)
+
+
+def test_a_subject_in_two_folds_is_refused():
+    items = [
+        {**item, "subject": "one" if number < 2 else str(number), "fold": number % 2}
+        for number, item in enumerate(ITEMS)
+    ]
+    with pytest.raises(UserError, match="subject one in the folds 0 and 1"):
+        make_cases("eight", items, (), None, 2)
+
+
+def test_cases_are_written_as_they_are_read(tmp_path, data):
+    cases = read_cases(data["spleen"] / "dataset.json")
+    cases.write(tmp_path / "datalist.json")
+    again = read_cases(tmp_path / "datalist.json", num_folds=2)  # it has folds already
+    assert again.describe() == cases.describe()
+    assert again.split(0, 5) == cases.split(0, 5)
+    parts = cases.split(0, 5)
+    assert sorted(number for part in parts.values() for number in part) == list(range(len(cases.items)))
+    assert all(parts.values())
+
+
+def test_references_lead_to_flat_ids(tmp_path):
+    bundle = find_bundle(write_bundle("hard_coded", tmp_path), None, None, {})
+    assert bundle.ids["train_dataset_data"] == "train_dataset#data"
+    assert bundle.ids["val_dataset_data"] == "val_dataset#data"
+
+
+def test_all_that_a_bundle_lacks_is_listed_at_once(tmp_path):
+    folder = write_bundle("spleen", tmp_path)
+    config = json.loads(train_file(folder).read_text())
+    config["net"] = config.pop("network_def")
+    del config["validate"]["evaluator"]
+    train_file(folder).write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        find_bundle(folder, None, None, {})
+    assert all(name in str(caught.value) for name in ("2 properties", "network_def", "evaluator", "--properties"))
+    with pytest.raises(UserError, match="evaluator") as caught:
+        find_bundle(folder, None, {"network_def": "net"}, {})
+    assert "network_def" not in str(caught.value)
+
+
+def test_methods_that_build_the_same_network_are_refused(tmp_path, data):
+    workflow = study(
+        tmp_path, "short_axis_3label", data["short_axis"], methods={"a": "IN", "b": ["INSTANCE", {"affine": True}]}
+    )
+    with pytest.raises(UserError, match="methods a and b: both build the same network"):
+        workflow.initialize()
+
+
+def test_the_plan_tells_what_a_method_does(tmp_path, data, capsys):
+    workflow = study(tmp_path, "spleen", data["spleen"], methods="ILN,BATCH_KALMAN,WEIGHT,own")
+    workflow.initialize()
+    surveys = workflow.plan.surveys
+    assert surveys["ILN"]["dead_gates"] == surveys["ILN"]["gates"] == 9
+    assert surveys["own"]["kinds"] == {"BatchNorm3d": 9}
+    assert surveys["BATCH_KALMAN"]["kinds"] == {"BatchKalmanNorm": 9}
+    assert workflow.plan.metric == {"name": "val_mean_dice", "higher_is_better": True, "in_unit_interval": True}
+    workflow._tell_plan(workflow.runs)
+    told = capsys.readouterr().out
+    assert "9 of 9 gates of ILN are dead" in told
+    assert "p is" not in told  # twelve subjects are enough
+
+
+def test_a_bundle_runs_as_it_is(tmp_path, data):
+    bundle = tmp_path / "spleen"
+    workflow = study(tmp_path, "spleen", data["spleen"], methods="IN,own", seeds=[0, 1])
+    before = {path: path.read_bytes() for path in sorted(bundle.rglob("*")) if path.is_file()}
+    records = run(workflow)
+    assert {path: path.read_bytes() for path in sorted(bundle.rglob("*")) if path.is_file()} == before
+    assert list(records.runs["status"]) == ["finished"] * 4
+    test = records.images[records.images["part"] == "test"]
+    assert sorted(test.groupby("run", observed=True).size().unique()) == [4]
+    scores = test[test["method"] == "IN"].groupby("seed")["score"].mean()
+    assert scores.nunique() == 2  # though the bundle sets its own seed
+    ours = test["dice"].to_numpy(float)
+    assert ours == pytest.approx(test["score"].to_numpy(float), abs=1e-4)
+    weights = torch.load(workflow.folder / "runs/spleen/IN/fold_0/lr_0.01/seed_0/model.pt", weights_only=True)
+    assert not any("running_mean" in key for key in weights)
+    assert not list(workflow.folder.rglob("bundle"))
+    workflow = study(tmp_path, "spleen", data["spleen"], methods="IN,own", seeds=[0, 1])
+    workflow.initialize()
+    stamps = {path: path.stat().st_mtime_ns for path in workflow.folder.rglob("run.json")}
+    workflow.run()  # nothing is done twice
+    assert {path: path.stat().st_mtime_ns for path in workflow.folder.rglob("run.json")} == stamps
+
+
+def test_a_rate_goes_to_the_optimizer(tmp_path, data):
+    workflow = study(tmp_path, "short_axis_3label", data["short_axis"], methods="ILN", learning_rates=[1e3])
+    records = run(workflow)
+    (row,) = records.runs.to_dict("records")
+    assert row["learning_rate"] == 1e3
+    losses = pd.read_csv(workflow.folder / row["run"] / "losses.csv")
+    assert row["status"] == "diverged" or losses["loss"].max() > 0.999  # Dice has no more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kind", "higher"), [("classification", "classification", True), ("regression", "regression", False)]
+)
+def test_any_task_with_a_score_of_each_case(tmp_path, data, name, kind, higher):
+    workflow = study(tmp_path, name, data[kind], methods="ILN,IN")
+    records = run(workflow)
+    assert records.study["metric"]["higher_is_better"] is higher
+    assert records.images["score"].notna().all()
+    assert list(records.runs["status"]) == ["finished"] * 2
+    assert (workflow.folder / "report" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hard_coded", "dynunet"])
+def test_norms_that_no_argument_reaches(tmp_path, data, name):
+    kind = "short_axis" if name == "hard_coded" else "spleen"
+    records = run(study(tmp_path, name, data[kind], methods="ILN,GN4,WEIGHT,own"))
+    assert list(records.runs["status"]) == ["finished"] * 4
