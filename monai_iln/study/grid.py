@@ -99,6 +99,13 @@ class Plan:
     surveys: Mapping[str, Any] = field(default_factory=dict)
     metric: Mapping[str, Any] | None = None
 
+    def count_tested_subjects(self) -> int:
+        """The number of subjects of a study on any bundle that lie in a fold of its runs."""
+        assert self.cases is not None
+        folds = {run.fold for run in self.runs}
+        pairs = zip(self.cases.subjects, self.cases.folds, strict=True)
+        return len({subject for subject, fold in pairs if fold in folds})
+
 
 def plan_runs(study: Study, folder: Path, distributed: bool = False) -> list[Run]:
     """List all runs of a study, after its configuration, methods and data have been checked.

@@ -158,6 +158,7 @@ class CrossValidationWorkflow(BundleWorkflow):
             "commit": describe_commit(),
         }
         if first.bundle is not None:
+            del document["protocol"]  # it is of what the bundles of this package name so
             document |= {
                 "bundle": first.bundle.folder.name,
                 "metric": self.plan.metric,
@@ -211,11 +212,10 @@ def describe_methods(plan: Plan) -> str:
     affine = {its["affine"] for its in plan.surveys.values() if its["norms"]}
     if len(affine) > 1:
         notes.append("Some methods have weight and bias in all norms, and others do not: that alone may differ.")
-    subjects = {run.data["subjects"] for run in plan.runs}
-    methods = len(plan.surveys)
-    if methods > 1 and (least := least_p(min(subjects), methods)) >= ALPHA:
+    subjects, methods = plan.count_tested_subjects(), len(plan.surveys)
+    if methods > 1 and (least := least_p(subjects, methods)) >= ALPHA:
         notes.append(
-            f"No significant result is possible with {min(subjects)} subjects and {methods} methods: the smallest "
+            f"No significant result is possible with {subjects} subjects and {methods} methods: the smallest "
             f"p is {least:.2g}. Intervals and means say what there is to say."
         )
     if len({run.learning_rate for run in plan.runs}) > 1:
