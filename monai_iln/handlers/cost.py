@@ -34,8 +34,8 @@ class SaveCost:
     - ``train_seconds``: The time of the whole loop with loading, without validation and without measuring memory.
     - ``validation_seconds``: The time of the evaluator and its handlers.
     - ``peak_memory_bytes``: On a GPU, the most that was allocated during the training. On the CPU, what torch's
-      allocator allocates in the second iteration beyond what is there before it; ``null`` if there is no second. The
-      two are not comparable.
+      allocator allocates in the second iteration beyond what is there before it; ``null`` if there is no second, or
+      another profiler runs. The two are not comparable.
 
     Attach it to the trainer as the first of its handlers: what an earlier handler does at the end of an iteration
     counts as part of the iteration. With several ranks the numbers are those of rank 0.
@@ -82,7 +82,9 @@ class SaveCost:
 
     def _begin_step(self, engine: Engine) -> None:
         begin = self._now()
-        if self._device.type == "cpu" and self._done + 1 == _PROFILED and is_first():
+        # There is one profiler in a process: that of somebody else goes on, and the memory is not known.
+        free = not torch.autograd._profiler_enabled()
+        if self._device.type == "cpu" and self._done + 1 == _PROFILED and is_first() and free:
             self._profiler = quiet_profile(activities=[ProfilerActivity.CPU], profile_memory=True)
             self._profiler.start()
             self._measuring += self._now() - begin

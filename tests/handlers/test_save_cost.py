@@ -89,6 +89,13 @@ def test_a_single_step_has_no_peak(tmp_path):
     assert (found["peak_memory_bytes"], found["steps"]) == (None, 1)
 
 
+def test_somebody_elses_profiler_goes_on(tmp_path):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        found = cost_of(tmp_path, [0.0] * 4, work=lambda _: torch.zeros(10).add(1))
+    assert (found["peak_memory_bytes"], found["steps"]) == (None, 4)
+    assert sum(event.name == "aten::add" for event in profiler.events()) == 4
+
+
 @pytest.mark.parametrize("curves", [False, True])
 def test_an_error_is_raised_on_and_leaves_no_profiler(tmp_path, curves):
     def step(engine, fails):
