@@ -19,10 +19,7 @@ from torch import Tensor
 
 from monai_iln.errors import require
 from monai_iln.handlers.metrics import score
-from monai_iln.run_files import CASES
-
-CASE = "monai_iln_case"
-"""The key of an item that holds its number among the cases."""
+from monai_iln.run_files import CASE, CASES
 
 
 class SaveCaseScores:

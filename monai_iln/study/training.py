@@ -23,11 +23,10 @@ from torch import nn
 
 from monai_iln.errors import DivergedError, find_user_error, require
 from monai_iln.files import write_json
-from monai_iln.run_files import DATALIST, LENGTH, OVERRIDES, WEIGHTS
+from monai_iln.run_files import CASE, DATALIST, LENGTH, OVERRIDES, WEIGHTS
 from monai_iln.study.cases import Cases, image_of, read_cases
 from monai_iln.study.grid import Run
 
-CASE = "monai_iln_case"  # see handlers.SaveCaseScores
 BUNDLE = "bundle"
 """The folder of a run in which the bundle works."""
 
