@@ -55,7 +55,7 @@ def call_on_ray(
     Args:
         function: The function, which can be pickled.
         tasks: The arguments of each call.
-        options: What :func:`connect_to_ray` returned.
+        options: The options that :func:`connect_to_ray` returned.
 
     Returns:
         The first error of a call, after all have ended; ``None`` if there was none.

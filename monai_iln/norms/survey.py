@@ -95,8 +95,8 @@ def survey_norms(
     Args:
         network: The network.
         example: An input of the network, or a tuple of its inputs. Only its shape counts.
-        report: What became of the norms when a method was applied.
-        method: That method.
+        report: The outcome for each norm when a method was applied.
+        method: The method.
 
     Example:
         >>> from monai_iln.networks import PaperUNet

@@ -44,7 +44,7 @@ def comparison_sentence(row: Comparison, metric: Metric | None = None) -> str:
 
     Args:
         row: The comparison.
-        metric: Its metric, if it is not one that every segmentation of this package has.
+        metric: The metric of the study, if it is not one that every segmentation of this package has.
 
     Example:
         >>> from monai_iln.study.statistics import compare
