@@ -24,6 +24,7 @@ NEEDED = {
     "evaluator": "the engine that validates, for example {_target_: SupervisedEvaluator, ...}",
     "train_dataset_data": "the items to train on, 'data' of the data set of the trainer's loader",
     "val_dataset_data": "the items to validate on, 'data' of the data set of the evaluator's loader",
+    "val_key_metric": "the score of a validation, key_val_metric of the evaluator: {dice: {_target_: MeanDice}}",
 }
 """The properties that a study cannot do without, and what each of them is."""
 
@@ -73,7 +74,7 @@ def find_bundle(
             )
     paths = tuple(str((configs / file).resolve()) for file in files)
     parser = read_configuration(paths, {})
-    check_keys(ids or {}, TrainProperties, "property of a bundle")
+    check_keys(ids or {}, [*TrainProperties, "optimizer"], "property of a bundle")
     check_keys((ids or {}).values(), ids_of(parser.config), f"id of {paths[0]}, named as a property; its ids")
     found = {**dict(_find(parser, ids or {})), **(ids or {})}
     lacking = [f"  {name}: {what}" for name, what in NEEDED.items() if name not in found]
