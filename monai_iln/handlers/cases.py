@@ -16,6 +16,7 @@ from ignite.metrics import Metric
 from monai.handlers import IgniteMetricHandler
 from monai.networks import one_hot
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 
 from monai_iln.errors import require
 from monai_iln.handlers.metrics import score
@@ -64,6 +65,7 @@ class SaveCaseScores:
         self._numbers: list[int] = []
         self._alone: list[float] = []
         self._measured: list[list[dict[str, Any]]] = []
+        self._overlap = False  # Classes that do are no values of labels, and have other names.
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iterate)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
@@ -71,9 +73,16 @@ class SaveCaseScores:
         batch, output = _items(engine.state.batch), _items(engine.state.output)
         for number, one in enumerate(output):
             item = batch[number] if number < len(batch) and isinstance(batch[number], Mapping) else {}
+            require(
+                CASE in item or not _is_shuffled(engine),
+                f"items without {CASE!r} from a loader that does not keep their order",
+                "by it the evaluator's outputs are told apart",
+                "let no transform of the validation drop keys of an item, or do not shuffle there",
+            )
             self._numbers.append(int(item.get(CASE, len(self._numbers))))
             self._alone.append(self._score_alone(one))
             self._measured.append(_measure(one, len(self.structures)))
+            self._overlap |= _overlap(one)
 
     def _score_alone(self, output: Any) -> float:
         """The key metric of one case; NaN where it is none of one case."""
@@ -109,25 +118,24 @@ class SaveCaseScores:
 
     def _scores_by_class(self, engine: Engine) -> list[list[float]]:
         details = getattr(engine.state, "metric_details", {}).get(getattr(engine.state, "key_metric_name", None))
-        if isinstance(details, (list, tuple)) and details:
+        if isinstance(details, (list, tuple)) and len(details) == 1:
             details = details[0]
-        if isinstance(details, Tensor) and len(details) == len(self._numbers):
+        # Some keep more than a score of each class: ConfusionMatrix four counts, which are no scores.
+        if isinstance(details, Tensor) and len(details) == len(self._numbers) and details.dim() < 3:
             table = details.detach().cpu().double().reshape(len(details), -1)
             return [[float(value) for value in row] for row in table]
-        if np.isfinite(self._alone).all():
-            return [[value] for value in self._alone]
-        measured = [[row["dice"] for row in rows] for rows in self._measured]
         require(
-            all(measured),
+            bool(np.isfinite(self._alone).all()),
             f"key metric {getattr(engine.state, 'key_metric_name', None)!r}",
-            "a study needs a score of each case, and neither the metric nor masks of the output give one",
-            "take a metric of MONAI with a score for each image, such as DiceMetric, as the evaluator's key metric",
+            "a study needs a score of each case, which this metric does not give",
+            "take a metric of MONAI with a score for each image, such as MeanDice, as the evaluator's key metric",
         )
-        return measured
+        return [[value] for value in self._alone]
 
     def _name(self, scores: list[float], measured: list[dict[str, Any]]) -> tuple[list[str], list[float]]:
         """The names of classes, and their scores. A background that is scored, too, is left out."""
-        names = self.structures or [f"class {number}" for number in range(1, len(measured) + 1)]
+        names = [] if self._overlap else self.structures
+        names = names or [f"class {number}" for number in range(1, len(measured) + 1)]
         if names and len(scores) == len(names) + 1:
             scores = scores[1:]
         if len(scores) == len(names):
@@ -165,6 +173,17 @@ def _items(batch: Any) -> list[Any]:
 
 def _is_batch(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, Tensor) and value.dim() > 0)
+
+
+def _is_shuffled(engine: Engine) -> bool:
+    sampler = getattr(engine.state.dataloader, "sampler", None)
+    return sampler is not None and not isinstance(sampler, SequentialSampler)
+
+
+def _overlap(output: Any) -> bool:
+    """Whether a pixel of the label has several classes."""
+    label = output.get("label") if isinstance(output, Mapping) else None
+    return isinstance(label, Tensor) and label.dim() in (3, 4) and len(label) > 1 and bool((label.sum(dim=0) > 1).any())
 
 
 def _measure(output: Any, structures: int) -> list[dict[str, Any]]:

@@ -36,11 +36,13 @@ class SaveWeights:
         self.path = Path(path)
         self.best = best
 
+        self._best_metric: float | None = None
+
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:
-        if not is_first() or (self.best and engine.state.best_metric_epoch != engine.state.epoch):
+        if not is_first() or (self.best and not self._is_best(engine)):
             return
         network = self.network
         if isinstance(network, DistributedDataParallel):  # else every layer is called module.something
@@ -50,3 +52,11 @@ class SaveWeights:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.path) as partial:
             partial.write_bytes(weights.getbuffer())
+
+    def _is_best(self, engine: Engine) -> bool:
+        """Tell whether this validation is the best. An epoch may have several: its number alone does not tell."""
+        state = engine.state
+        is_best = state.best_metric_epoch == state.epoch and state.best_metric != self._best_metric
+        if is_best:
+            self._best_metric = state.best_metric
+        return bool(is_best)

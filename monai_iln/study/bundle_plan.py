@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from monai_iln.errors import UserError, find_user_error, require, root_cause
 from monai_iln.study.bundles import Bundle, find_bundle
 from monai_iln.study.cases import Cases, make_cases, read_cases
 from monai_iln.study.grid import OUTPUT_IDS, Plan, Run, hash_of
-from monai_iln.study.settings import Study, name_methods
+from monai_iln.study.settings import Study, check_names, name_methods
 from monai_iln.study.training import OpenBundle
 from monai_iln.study.worker import logged
 
@@ -42,6 +43,7 @@ def plan_bundle(study: Study) -> Plan:
     require(known, f"reference {study.reference!r}", f"methods are {list(methods)}", "choose one")
     with tempfile.TemporaryDirectory() as scratch:
         cases, surveys, rate = _try(study, bundle, methods, Path(scratch))
+    check_names([cases.name], "name of a datalist")
     data = cases.describe()
     folds = data["folds"] if study.folds is None else study.folds
     wrong = sorted(set(folds) - set(data["folds"]))
@@ -88,18 +90,16 @@ def _try(
     try:
         for number, (method, norm) in enumerate(tqdm(methods.items(), desc="Methods", unit="network", leave=False)):
             what = f"its network with the method {method}"
-            opened = OpenBundle(replace(trial, norm=norm, pattern=study.pattern), scratch / str(number))
-            with logged(None):
+            method_run = replace(trial, norm=norm, pattern=study.pattern)
+            with contextlib.closing(OpenBundle(method_run, scratch / str(number))) as opened, logged(None):
                 opened.start({})
-            surveys[method] = opened.survey
-            if number == 0:
-                what = "its optimizer"
-                with logged(None):
+                surveys[method] = opened.survey
+                if number == 0:
+                    what = "its optimizer"
                     optimizer = opened.get("optimizer")
                     rate = 0.0 if optimizer is None else float(optimizer.param_groups[0]["lr"])
                     what = "its data"
                     cases = cases or _own_cases(study, opened)
-            opened.close()
     except Exception as error:  # a configuration may raise anything
         told = find_user_error(error)
         raise told or UserError(
@@ -143,7 +143,7 @@ def _refuse_twins(surveys: Mapping[str, Any]) -> None:
             twin == method,
             f"methods {twin} and {method}",
             "both build the same network, which would be compared with itself",
-            "drop one of them, or look whether the network takes this norm at all",
+            "drop one of them; own is the bundle's network as it is",
         )
 
 

@@ -24,6 +24,7 @@ NEEDED = {
     "evaluator": "the engine that validates, for example {_target_: SupervisedEvaluator, ...}",
     "train_dataset_data": "the items to train on, 'data' of the data set of the trainer's loader",
     "val_dataset_data": "the items to validate on, 'data' of the data set of the evaluator's loader",
+    "val_key_metric": "the score of a validation, key_val_metric of the evaluator: {dice: {_target_: MeanDice}}",
 }
 """The properties that a study cannot do without, and what each of them is."""
 
@@ -73,7 +74,7 @@ def find_bundle(
             )
     paths = tuple(str((configs / file).resolve()) for file in files)
     parser = read_configuration(paths, {})
-    check_keys(ids or {}, TrainProperties, "property of a bundle")
+    check_keys(ids or {}, [*TrainProperties, "optimizer"], "property of a bundle")
     check_keys((ids or {}).values(), ids_of(parser.config), f"id of {paths[0]}, named as a property; its ids")
     found = {**dict(_find(parser, ids or {})), **(ids or {})}
     lacking = [f"  {name}: {what}" for name, what in NEEDED.items() if name not in found]
@@ -84,6 +85,8 @@ def find_bundle(
             "A study drives a bundle by MONAI's properties. Say under which ids of the configuration they are, such as "
             f"--properties '{{{names.split(', ')[0]}: ID}}', or add them to the bundle."
         )
+    plain = [key for key in overrides if "#" not in key]
+    check_keys(plain, [*found, *ids_of(parser.config)], "id or property of the bundle")
     by_id = {key if key in parser else found.get(key, key): value for key, value in overrides.items()}
     read_configuration(paths, by_id)
     return Bundle(folder.resolve(), paths, found, by_id)

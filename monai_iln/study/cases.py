@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def read_cases(path: Path, subject: str | None = None, num_folds: int = 5) -> Ca
     """
     if path.is_dir():
         path = path / "datalist.json"
+    require(path.is_file(), f"{path}: no such file", "a datalist is a JSON file", "correct its path")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         items = document["training"]
@@ -115,13 +117,40 @@ def read_cases(path: Path, subject: str | None = None, num_folds: int = 5) -> Ca
             f"{path}: cannot be read as a datalist ({type(error).__name__}: {error}). It is a JSON file with items "
             'under "training": {"training": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]}. Write it so.'
         ) from error
-    labels = document.get("labels") or {}
-    structures: list[str] = []
-    if isinstance(labels, dict) and all(str(value).isdigit() for value in labels):
-        structures = [str(labels[value]) for value in sorted(labels, key=int) if int(value) > 0]
     name = str(document.get("name") or path.parent.name or path.stem)
     found = [{key: _absolute(value, path.parent) for key, value in item.items()} for item in items]
-    return make_cases(name, found, structures, subject, num_folds)
+    _require_files(path, found)
+    return make_cases(name, found, _structures(document.get("labels")), subject, num_folds)
+
+
+def _structures(labels: Any) -> list[str]:
+    """The names of the values 1, 2, ... If other values have names, a name does not tell its class."""
+    if not isinstance(labels, dict) or not all(str(value).isdigit() for value in labels):
+        return []
+    names = {int(value): str(name) for value, name in labels.items() if int(value) > 0}
+    if len(names) > 1 and sorted(names) != list(range(1, len(names) + 1)):
+        return []
+    return [names[value] for value in sorted(names)]
+
+
+def _require_files(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse paths of files that are not there. A key holds paths if one of its values is a file, or it is ``image``.
+
+    What a run would say of them comes late, once for each run.
+    """
+    texts: dict[str, list[str]] = {"image": []}
+    for item in items:
+        for key, value in item.items():
+            values = value if isinstance(value, list) else [value]
+            texts.setdefault(key, []).extend(one for one in values if isinstance(one, str))
+    for key, values in texts.items():
+        absent = [value for value in values if not Path(value).exists()]
+        require(
+            not absent or (key != "image" and len(absent) == len(values)),
+            f"{path}: {len(absent)} of {len(values)} files under {key!r} are not there, such as {(absent or [''])[0]}",
+            "paths are absolute, or relative to the folder of the datalist",
+            "mend them, or drop their items",
+        )
 
 
 def make_cases(
@@ -174,7 +203,7 @@ def _subjects(name: str, items: Sequence[Mapping[str, Any]], subject: str | None
         return [str(item[key]) for item in items]
     require(not any(having), f"{name}: {having.count(False)} items without {key!r}", "the others have it", "add it")
     if subject is None:
-        return [_file_name(item) or f"case {number}" for number, item in enumerate(items)]
+        return _names_of_files([image_of(item) for item in items])
     try:
         pattern = re.compile(subject)
     except re.error as error:
@@ -200,8 +229,15 @@ def image_of(item: Mapping[str, Any]) -> str:
     return str(image[0] if isinstance(image, (list, tuple)) and image else image)
 
 
-def _file_name(item: Mapping[str, Any]) -> str:
-    return Path(image_of(item)).name.removesuffix(".gz").removesuffix(".nii")
+def _names_of_files(paths: Sequence[str]) -> list[str]:
+    """A name for each path: that of its file, with its folders where files of several folders have the same."""
+    names = [Path(path).name.removesuffix(".gz").removesuffix(".nii") for path in paths]
+    if len(set(names)) < len(set(paths)):  # such as image.nii.gz in a folder of each patient
+        whole = [Path(path).absolute() for path in paths]
+        common = os.path.commonpath(whole)
+        folders = [path.relative_to(common).parent.parts for path in whole]
+        names = ["_".join([*parts, name]) for parts, name in zip(folders, names, strict=True)]
+    return [name or f"case {number}" for number, name in enumerate(names)]
 
 
 def _deal(name: str, subjects: Sequence[str], num_folds: int) -> dict[str, int]:

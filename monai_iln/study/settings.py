@@ -107,7 +107,11 @@ class Study:
         None, "The initial learning rates; the training's own by default.", "[0.01, 0.002]"
     )
     seeds: Sequence[int] = _key((0,), "The seeds of the training.", "[0, 1, 2]")
-    overrides: Mapping[str, Any] = _key({}, "Values of the training by their ids, alike for all runs.", "{epochs: 20}")
+    overrides: Mapping[str, Any] = _key(
+        {},
+        "Values of the training by their ids, or of a bundle by the names of its properties, alike for all runs.",
+        "{max_epochs: 20}",
+    )
     output_dir: str = _key("study", "The folder of the study.", "DIR")
     jobs: int | None = _key(
         None, "The number of runs at a time; one for each core by default, or on a GPU one for each GPU.", "4"
@@ -153,12 +157,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset_dir": (lambda v: _is(v, str, type(None)), "a folder"),
     "datasets": (lambda v: v is None or (_is_map(v, str) and bool(v)), "a mapping of names to folders"),
     "reference": (lambda v: _is(v, str, type(None)), "the name of a method"),
-    "folds": (lambda v: v is None or _is_list(v, int), "a list of whole numbers, at least one"),
+    "folds": (lambda v: v is None or _is_list(v, int), "a list of whole numbers such as [0]"),
     "learning_rates": (
         lambda v: v is None or (_is_list(v, int, float) and all(0 < rate < math.inf for rate in v)),
         "a list of numbers above 0 (in YAML 1.0e-3, not 1e-3)",
     ),
-    "seeds": (lambda v: _is_list(v, int), "a list of whole numbers, at least one"),
+    "seeds": (lambda v: _is_list(v, int), "a list of whole numbers such as [0]"),
     "overrides": (
         lambda v: _is(v, Mapping) and all(_is(key, str) for key in v),
         "a mapping of ids of the training to values",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import shutil
 import sys
 import time
@@ -96,8 +97,9 @@ class OpenBundle:
         if device is not None and "device" in self.bundle.ids:
             self.overrides[self.bundle.ids["device"]] = f"$torch.device('{device}')"
         mirror(self.bundle.folder, root)
-        self.path = list(sys.path)
+        self.path, self.writes_bytecode = list(sys.path), sys.dont_write_bytecode
         sys.path.insert(0, str(root))  # where a bundle has its scripts
+        sys.dont_write_bytecode = True  # it would go beside them
 
     def start(self, data: Mapping[str, Any]) -> None:
         """Read the configuration anew, and make the network with the method's norms and the run's seed.
@@ -133,11 +135,13 @@ class OpenBundle:
         return None if place is None else self.workflow.parser.get_parsed_content(place)
 
     def make_trainer(self) -> Any:
-        """The trainer, with the run's learning rate."""
+        """The trainer, with the run's learning rate. Groups of parameters keep the ratios of their rates."""
         optimizer = self.get("optimizer") if "optimizer" in self.bundle.ids else None
         if optimizer is not None and self.run.learning_rate > 0:
+            first = float(optimizer.param_groups[0]["lr"])
             for group in optimizer.param_groups:  # before a schedule is made, which starts from what it finds
-                group["lr"] = self.run.learning_rate
+                share = 1.0 if group["lr"] == first else float(group["lr"]) / first
+                group["lr"] = self.run.learning_rate * share
         trainer = self.get("trainer")
         own = {id(parameter) for parameter in self.network.parameters()}
         trained = getattr(trainer, "network", None)
@@ -155,11 +159,18 @@ class OpenBundle:
 
     def close(self) -> None:
         """Let the bundle end its work, and remove the folder that it worked in."""
-        sys.path[:] = self.path
         workflow = getattr(self, "workflow", None)
         if workflow is not None:
             workflow.finalize()
+        sys.path[:], sys.dont_write_bytecode = self.path, self.writes_bytecode
+        for name in [name for name, module in sys.modules.items() if self._has(module)]:
+            del sys.modules[name]  # another run looks for the rest of a package where it has the bundle itself
         shutil.rmtree(self.root, ignore_errors=True)
+
+    def _has(self, module: Any) -> bool:
+        """Whether a module comes from the scripts of the bundle."""
+        places = [getattr(module, "__file__", None), *vars(module).get("__path__", ())]
+        return any(place is not None and Path(place).is_relative_to(self.root) for place in places)
 
     def _example(self) -> torch.Tensor | None:
         """An input of the network, of zeros, as the bundle's metadata describe it; ``None`` where they do not."""
@@ -208,10 +219,8 @@ def mirror(bundle: Path, root: Path) -> None:
     root.mkdir(parents=True)
     for path in sorted(bundle.iterdir()):
         if path.name in _OWN_FOLDERS and path.is_dir():
-            (root / path.name).mkdir()
-            for inner in path.iterdir():
-                if inner.name not in _SHIPPED:
-                    (root / path.name / inner.name).symlink_to(inner)
+            ignored = shutil.ignore_patterns(*_SHIPPED)
+            shutil.copytree(path, root / path.name, copy_function=os.symlink, ignore=ignored)
         else:
             (root / path.name).symlink_to(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import sys
@@ -28,6 +29,8 @@ from monai_iln.study.scheduler import estimate_seconds, locked, pending, run_all
 from monai_iln.study.settings import Study, name_methods, read_settings, require_bundle_keys
 from monai_iln.study.statistics import ALPHA, least_p
 
+_ERRORS = ("mae", "mse", "error", "distance", "hausdorff", "loss")  # names of metrics where lower is better
+
 
 class CrossValidationWorkflow(BundleWorkflow):
     """Train and evaluate a bundle with several norms over all folds, and report which one is better.
@@ -50,7 +53,10 @@ class CrossValidationWorkflow(BundleWorkflow):
     """
 
     def __init__(self, config_file: str | Sequence[str] = (), **override: Any) -> None:
+        logger = logging.getLogger("monai.bundle.workflows")
+        level, logger.level = logger.level, logging.WARNING  # that a study has no properties is as it must be
         super().__init__(workflow_type=None)
+        logger.setLevel(level)
         files = [config_file] if isinstance(config_file, (str, Path)) else list(config_file)
         self.config_folder = Path(files[0]).parent if files else Path()
         self.study: Study = read_settings(_merge([*_read(files), override]))
@@ -132,6 +138,15 @@ class CrossValidationWorkflow(BundleWorkflow):
     def _set_property(self, name: str, property: dict[str, Any], value: Any) -> Any:
         raise AttributeError(f"a study has no {name}: set it for its runs, by 'overrides'")
 
+    def _path_of(self, run: Run) -> str | None:
+        """Where the data of a run come from; ``None`` if the training makes them."""
+        if run.bundle is None:
+            path: str | None = run.overrides["dataset_dir"]
+            return path
+        if self.study.datalist is None:
+            return f"the configuration of {run.bundle.folder}"
+        return str(Path(self.study.datalist).resolve())
+
     def _write_study(self) -> None:
         """Write the grid to ``study.json``, so that the folder can be read without its configuration."""
         methods = name_methods(self.study.methods)
@@ -148,7 +163,7 @@ class CrossValidationWorkflow(BundleWorkflow):
             "folds": folds,
             "learning_rates": sorted({run.learning_rate for run in self.runs}, reverse=True),
             "seeds": list(self.study.seeds),
-            "datasets": {run.dataset: {**run.data, "path": run.overrides.get("dataset_dir")} for run in self.runs},
+            "datasets": {run.dataset: {**run.data, "path": self._path_of(run)} for run in self.runs},
             "training": [Path(file).name for file in first.training],
             "overrides": dict(self.study.overrides),
             "protocol": describe_protocol(first.training, first.overrides),
@@ -188,7 +203,14 @@ def describe_methods(plan: Plan) -> str:
     Args:
         plan: The plan of a study on any bundle.
     """
-    lines = ["", f"  {'method':15s}{'norms':>6s}{'left':>6s}{'gates':>7s}{'dead':>6s}{'parameters':>12s}{'MFLOPs':>9s}"]
+    assert plan.cases is not None
+    found = plan.cases.describe()
+    counted = f"{found['stacks']} cases of {found['subjects']} subjects, {plan.count_tested_subjects()} of them tested"
+    lines = [
+        f"  {'data:':15s}{counted}",
+        "",
+        f"  {'method':15s}{'norms':>6s}{'left':>6s}{'gates':>7s}{'dead':>6s}{'parameters':>12s}{'MFLOPs':>9s}",
+    ]
     notes = []
     for method, its in plan.surveys.items():
         flops = "" if its["flops"] is None else f"{its['flops'] / 1e6:,.0f}"
@@ -198,17 +220,17 @@ def describe_methods(plan: Plan) -> str:
         if its["dead_gates"]:
             notes.append(
                 f"{its['dead_gates']} of {its['gates']} gates of {method} are dead: its group norm has one channel a "
-                f"group there, and is instance norm. Way out: {method.split('-')[0]} with num_groups: alive."
+                f"group there, and is instance norm. Way out: --methods '[[ILN, {{num_groups: alive}}], ...]'."
             )
         if its["regrouped"]:
             name, asked, taken = its["regrouped"][0]
             notes.append(
-                f"{method} takes another number of groups in {len(its['regrouped'])} norms, the largest that divides "
-                f"the channels: {taken} and not {asked} in {name}."
+                f"{method} takes another number of groups in {len(its['regrouped'])} of its norms, the largest that "
+                f"divides the channels: {taken} and not {asked} in {name}."
             )
         if its["left"] and method != "own":
             name, reason = its["left"][0]
-            notes.append(f"{method} leaves {len(its['left'])} norms as they are, such as {name}: {reason}.")
+            notes.append(f"{method} leaves {len(its['left'])} of the norms as they are, such as {name}: {reason}.")
     affine = {its["affine"] for its in plan.surveys.values() if its["norms"]}
     if len(affine) > 1:
         notes.append("Some methods have weight and bias in all norms, and others do not: that alone may differ.")
@@ -217,6 +239,13 @@ def describe_methods(plan: Plan) -> str:
         notes.append(
             f"No significant result is possible with {subjects} subjects and {methods} methods: the smallest "
             f"p is {least:.2g}. Intervals and means say what there is to say."
+        )
+    metric = plan.metric or {}
+    if metric.get("higher_is_better") and any(word in str(metric["name"]).lower() for word in _ERRORS):
+        notes.append(
+            f"The bundle takes a higher {metric['name']} for better. If it is an error or a distance, its evaluator "
+            "needs a metric_cmp_fn, such as --overrides '{validate#evaluator#metric_cmp_fn: \"$lambda new, best: new "
+            "< best\"}'."
         )
     if len({run.learning_rate for run in plan.runs}) > 1:
         notes.append("The held-out subjects choose both the epoch and the learning rate.")

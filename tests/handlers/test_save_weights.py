@@ -26,7 +26,7 @@ def train(path, *scores, wrap=None, **options):
     def compare(engine):
         epoch = engine.state.epoch
         if scores[epoch - 1] == max(scores[:epoch]):
-            engine.state.best_metric_epoch = epoch
+            engine.state.best_metric_epoch, engine.state.best_metric = epoch, scores[epoch - 1]
 
     engine = Engine(lambda engine, _: nn.init.constant_(network.weight, engine.state.epoch))
     engine.add_event_handler(Events.EPOCH_COMPLETED, compare)

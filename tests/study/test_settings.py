@@ -14,7 +14,7 @@ from monai_iln.study.settings import PAPER, Study, name_methods, read_settings
     [
         ({"metods": ["ILN"]}, "'metods' is no key of a study. Did you mean 'methods'"),
         ({"learning_rate": [0.1]}, "Did you mean 'learning_rates'"),
-        ({"folds": []}, "folds \\[\\]: it must be a list of whole numbers, at least one"),
+        ({"folds": []}, "folds \\[\\]: it must be a list of whole numbers such as"),
         ({"folds": 1}, "folds 1: it must be a list"),
         ({"folds": [1, 1]}, "an entry occurs twice"),
         ({"seeds": ["1"]}, "seeds \\['1'\\]: it must be a list of whole numbers"),
@@ -75,7 +75,7 @@ def test_methods_have_names():
     ("methods", "message"),
     [
         ([], "at least one"),
-        ("ILN", "must be a list of norms"),
+        (3, "must be a list of norms"),
         (["ILN", "ILN"], "it occurs twice"),
         ({"a/b": "ILN"}, "its name names a folder"),
         ({"..": "ILN"}, "its name names a folder"),

@@ -72,9 +72,25 @@ def _answer(scores: pd.DataFrame, where: str, results: Results) -> str:
         said += [_best(winner, where, metric), *_verdicts(winner.comparisons, metric)]
         if winner.by_mean != reference and len(winner.means) > 2:
             said.append("The scores themselves picked it, so its tests are corrected over every pair of methods.")
+    said += [
+        f"But all gates of {method} are dead, and it is instance norm: beside IN, chance is all that differs."
+        for method, survey in dict(results.study.get("surveys") or {}).items()
+        if method in scores
+        and survey.get("gates")
+        and survey["dead_gates"] == survey["gates"]
+        and _has_instance(results)
+    ]
     if reference in scores and scores.shape[1] > 1 and (winner is None or winner.by_mean != reference):
         said += _of_reference(compare(scores, reference, metric), where, metric)
     return " ".join(said)
+
+
+def _has_instance(results: Results) -> bool:
+    """Whether a method of the study has instance norms alone."""
+    surveys = dict(results.study.get("surveys") or {}).values()
+    return any(
+        kinds and all(kind.startswith("InstanceNorm") for kind in kinds) for kinds in (s["kinds"] for s in surveys)
+    )
 
 
 def find_winner(scores: pd.DataFrame, reference: str, metric: Metric = METRICS["dice"]) -> Winner | None:
