@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import tempfile
 from collections.abc import Mapping
@@ -52,7 +53,7 @@ def plan_bundle(study: Study) -> Plan:
         cases.split(fold, study.validation_every)
     parser = read_configuration(bundle.files, bundle.overrides)
     rates = [float(rate) for rate in study.learning_rates or [rate]]
-    common = [study.validation_every, study.pattern]
+    common = [study.validation_every, study.pattern, dict(bundle.ids), _hash_scripts(bundle.folder)]
     protocol = hash_of(dict(parser.config), common, data["sha256"])
     runs = []
     for fold, seed, rate, (method, norm) in itertools.product(folds, study.seeds, rates, methods.items()):
@@ -73,6 +74,12 @@ def plan_bundle(study: Study) -> Plan:
         )
         runs.append(run)
     return Plan(runs, cases, surveys, _metric(parser, bundle))
+
+
+def _hash_scripts(folder: Path) -> str:
+    """Hash the code that comes with a bundle: what it does decides the result."""
+    scripts = sorted(folder.glob("scripts/**/*.py"))
+    return hashlib.sha256(b"".join(script.read_bytes() for script in scripts)).hexdigest()
 
 
 def _try(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,14 @@ def make_cases(
             "mend 'fold' in the datalist",
         )
     require(len(set(folds)) > 1, f"{name}: all in fold {folds[0]}", "a study tests on a fold of several", "add folds")
+    counted = Counter(zip(subjects, map(image_of, items), strict=True))
+    twice = [image for (_, image), times in counted.items() if times > 1 and image]
+    require(
+        not twice,
+        f"{name}: {len(twice)} images of several items, such as {(twice or [''])[0]}",
+        "a case is told from the others by its image",
+        "let each image stand in one item",
+    )
     kept = tuple({key: value for key, value in item.items() if key not in _OURS} for item in items)
     return Cases(name, kept, tuple(subjects), tuple(folds), tuple(structures))
 

@@ -218,6 +218,10 @@ def require_bundle_keys(study: Study) -> None:
     for key in _OF_A_BUNDLE:
         given = getattr(study, key) is not None and study.bundle is None
         require(not given, f"{key} {getattr(study, key)!r}", "it is for a bundle", "name that with bundle")
+    for item in fields(Study):
+        if item.name in ("evaluation", "distributed") and study.bundle is not None:
+            given = getattr(study, item.name) != item.default
+            require(not given, item.name, "a bundle is evaluated by its own evaluator, in one process", "leave it out")
     for key in ("dataset_dir", "datasets"):
         given = getattr(study, key) is not None and study.bundle is not None
         require(not given, f"{key} {getattr(study, key)!r}", "a bundle's cases are those of a datalist", "use datalist")

@@ -64,6 +64,7 @@ def test_each_item_is_a_subject_where_nothing_tells():
         ({"subject": "x"}, None, "7 items without 'subject'"),
         ({"fold": 0}, None, "each item has a whole number"),
         ({}, "name(", "no regular expression"),
+        ({"image": ITEMS[1]["image"]}, r"patient(\d)", "1 images of several items"),
         ({}, "patient", "a group in brackets"),
         ({}, r"case(\d)", "does not match"),
     ],
