@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "how-to" / "study.md"
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = PAGE.read_text(encoding="utf-8")
+    _, text = PAGE.read_text(encoding="utf-8").split("## Data, network and dimensions of your own")
     blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     names = ["volume.yaml", "volume_evaluate.yaml", "study.yaml"]
     for name, block in zip(names, blocks, strict=True):
