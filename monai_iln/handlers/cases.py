@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,11 +144,7 @@ class SaveCaseScores:
         return [f"class {number}" for number in range(1, len(scores) + 1)], scores
 
     def _save(self, rows: list[dict[str, Any]]) -> None:
-        path = self.output_dir / CASES.name
-        kept: list[dict[str, Any]] = []
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if row["part"] != self.part]
+        kept: list[dict[str, Any]] = [row for row in CASES.read_rows(self.output_dir) if row["part"] != self.part]
         self.output_dir.mkdir(parents=True, exist_ok=True)
         CASES.write(self.output_dir, ([_cell(row.get(column)) for column in CASES.columns] for row in kept + rows))
 

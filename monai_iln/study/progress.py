@@ -137,6 +137,7 @@ class _Watch:
             self.look()
 
     def look(self) -> None:
+        """Look at what has changed, and tell it; each kind of progress looks elsewhere."""
         raise NotImplementedError
 
     def close(self) -> None:

@@ -202,7 +202,8 @@ def _read_images(scratch: Path) -> tuple[dict[str, float | None], dict[str, int]
     images = IMAGES.read(scratch)
     scores: dict[str, float | None] = {}
     for name, value in run_scores(images).items():
-        scores[name if "score" in images else DICE_SCORES[name]] = None if math.isnan(value) else value
+        key = name if "score" in images else DICE_SCORES[name]
+        scores[key] = None if math.isnan(value) else value
     counts = images["part"].value_counts()
     return scores, {part: int(counts.get(part, 0)) for part in ("test", "validation")}
 

@@ -166,14 +166,14 @@ class CrossValidationWorkflow(BundleWorkflow):
             "datasets": {run.dataset: {**run.data, "path": self._path_of(run)} for run in self.runs},
             "training": [Path(file).name for file in first.training],
             "overrides": dict(self.study.overrides),
-            "protocol": describe_protocol(first.training, first.overrides),
             "preset": "paper" if self.study.methods == "paper" else None,
             "command": _command(),
             "versions": describe_versions(),
             "commit": describe_commit(),
         }
-        if first.bundle is not None:
-            del document["protocol"]  # it is of what the bundles of this package name so
+        if first.bundle is None:
+            document["protocol"] = describe_protocol(first.training, first.overrides)
+        else:
             document |= {
                 "bundle": first.bundle.folder.name,
                 "metric": self.plan.metric,
