@@ -1,4 +1,4 @@
-"""The plan of a study on any bundle: its cases, what each method does to its network, and its runs."""
+"""The plan of a study: its cases, what each method does to its network, and its runs."""
 
 from __future__ import annotations
 
@@ -6,74 +6,140 @@ import contextlib
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from monai_iln.configuration import read_configuration
 from monai_iln.errors import UserError, find_user_error, require, root_cause
-from monai_iln.study.bundles import Bundle, find_bundle
+from monai_iln.run_files import DATALIST
+from monai_iln.study.bundles import GRID_IDS, OUTPUT_IDS, Bundle, find_bundle, makes
 from monai_iln.study.cases import Cases, make_cases, read_cases
-from monai_iln.study.grid import OUTPUT_IDS, Plan, Run, hash_of
+from monai_iln.study.grid import Plan, Run, hash_of
 from monai_iln.study.settings import Study, check_names, name_methods
-from monai_iln.study.training import OpenBundle
+from monai_iln.study.training import OWN_IMAGES, OpenBundle
 from monai_iln.study.worker import logged
 
 _IN_UNIT_INTERVAL = ("dice", "iou", "accuracy", "auc", "f1", "precision", "recall", "confusion")
 
 
-def plan_bundle(study: Study) -> Plan:
-    """List all runs of a study on a bundle, after everything that they need has been tried.
+class _Data(NamedTuple):
+    """A data set of a study.
+
+    Attributes:
+        cases: The cases.
+        described: Its description, see :meth:`~monai_iln.study.cases.Cases.describe`.
+        source: Where it comes from; ``None`` if the training makes it.
+    """
+
+    cases: Cases
+    described: Mapping[str, Any]
+    source: str | None
+
+
+def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) -> Plan:
+    """List all runs of a study, after everything that they need has been tried.
 
     Args:
-        study: The settings of the study, with a bundle.
+        study: The settings of the study.
+        folder: The folder of the study's configuration file. Files of the bundle are relative to it, unless the study
+            names the bundle.
+        distributed: If true, the processes of ``torchrun`` share every run.
 
     Raises:
         UserError: If something cannot be run. Methods that build the same network are such a thing.
     """
-    assert study.bundle is not None
-    for key in study.overrides:
-        require(key not in OUTPUT_IDS, f"override {key!r}", "the study itself sets it", "leave it out")
-    bundle = find_bundle(Path(study.bundle), study.training, study.properties, study.overrides)
+    bundle = _find(study, folder)
+    evaluation, shared = _overlays(study, bundle, folder, distributed)
     methods = name_methods(study.methods)
     known = study.reference is None or study.reference in methods
     require(known, f"reference {study.reference!r}", f"methods are {list(methods)}", "choose one")
-    with tempfile.TemporaryDirectory() as scratch:
-        cases, surveys, rate = _try(study, bundle, methods, Path(scratch))
-    check_names([cases.name], "name of a datalist")
-    data = cases.describe()
-    folds = data["folds"] if study.folds is None else study.folds
-    wrong = sorted(set(folds) - set(data["folds"]))
-    require(not wrong, f"folds {wrong}", f"the datalist of {cases.name} has {data['folds']}", "choose among them")
-    for fold in folds:
-        cases.split(fold, study.validation_every)
     parser = read_configuration(bundle.files, bundle.overrides)
+    evaluated = read_configuration((*bundle.files, *evaluation), {})
+    every = _validation_every(study, bundle, parser.config)
+    with tempfile.TemporaryDirectory() as scratch:
+        data = _read_data(study, bundle, Path(scratch))
+        surveys, rate = _try(study, bundle, methods, next(iter(data.values())), Path(scratch))
     rates = [float(rate) for rate in study.learning_rates or [rate]]
-    common = [study.validation_every, study.pattern, dict(bundle.ids), _hash_scripts(bundle.folder)]
-    protocol = hash_of(dict(parser.config), common, data["sha256"])
+    # Laid over the training, the evaluation would hide what it replaces of it.
+    decisive = [ConfigParser.load_config_file(file) for file in evaluation]
+    if not bundle.takes_grid:
+        decisive = [every, study.pattern, dict(bundle.ids), _hash_scripts(bundle.folder), *decisive]
     runs = []
-    for fold, seed, rate, (method, norm) in itertools.product(folds, study.seeds, rates, methods.items()):
-        own: dict[str, Any] = {"norm": norm, "fold": fold, "learning_rate": rate, "seed": seed}
-        run = Run(
-            dataset=cases.name,
-            method=method,
-            **own,
-            training=bundle.files,
-            evaluation=(),
-            overrides=dict(bundle.overrides),
-            config_hash=hash_of({**parser.config, "study": own}, common, [data["sha256"], data["structures"]]),
-            protocol_hash=protocol,
-            data=data,
-            bundle=bundle,
-            pattern=study.pattern,
-            validation_every=study.validation_every,
-        )
-        runs.append(run)
-    return Plan(runs, cases, surveys, _metric(parser, bundle))
+    for name, its in data.items():
+        folds = _choose_folds(study, name, its, every)
+        protocol = hash_of({**parser.config, **_of_grid(bundle, {})}, decisive, its.described["sha256"])
+        for fold, seed, rate, (method, norm) in itertools.product(folds, study.seeds, rates, methods.items()):
+            own: dict[str, Any] = {"norm": norm, "fold": fold, "learning_rate": rate, "seed": seed}
+            decided = {"study": own} if not bundle.takes_grid else own
+            run = Run(
+                dataset=name,
+                method=method,
+                **own,
+                training=bundle.files + shared,
+                evaluation=evaluation,
+                overrides={**bundle.overrides, **_of_grid(bundle, {**own, "dataset_dir": its.source})},
+                config_hash=hash_of(
+                    {**parser.config, **decided}, decisive, [its.described["sha256"], its.described["structures"]]
+                ),
+                protocol_hash=protocol,
+                data=its.described,
+                bundle=bundle,
+                pattern=study.pattern,
+                validation_every=every,
+                datalist=DATALIST if len(data) == 1 else f"{Path(DATALIST).stem}_{name}.json",
+            )
+            runs.append(run)
+    return Plan(
+        runs,
+        {name: its.cases for name, its in data.items()},
+        {name: its.source for name, its in data.items()},
+        surveys,
+        None if makes(evaluated, OWN_IMAGES) else _metric(parser, bundle),
+    )
+
+
+def _find(study: Study, folder: Path) -> Bundle:
+    """The bundle that a study names, or the one that its files are of."""
+    root, files = Path(study.bundle or ""), study.training
+    if study.bundle is None:
+        files = [str((folder / file).resolve()) for file in study.training or ("train.yaml",)]
+        root = Path(files[0]).parent.parent
+    for key in study.overrides:
+        require(key not in OUTPUT_IDS, f"override {key!r}", "the study itself sets it", "leave it out")
+    bundle = find_bundle(root, files, study.properties, study.overrides)
+    if bundle.takes_grid:
+        for key in study.overrides:
+            require(key not in GRID_IDS, f"override {key!r}", "the study itself sets it", "use the study's own keys")
+        for key in ("pattern", "subject"):
+            given, rule = getattr(study, key) is not None, "this bundle makes its norms and names its subjects itself"
+            require(not given, f"{key} {getattr(study, key)!r}", rule, "leave it out")
+        if study.validation_every is not None and "validation_every" in bundle.ids:
+            bundle = replace(bundle, overrides={**bundle.overrides, "validation_every": study.validation_every})
+    return bundle
+
+
+def _overlays(study: Study, bundle: Bundle, folder: Path, distributed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The files that are laid over the training for the evaluation, and those under ``torchrun``."""
+    beside = bundle.folder / "configs" if study.bundle is not None else folder
+    default = ("evaluate.yaml",) if bundle.takes_grid else ()
+    evaluation = tuple(str((beside / file).resolve()) for file in study.evaluation or default)
+    if not distributed:
+        return evaluation, ()
+    require(bundle.takes_grid, "torchrun", "this bundle has no configuration for several processes", "leave it out")
+    return evaluation, tuple(str(Path(bundle.files[0]).parent / file) for file in study.distributed)
+
+
+def _of_grid(bundle: Bundle, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the ids of the grid, where a bundle has them. The method own leaves the norm as it is."""
+    if not bundle.takes_grid:
+        return {}
+    own = str(values.get("norm")).strip().upper() == "OWN"
+    return {key: values.get(key) for key in GRID_IDS if key != "norm" or not own}
 
 
 def _hash_scripts(folder: Path) -> str:
@@ -82,38 +148,115 @@ def _hash_scripts(folder: Path) -> str:
     return hashlib.sha256(b"".join(script.read_bytes() for script in scripts)).hexdigest()
 
 
-def _try(
-    study: Study, bundle: Bundle, methods: Mapping[str, Any], scratch: Path
-) -> tuple[Cases, dict[str, Any], float]:
-    """Find the cases, and build the network with every method.
+def _validation_every(study: Study, bundle: Bundle, config: Mapping[str, Any]) -> int | None:
+    """The number of training subjects of which one is held out: the study's, or the bundle's own."""
+    if study.validation_every is not None:
+        return study.validation_every
+    every: int | None = config["validation_every"] if "validation_every" in bundle.ids and bundle.takes_grid else 5
+    whole = every is None or (isinstance(every, int) and not isinstance(every, bool) and every > 0)
+    require(whole, f"validation_every {every!r}", "one of so many subjects is held out", "give a whole number or null")
+    return every
 
-    Returns:
-        The cases, what each method does to the network, and the bundle's own learning rate.
-    """
-    trial = Run("", "", None, 0, 0.0, study.seeds[0], bundle.files, (), dict(bundle.overrides), "", "", {}, bundle)
-    surveys, rate = {}, 0.0
-    cases = None if study.datalist is None else read_cases(Path(study.datalist), study.subject, study.num_folds)
-    what = "its configuration"
+
+def _read_data(study: Study, bundle: Bundle, scratch: Path) -> dict[str, _Data]:
+    """Read the data sets by their names."""
+    given: dict[str | None, Path | None] = {None: None if study.datalist is None else Path(study.datalist).resolve()}
+    if study.datasets is not None:
+        check_names([str(name) for name in study.datasets], "data set")
+        given = {str(name): Path(path).resolve() for name, path in study.datasets.items()}
+    elif study.dataset_dir is not None:
+        folder = Path(study.dataset_dir).resolve()
+        given = {folder.name.removesuffix(".json"): folder}
+    found = {}
+    for name, path in given.items():
+        with _tried(bundle, "its data"):
+            data = _data_of_grid(bundle, path) if bundle.takes_grid else _data_of(study, bundle, path, scratch)
+        name = name or data.cases.name
+        check_names([name], "name of a datalist")
+        found[name] = data
+    return found
+
+
+def _data_of_grid(bundle: Bundle, path: Path | None) -> _Data:
+    """The data as a bundle with the ids of the grid describes them. Without a path it makes its own."""
+    source = None if path is None else str(path)
+    overrides = {**bundle.overrides, "bundle_root": str(bundle.folder), "dataset_dir": source}
+    parser = read_configuration(bundle.files, overrides)
+    described = dict(parser.get_parsed_content("data"))
+    made = Path(source or parser.get_parsed_content("datalist"))
+    cases = read_cases(made)
+    return _Data(cases if path is not None else replace(cases, name=made.name), described, source)
+
+
+def _data_of(study: Study, bundle: Bundle, path: Path | None, scratch: Path) -> _Data:
+    """The data of a datalist, or those that the bundle's own configuration lists."""
+    if path is not None:
+        cases = read_cases(path, study.subject, study.num_folds)
+        return _Data(cases, cases.describe(), str(path))
+    with _opened(_trial(study, bundle, "OWN", {}), scratch / "own") as opened:
+        cases = _own_cases(study, opened)
+    return _Data(cases, cases.describe(), f"the configuration of {bundle.folder}")
+
+
+def _choose_folds(study: Study, name: str, data: _Data, every: int | None) -> Sequence[int]:
+    """The test folds of a data set, each of which leaves enough to train on."""
+    there = data.described["folds"]
+    folds: Sequence[int] = there if study.folds is None else study.folds
+    wrong = sorted(set(folds) - set(there))
+    require(not wrong, f"folds {wrong}", f"the datalist of {name} has {there}", "choose among them")
+    for fold in folds:
+        data.cases.split(fold, every)
+    return folds
+
+
+def _trial(study: Study, bundle: Bundle, norm: Any, described: Mapping[str, Any]) -> Run:
+    """A run that is only opened."""
+    overrides = dict(bundle.overrides)
+    if "norm" in (taken := _of_grid(bundle, {"norm": norm})):
+        overrides["norm"] = taken["norm"]
+    seed, pattern = study.seeds[0], study.pattern
+    return Run("", "", norm, 0, 0.0, seed, bundle.files, (), overrides, "", "", described, bundle, pattern)
+
+
+@contextlib.contextmanager
+def _opened(run: Run, root: Path) -> Iterator[OpenBundle]:
+    """A bundle whose network is made, and what it prints thrown away."""
+    with contextlib.closing(OpenBundle(run, root)) as opened, logged(None):
+        opened.start({})
+        yield opened
+
+
+@contextlib.contextmanager
+def _tried(bundle: Bundle, what: str) -> Iterator[None]:
+    """Tell in one message that something of a bundle cannot be made."""
     try:
-        for number, (method, norm) in enumerate(tqdm(methods.items(), desc="Methods", unit="network", leave=False)):
-            what = f"its network with the method {method}"
-            method_run = replace(trial, norm=norm, pattern=study.pattern)
-            with contextlib.closing(OpenBundle(method_run, scratch / str(number))) as opened, logged(None):
-                opened.start({})
-                surveys[method] = opened.survey
-                if number == 0:
-                    what = "its optimizer"
-                    optimizer = opened.get("optimizer")
-                    rate = 0.0 if optimizer is None else float(optimizer.param_groups[0]["lr"])
-                    what = "its data"
-                    cases = cases or _own_cases(study, opened)
+        yield
     except Exception as error:  # a configuration may raise anything
         told = find_user_error(error)
         raise told or UserError(
             f"{bundle.files[0]}: {what} cannot be made ({root_cause(error)}). Try the training alone first: "
             "python -m monai.bundle run."
         ) from error
-    assert cases is not None
+
+
+def _try(
+    study: Study, bundle: Bundle, methods: Mapping[str, Any], data: _Data, scratch: Path
+) -> tuple[dict[str, Any], float]:
+    """Build the network with every method.
+
+    Returns:
+        What each method does to the network, and the bundle's own learning rate.
+    """
+    surveys, rate = {}, 0.0
+    for number, (method, norm) in enumerate(tqdm(methods.items(), desc="Methods", unit="network", leave=False)):
+        run = _trial(study, bundle, norm, data.described)
+        with (
+            _tried(bundle, f"its network with the method {method}"),
+            _opened(run, scratch / str(number)) as opened,
+        ):
+            surveys[method] = opened.survey
+            if number == 0:
+                rate = opened.own_rate()
     require(
         rate > 0 or study.learning_rates is None,
         "learning_rates",
@@ -121,7 +264,7 @@ def _try(
         "name its id with --properties '{optimizer: ID}', or leave them out",
     )
     _refuse_twins(surveys)
-    return cases, surveys, rate
+    return surveys, rate
 
 
 def _own_cases(study: Study, opened: OpenBundle) -> Cases:

@@ -1,4 +1,4 @@
-"""One run of a study on any bundle: its own trainer and evaluator, with another norm, other data, seed and rate.
+"""One run of a study: a bundle's own trainer and evaluator, with another norm, other data, seed and rate.
 
 Nothing of the bundle is edited. It works in a folder of its own in which everything but its results is a link, and what
 a study changes is changed in the objects that its configuration makes.
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.utils import instantiate, set_determinism
@@ -24,20 +25,25 @@ from torch import nn
 
 from monai_iln.errors import DivergedError, find_user_error, require
 from monai_iln.files import write_json
-from monai_iln.run_files import CASE, DATALIST, LENGTH, OVERRIDES, WEIGHTS
+from monai_iln.run_files import CASE, LENGTH, OVERRIDES, WEIGHTS
+from monai_iln.study.bundles import makes
 from monai_iln.study.cases import Cases, image_of, read_cases
 from monai_iln.study.grid import Run
 
 BUNDLE = "bundle"
 """The folder of a run in which the bundle works."""
 
+OWN_IMAGES = "SaveImageMetrics"
+"""The handler by which an evaluation leaves an ``images.csv`` of its own."""
+
 _OWN_FOLDERS = ("models", "eval")  # of a bundle, where its results go
 _ANY_LENGTH = 32  # of an example input, where any will do
 _SHIPPED = ("model.pt", "model.ts")
-_OUTPUTS = {"ckpt_dir": "models", "output_dir": "eval"}
 
 
-def train_and_evaluate(run: Run, folder: Path, scratch: Path, device: str | None) -> tuple[str | None, float]:
+def train_and_evaluate(
+    run: Run, folder: Path, scratch: Path, device: str | None = None, tracking: Any = None
+) -> tuple[str | None, float]:
     """Train a bundle, and evaluate the weights that its validation chose on held-out and on test subjects.
 
     Args:
@@ -45,6 +51,7 @@ def train_and_evaluate(run: Run, folder: Path, scratch: Path, device: str | None
         folder: The folder of the study, which holds its datalist.
         scratch: The folder that the run leaves its files in.
         device: The device, if it is not the bundle's own.
+        tracking: The tracking of the training as :class:`~monai_iln.study.settings.Study` has it.
 
     Returns:
         The message of a training that diverged, else ``None``, and the seconds of the evaluation.
@@ -52,19 +59,22 @@ def train_and_evaluate(run: Run, folder: Path, scratch: Path, device: str | None
     Raises:
         UserError: If the bundle does not do what its properties promise.
     """
-    cases = read_cases(folder / DATALIST)
+    cases = read_cases(folder / run.datalist)
     parts = cases.split(run.fold, run.validation_every)
     _let_loaders_start()
-    opened = OpenBundle(run, scratch / BUNDLE, device)
-    write_json(scratch / OVERRIDES, opened.overrides)
+    rank = idist.get_rank()
+    opened = OpenBundle(run, scratch / (f"{BUNDLE}_{rank}" if rank else BUNDLE), device)
+    if rank == 0:
+        write_json(scratch / OVERRIDES, opened.overrides)
     try:
-        opened.start({"train_dataset_data": _items(cases, parts["training"]),
-                      "val_dataset_data": _items(cases, parts["validation"])})  # fmt: skip
+        opened.start(_values(opened, cases, parts, "validation"), tracking=tracking)
         _train(opened, scratch)
+        idist.barrier()  # the weights are there
         begun = time.perf_counter()
         for part in ("validation", "test"):
-            opened.start({"val_dataset_data": _items(cases, parts[part])})
-            _evaluate(opened, scratch, cases, parts[part], part)
+            if parts[part]:
+                opened.start(_values(opened, cases, parts, part), part)
+                _evaluate(opened, scratch, cases, parts[part], part)
         return None, time.perf_counter() - begun
     except Exception as error:
         diverged = find_user_error(error)
@@ -73,6 +83,17 @@ def train_and_evaluate(run: Run, folder: Path, scratch: Path, device: str | None
         raise
     finally:
         opened.close()
+
+
+def _values(opened: OpenBundle, cases: Cases, parts: Mapping[str, Sequence[int]], part: str) -> dict[str, Any]:
+    """What a bundle gets of the cases: all parts where it has an id for them, else items to train and validate on."""
+    items = {name: _items(cases, numbers) for name, numbers in parts.items()}
+    if "parts" in opened.bundle.ids:
+        for name, numbers in parts.items():
+            for item, number in zip(items[name], numbers, strict=True):
+                item |= {"subject": cases.subjects[number], "fold": cases.folds[number]}
+        return {"parts": items}
+    return {"train_dataset_data": items["training"], "val_dataset_data": items[part]}
 
 
 def _let_loaders_start() -> None:
@@ -91,34 +112,42 @@ class OpenBundle:
     """
 
     def __init__(self, run: Run, root: Path, device: str | None = None) -> None:
-        assert run.bundle is not None
         self.run, self.bundle, self.root = run, run.bundle, root
         self.overrides: dict[str, Any] = dict(run.overrides)
         if device is not None and "device" in self.bundle.ids:
             self.overrides[self.bundle.ids["device"]] = f"$torch.device('{device}')"
         mirror(self.bundle.folder, root)
+        write_json(root / OVERRIDES, self.overrides)
         self.path, self.writes_bytecode = list(sys.path), sys.dont_write_bytecode
         sys.path.insert(0, str(root))  # where a bundle has its scripts
         sys.dont_write_bytecode = True  # it would go beside them
 
-    def start(self, data: Mapping[str, Any]) -> None:
+    def start(self, values: Mapping[str, Any], part: str | None = None, tracking: Any = None) -> None:
         """Read the configuration anew, and make the network with the method's norms and the run's seed.
 
         Args:
-            data: The values of properties.
+            values: The values of properties.
+            part: The part that is evaluated; ``None`` for the training.
+            tracking: The tracking of the training.
         """
-        files = [str(self.root / Path(file).relative_to(self.bundle.folder)) for file in self.bundle.files]
-        workflow = ConfigWorkflow(files, workflow_type="train", **self.overrides)
+        # What an evaluation sets comes after the overrides, which must not replace it.
+        files = [*self.run.training, str(self.root / OVERRIDES), *(self.run.evaluation if part else ())]
+        workflow = ConfigWorkflow(
+            [self._linked(file) for file in files],
+            workflow_type="train",
+            tracking=tracking,
+            **self._outputs(part, tracking),
+        )
         parser = workflow.parser
-        parser["bundle_root"] = str(self.root)
-        for name, subfolder in _OUTPUTS.items():
-            if name in parser:
-                parser[name] = str(self.root / subfolder)
-        for name, value in data.items():
+        if "data" in self.bundle.ids:
+            parser["data"] = dict(self.run.data)
+        if part is not None and "part" in parser:
+            parser["part"] = part
+        for name, value in values.items():
             parser[self.bundle.ids[name]] = value
         workflow.initialize()
         parser.parse(reset=True)  # a bundle that sets a seed may have made its network already
-        set_determinism(seed=self.run.seed)
+        set_determinism(seed=self.run.seed + idist.get_rank())  # every process its own random transforms
         self.workflow = workflow
         self.network: nn.Module = self.get("network_def")
         require(
@@ -127,16 +156,41 @@ class OpenBundle:
             "it is the network that the bundle trains",
             "name its id with --properties '{network_def: ID}'",
         )
-        self.network, self.survey = apply_and_survey(self.network, self.run.norm, self._example(), self.run.pattern)
+        method = "OWN" if self.bundle.takes_grid else self.run.norm  # it was made with the method's norms
+        self.network, self.survey = apply_and_survey(self.network, method, self._example(), self.run.pattern)
+
+    def _linked(self, file: str) -> str:
+        """Where a file of the bundle is linked; another stays where it is."""
+        path = Path(file)
+        if path.is_relative_to(self.bundle.folder):
+            return str(self.root / path.relative_to(self.bundle.folder))
+        return file
+
+    def _outputs(self, part: str | None, tracking: Any) -> dict[str, str]:
+        """Where the bundle writes: what it leaves for the study stays, and the rest goes with its folder."""
+        places = {"bundle_root": self.root, "ckpt_dir": self.root / "models", "output_dir": self.root / "eval"}
+        if self.bundle.takes_grid or (part is not None and self.run.evaluation):
+            places["ckpt_dir"] = places["output_dir"] = self.root.parent
+        elif tracking is not None:
+            places["output_dir"] = self.root.parent
+        known = ("bundle_root", *self.bundle.outputs)
+        return {name: str(place) for name, place in places.items() if name in known}
 
     def get(self, name: str) -> Any:
         """What the configuration makes of a property; ``None`` where it has none."""
         place = self.bundle.ids.get(name)
         return None if place is None else self.workflow.parser.get_parsed_content(place)
 
+    def own_rate(self) -> float:
+        """The learning rate that the bundle would train with; 0 where nothing tells."""
+        if self.bundle.takes_grid:
+            return float(self.workflow.parser.get_parsed_content("learning_rate"))
+        optimizer = self.get("optimizer")
+        return 0.0 if optimizer is None else float(optimizer.param_groups[0]["lr"])
+
     def make_trainer(self) -> Any:
         """The trainer, with the run's learning rate. Groups of parameters keep the ratios of their rates."""
-        optimizer = self.get("optimizer") if "optimizer" in self.bundle.ids else None
+        optimizer = None if self.bundle.takes_grid else self.get("optimizer")
         if optimizer is not None and self.run.learning_rate > 0:
             first = float(optimizer.param_groups[0]["lr"])
             for group in optimizer.param_groups:  # before a schedule is made, which starts from what it finds
@@ -153,14 +207,18 @@ class OpenBundle:
         )
         return trainer
 
-    def attach(self, engine: Any, target: str, **arguments: Any) -> None:
-        """Attach a handler, by its dotted name: the towers of this package know one another only by configuration."""
-        instantiate(target, CompInitMode.DEFAULT, **arguments).attach(engine)
+    def attach(self, engine: Any, handler: str, **arguments: Any) -> None:
+        """Attach a handler of this package, unless the bundle has one of its kind.
+
+        It is made by its dotted name: the towers of this package know one another only by configuration.
+        """
+        if not makes(self.workflow.parser, handler):
+            instantiate(f"monai_iln.handlers.{handler}", CompInitMode.DEFAULT, **arguments).attach(engine)
 
     def close(self) -> None:
         """Let the bundle end its work, and remove the folder that it worked in."""
         workflow = getattr(self, "workflow", None)
-        if workflow is not None:
+        if workflow is not None and idist.get_world_size() == 1:  # several processes stay together for the next run
             workflow.finalize()
         sys.path[:], sys.dont_write_bytecode = self.path, self.writes_bytecode
         for name in [name for name, module in sys.modules.items() if self._has(module)]:
@@ -233,16 +291,18 @@ def _train(opened: OpenBundle, scratch: Path) -> None:
     trainer = opened.make_trainer()
     evaluator = opened.get("evaluator")
     network = opened.network
-    opened.attach(trainer, "monai_iln.handlers.SaveCost", network=network, output_dir=str(scratch), evaluator=evaluator)
-    opened.attach(trainer, "monai_iln.handlers.TrainingCurves", evaluator=evaluator, output_dir=str(scratch))
-    opened.attach(trainer, "monai_iln.handlers.SaveGates", network=network, output_dir=str(scratch))
+    opened.attach(trainer, "SaveCost", network=network, output_dir=str(scratch), evaluator=evaluator)
+    opened.attach(trainer, "TrainingCurves", evaluator=evaluator, output_dir=str(scratch))
+    opened.attach(trainer, "SaveGates", network=network, output_dir=str(scratch))
     path = scratch / WEIGHTS
-    opened.attach(evaluator, "monai_iln.handlers.SaveWeights", network=network, path=str(path))
+    opened.attach(evaluator, "SaveWeights", network=network, path=str(path))
     epochs, length = trainer.state.max_epochs, trainer.state.epoch_length
-    write_json(scratch / LENGTH, {"epochs": epochs, "epoch_length": length})
     if opened.run.trial_steps is not None:
         trainer.state.max_epochs, trainer.state.epoch_length = 1, min(length, opened.run.trial_steps)
     trainer.run()
+    if idist.get_rank() > 0:
+        return
+    write_json(scratch / LENGTH, {"epochs": epochs, "epoch_length": length})
     if not path.is_file():  # it never validated, or has no key metric
         torch.save(network.state_dict(), path)
 
@@ -252,14 +312,15 @@ def _evaluate(opened: OpenBundle, scratch: Path, cases: Cases, numbers: Sequence
         "monai_iln.networks.load_weights", CompInitMode.DEFAULT, network=opened.network, path=str(scratch / WEIGHTS)
     )
     evaluator = opened.get("evaluator")
-    opened.attach(
-        evaluator,
-        "monai_iln.handlers.SaveCaseScores",
-        output_dir=str(scratch),
-        subjects=[cases.subjects[number] for number in numbers],
-        images=[image_of(cases.items[number]) or str(number) for number in numbers],
-        metric=opened.get("val_key_metric"),
-        part=part,
-        structures=cases.structures,
-    )
+    if not makes(opened.workflow.parser, OWN_IMAGES):
+        opened.attach(
+            evaluator,
+            "SaveCaseScores",
+            output_dir=str(scratch),
+            subjects=[cases.subjects[number] for number in numbers],
+            images=[image_of(cases.items[number]) or str(number) for number in numbers],
+            metric=opened.get("val_key_metric"),
+            part=part,
+            structures=cases.structures,
+        )
     evaluator.run()
