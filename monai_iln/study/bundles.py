@@ -37,6 +37,9 @@ OUTPUT_IDS = ("bundle_root", "ckpt_dir", "output_dir")
 _DATA_IDS = ("datalist", "data", "parts", "validation_every")
 """What such a bundle may have besides: the folder of its datalist, its description, its parts, and how it is split."""
 
+OWN_IMAGES = "SaveImageMetrics"
+"""The handler by which an evaluation leaves an ``images.csv`` of its own."""
+
 _FILES = ("train.json", "train.yaml", "train.yml")
 
 
@@ -109,6 +112,14 @@ def find_bundle(
         found |= {name: name for name in _DATA_IDS if name in known}
     outputs = tuple(name for name in OUTPUT_IDS if name in known)
     return Bundle(folder.resolve(), paths, found, by_id, takes_grid, outputs)
+
+
+def values_of_grid(bundle: Bundle, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the ids of the grid, where a bundle has them. The method own leaves the norm as it is."""
+    if not bundle.takes_grid:
+        return {}
+    own = str(values.get("norm")).strip().upper() == "OWN"
+    return {key: values.get(key) for key in GRID_IDS if key != "norm" or not own}
 
 
 def makes(parser: ConfigParser, end: str) -> bool:

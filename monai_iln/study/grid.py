@@ -27,6 +27,7 @@ class Run:
         fold: The test fold.
         learning_rate: The initial learning rate.
         seed: The seed of the training.
+        split: The number of the split of the subjects into folds; 0 for that of the datalist.
         training: The configuration files of the training, absolute.
         evaluation: The files that are laid over them for the evaluation, absolute.
         overrides: Values of the training by their ids, those of the grid included where it has ids for them.
@@ -55,6 +56,7 @@ class Run:
     bundle: Bundle
     pattern: str | None = None
     validation_every: int | None = 5
+    split: int = 0
     datalist: str = DATALIST
     trial_steps: int | None = None
 
@@ -67,6 +69,11 @@ class Run:
     def key(self) -> dict[str, Any]:
         """What tells the run from all others of the grid."""
         return {name: getattr(self, name) for name in GRID}
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The same, and the split that it is of."""
+        return {**self.key, "split": self.split}
 
     def __str__(self) -> str:
         return f"{self.dataset}, {self.method}, fold {self.fold}, rate {self.learning_rate:g}, seed {self.seed}"
@@ -98,9 +105,11 @@ class Plan:
 
     def count_tested_subjects(self, dataset: str) -> int:
         """The number of subjects of a data set that lie in a fold of its runs."""
-        folds = {run.fold for run in self.runs if run.dataset == dataset}
-        pairs = zip(self.cases[dataset].subjects, self.cases[dataset].folds, strict=True)
-        return len({subject for subject, fold in pairs if fold in folds})
+        tested: set[str] = set()
+        for split, fold in {(run.split, run.fold) for run in self.runs if run.dataset == dataset}:
+            cases = self.cases[dataset].of_split(split)
+            tested |= {subject for subject, its in zip(cases.subjects, cases.folds, strict=True) if its == fold}
+        return len(tested)
 
 
 def hash_of(config: Mapping[str, Any], evaluated: Sequence[Any], data: Any) -> str:
