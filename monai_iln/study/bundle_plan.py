@@ -16,9 +16,9 @@ from monai_iln.configuration import read_configuration
 from monai_iln.errors import require
 from monai_iln.run_files import DATALIST
 from monai_iln.study.bundles import GRID_IDS, OUTPUT_IDS, OWN_IMAGES, Bundle, find_bundle, makes, values_of_grid
-from monai_iln.study.grid import Plan, Run, hash_of
+from monai_iln.study.grid import Data, Plan, Run, hash_of
 from monai_iln.study.settings import Study, name_methods
-from monai_iln.study.trial import Data, read_data, try_methods
+from monai_iln.study.trial import read_data, try_methods
 
 _IN_UNIT_INTERVAL = ("dice", "iou", "accuracy", "auc", "f1", "precision", "recall", "confusion")
 
@@ -79,8 +79,7 @@ def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) 
                     datalist=datalist,
                 )
                 runs.append(run)
-    cases, sources = ({name: getattr(its, key) for name, its in data.items()} for key in ("cases", "source"))
-    return Plan(runs, cases, sources, surveys, None if makes(evaluated, OWN_IMAGES) else _metric(parser, bundle))
+    return Plan(runs, data, surveys, None if makes(evaluated, OWN_IMAGES) else _metric(parser, bundle))
 
 
 def _find(study: Study, folder: Path) -> Bundle:

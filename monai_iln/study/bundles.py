@@ -122,9 +122,9 @@ def values_of_grid(bundle: Bundle, values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: values.get(key) for key in GRID_IDS if key != "norm" or not own}
 
 
-def makes(parser: ConfigParser, end: str) -> bool:
-    """Tell whether a configuration makes something of a class whose name ends so."""
-    return bool(_made_by(parser, end))
+def makes(parser: ConfigParser, name: str) -> bool:
+    """Tell whether a configuration makes something of a class of this name."""
+    return any(target.rpartition(".")[2] == name for target in _targets(parser).values())
 
 
 def _find(parser: ConfigParser, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -155,11 +155,13 @@ def _find(parser: ConfigParser, given: Mapping[str, str]) -> Iterator[tuple[str,
 
 def _made_by(parser: ConfigParser, end: str) -> list[str]:
     """The ids of components whose class is named so at its end."""
-    return [
-        place
-        for place in ids_of(parser.config)
-        if isinstance(component := parser.get(place), Mapping) and str(component.get("_target_", "")).endswith(end)
-    ]
+    return [place for place, target in _targets(parser).items() if target.endswith(end)]
+
+
+def _targets(parser: ConfigParser) -> dict[str, str]:
+    """The classes of all components by their ids."""
+    components = ((place, parser.get(place)) for place in ids_of(parser.config))
+    return {place: str(one["_target_"]) for place, one in components if isinstance(one, Mapping) and "_target_" in one}
 
 
 def _follow(parser: ConfigParser, place: str, *arguments: str) -> str | None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from monai_iln.run_files import DATALIST, GRID, RUN_FOLDER
 from monai_iln.study.bundles import OUTPUT_IDS, Bundle
@@ -79,22 +79,34 @@ class Run:
         return f"{self.dataset}, {self.method}, fold {self.fold}, rate {self.learning_rate:g}, seed {self.seed}"
 
 
+class Data(NamedTuple):
+    """A data set of a study.
+
+    Attributes:
+        cases: The cases.
+        described: Its description, see :meth:`~monai_iln.study.cases.Cases.describe`.
+        source: Where it comes from; ``None`` if the training makes it.
+    """
+
+    cases: Cases
+    described: Mapping[str, Any]
+    source: str | None
+
+
 @dataclass(frozen=True)
 class Plan:
     """The runs of a study, and what is known of them before they run.
 
     Attributes:
         runs: The runs, fold by fold, so that a study under way can already compare all methods on some subjects.
-        cases: The cases by the names of the data sets.
-        sources: Where they come from; ``None`` if the training makes them.
+        data: The data sets by their names.
         surveys: What each method does to the network, by the method's name.
         metric: The name of the key metric, whether a higher value is better, and whether it lies from 0 to 1; ``None``
             where the evaluation measures Dice itself.
     """
 
     runs: list[Run]
-    cases: Mapping[str, Cases] = field(default_factory=dict)
-    sources: Mapping[str, str | None] = field(default_factory=dict)
+    data: Mapping[str, Data] = field(default_factory=dict)
     surveys: Mapping[str, Any] = field(default_factory=dict)
     metric: Mapping[str, Any] | None = None
 
@@ -107,7 +119,7 @@ class Plan:
         """The number of subjects of a data set that lie in a fold of its runs."""
         tested: set[str] = set()
         for split, fold in {(run.split, run.fold) for run in self.runs if run.dataset == dataset}:
-            cases = self.cases[dataset].of_split(split)
+            cases = self.data[dataset].cases.of_split(split)
             tested |= {subject for subject, its in zip(cases.subjects, cases.folds, strict=True) if its == fold}
         return len(tested)
 

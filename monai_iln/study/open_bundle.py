@@ -60,16 +60,13 @@ class OpenBundle:
             part: The part that is evaluated; ``None`` for the training.
             tracking: The tracking of the training.
         """
+        evaluation = self.run.evaluation if part else ()
         # What an evaluation sets comes after the overrides, which must not replace it.
-        files = [*self.run.training, str(self.root / OVERRIDES), *(self.run.evaluation if part else ())]
-        workflow = ConfigWorkflow(
-            [self._linked(file) for file in files],
-            workflow_type="train",
-            tracking=tracking,
-            **self._outputs(part, tracking),
-        )
+        files = [*map(self._linked, self.run.training), str(self.root / OVERRIDES), *map(self._linked, evaluation)]
+        outputs = self._outputs(part, tracking)
+        workflow = ConfigWorkflow(files, workflow_type="train", tracking=tracking, **outputs)
         parser = workflow.parser
-        if "data" in self.bundle.ids:
+        if "data" in self.bundle.ids:  # which need not be checked again
             parser["data"] = dict(self.run.data)
         if part is not None and "part" in parser:
             parser["part"] = part

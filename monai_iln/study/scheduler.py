@@ -22,8 +22,7 @@ from monai_iln.cluster import call_on_ray, connect_to_ray
 from monai_iln.cores import share_cores
 from monai_iln.errors import UserError, find_user_error, refusal
 from monai_iln.run_files import LOCK
-from monai_iln.study.cases import Cases
-from monai_iln.study.grid import Run
+from monai_iln.study.grid import Data, Run
 from monai_iln.study.progress import StudyProgress, TrialProgress
 from monai_iln.study.records import (
     failure_path,
@@ -220,7 +219,7 @@ def _execute_here(runs: Sequence[Run], study: Study, settings: WorkerSettings) -
         joblib.Parallel(batch_size=1)(joblib.delayed(execute)(*task) for task in tasks)
 
 
-def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Mapping[str, Cases]) -> tuple[float, str]:
+def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapping[str, Data]) -> tuple[float, str]:
     """Estimate how long the pending runs of a plan would take.
 
     Finished runs of the study tell. Without any, the first run is done in a temporary folder with a few steps of one
@@ -230,7 +229,7 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Map
         runs: The pending runs, at least one.
         folder: The folder of the study.
         study: The settings of the study.
-        cases: The cases by the names of the data sets.
+        data: The data sets by their names.
 
     Returns:
         The time in seconds, and what the estimate is based on.
@@ -247,7 +246,7 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Map
     with tempfile.TemporaryDirectory() as scratch:
         first = min(runs, key=lambda run: run.learning_rate)  # which does not diverge at once
         trial = replace(first, trial_steps=_TRIAL_STEPS)
-        cases[first.dataset].write(Path(scratch) / first.datalist)
+        data[first.dataset].cases.write(Path(scratch) / first.datalist)
         final = Path(scratch) / trial.path
         start = time.perf_counter()
         with TrialProgress(trial, unfinished_path(final, "trial"), _TRIAL_STEPS):

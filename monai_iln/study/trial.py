@@ -6,32 +6,19 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
 from monai_iln.configuration import read_configuration
 from monai_iln.errors import UserError, find_user_error, require, root_cause
+from monai_iln.names import require_visible
 from monai_iln.study.bundles import Bundle, values_of_grid
 from monai_iln.study.cases import Cases, make_cases, read_cases
-from monai_iln.study.grid import Run
+from monai_iln.study.grid import Data, Run
 from monai_iln.study.open_bundle import OpenBundle
 from monai_iln.study.settings import Study, check_names
 from monai_iln.study.worker import logged
-
-
-class Data(NamedTuple):
-    """A data set of a study.
-
-    Attributes:
-        cases: The cases.
-        described: Its description, see :meth:`~monai_iln.study.cases.Cases.describe`.
-        source: Where it comes from; ``None`` if the training makes it.
-    """
-
-    cases: Cases
-    described: Mapping[str, Any]
-    source: str | None
 
 
 def read_data(study: Study, bundle: Bundle, scratch: Path) -> dict[str, Data]:
@@ -43,12 +30,14 @@ def read_data(study: Study, bundle: Bundle, scratch: Path) -> dict[str, Data]:
     elif study.dataset_dir is not None:
         folder = Path(study.dataset_dir).resolve()
         given = {folder.name.removesuffix(".json"): folder}
+        require_visible(folder.name, "data set")
     found = {}
     for name, path in given.items():
         with _tried(bundle, "its data"):
             data = _data_of_grid(bundle, path) if bundle.takes_grid else _data_of(study, bundle, path, scratch)
-        name = name or data.cases.name
-        check_names([name], "name of a datalist")
+        if name is None:
+            name = data.cases.name
+            check_names([name], "name of a datalist")
         found[name] = data
     return found
 

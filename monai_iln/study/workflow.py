@@ -115,7 +115,7 @@ class CrossValidationWorkflow(BundleWorkflow):
         todo = pending(self.runs, self.folder, self.study.redo_changed)
         self._tell_plan(todo)
         if todo:
-            seconds, source = estimate_seconds(todo, self.folder, self.study, self.plan.cases)
+            seconds, source = estimate_seconds(todo, self.folder, self.study, self.plan.data)
             print(f"estimated time: {duration(seconds)}, from {source}")
 
     def _tell_plan(self, todo: Sequence[Run]) -> None:
@@ -137,7 +137,7 @@ class CrossValidationWorkflow(BundleWorkflow):
         methods = name_methods(self.study.methods)
         first = self.runs[0]
         for dataset, datalist in {run.dataset: run.datalist for run in self.runs}.items():
-            self.plan.cases[dataset].write(self.folder / datalist)
+            self.plan.data[dataset].cases.write(self.folder / datalist)
         folds: dict[str, list[int]] = {}
         for dataset, fold in sorted({(run.dataset, run.fold) for run in self.runs}):
             folds.setdefault(dataset, []).append(fold)
@@ -148,7 +148,7 @@ class CrossValidationWorkflow(BundleWorkflow):
             "folds": folds,
             "learning_rates": sorted({run.learning_rate for run in self.runs}, reverse=True),
             "seeds": list(self.study.seeds),
-            "datasets": {run.dataset: {**run.data, "path": self.plan.sources[run.dataset]} for run in self.runs},
+            "datasets": {run.dataset: {**run.data, "path": self.plan.data[run.dataset].source} for run in self.runs},
             "training": [Path(file).name for file in first.training],
             "overrides": dict(self.study.overrides),
             "preset": "paper" if self.study.methods == "paper" else None,
@@ -187,9 +187,10 @@ def describe_methods(plan: Plan) -> str:
         plan: The plan of a study.
     """
     lines = []
-    for dataset, cases in plan.cases.items():
-        counted = f"{len(cases.items)} cases of {len(set(cases.subjects))} subjects"
-        lines.append(f"  {'data:':15s}{counted}, {plan.count_tested_subjects(dataset)} of them tested")
+    for dataset, data in plan.data.items():
+        counted = f"{data.described['stacks']} cases of {data.described['subjects']} subjects"
+        tested = plan.count_tested_subjects(dataset)
+        lines.append(f"  {'data:':15s}{dataset}, {counted}, {tested} of them tested")
     lines += [
         "",
         f"  {'method':15s}{'norms':>6s}{'left':>6s}{'gates':>7s}{'dead':>6s}{'parameters':>12s}{'MFLOPs':>9s}",
@@ -217,7 +218,7 @@ def describe_methods(plan: Plan) -> str:
     affine = {its["affine"] for its in plan.surveys.values() if its["norms"]}
     if len(affine) > 1:
         notes.append("Some methods have weight and bias in all norms, and others do not: that alone may differ.")
-    subjects, methods = max(map(plan.count_tested_subjects, plan.cases)), len(plan.surveys)
+    subjects, methods = max(map(plan.count_tested_subjects, plan.data)), len(plan.surveys)
     if methods > 1 and (least := least_p(subjects, methods)) >= ALPHA:
         notes.append(
             f"No significant result is possible with {subjects} subjects and {methods} methods: the smallest "
