@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import tempfile
@@ -41,7 +42,8 @@ def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) 
     known = study.reference is None or study.reference in methods
     require(known, f"reference {study.reference!r}", f"methods are {list(methods)}", "choose one")
     parser = read_configuration(bundle.files, bundle.overrides)
-    evaluated = read_configuration((*bundle.files, *evaluation), {})
+    read_configuration((*bundle.files, *evaluation), {})  # tells which of them cannot be read
+    laid_over = [ConfigParser.load_config_file(file) for file in evaluation]
     every = _validation_every(study, bundle, parser.config)
     with tempfile.TemporaryDirectory() as scratch:
         data = read_data(study, bundle, Path(scratch))
@@ -53,11 +55,10 @@ def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) 
         "pattern": study.pattern,
         "validation_every": every,
     }
-    config = dict(parser.config)
-    # Laid over the training, the evaluation would hide what it replaces of it.
-    decisive = [ConfigParser.load_config_file(file) for file in evaluation]
+    config = copy.deepcopy(parser.config)
+    decisive = laid_over  # on its own: laid over the training, it would hide what it replaces of it
     if not bundle.takes_grid:
-        decisive = [every, study.pattern, dict(bundle.ids), _hash_scripts(bundle.folder), *decisive]
+        decisive = [every, study.pattern, dict(bundle.ids), _hash_scripts(bundle.folder), *laid_over]
     runs = []
     for name, its in data.items():
         datalist = DATALIST if len(data) == 1 else f"{Path(DATALIST).stem}_{name}.json"
@@ -79,7 +80,9 @@ def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) 
                     datalist=datalist,
                 )
                 runs.append(run)
-    return Plan(runs, data, surveys, None if makes(evaluated, OWN_IMAGES) else _metric(parser, bundle))
+    for part in laid_over:
+        parser.update(part)
+    return Plan(runs, data, surveys, None if makes(parser, OWN_IMAGES) else _metric(parser, bundle))
 
 
 def _find(study: Study, folder: Path) -> Bundle:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -140,16 +141,18 @@ def test_torchrun_needs_a_configuration_for_it(study, monkeypatch):
 
 
 def test_an_evaluation_is_laid_over_any_bundle(study):
-    none = {"_target_": "SimpleInferer"}
-    workflow = study({"validate#inferer": {**none, "_mode_": "callable"}})
-    first = workflow.runs[0].config_hash
-    workflow = study({"validate#inferer": none})
+    first = study({}).runs[0].config_hash
+    by_overlap = {"_target_": "MeanIoUHandler", "include_background": False}
+    by_overlap["output_transform"] = "$monai.handlers.from_engine(['pred', 'label'])"
+    workflow = study({"validate#key_metric": {"val_iou": by_overlap}})
     assert workflow.runs[0].config_hash != first, "it decides the result"
     workflow.run()
     records = read_records(workflow.folder)
     assert list(records.runs["status"]) == ["finished"]
-    assert records.study["metric"]["name"] == "val_mean_dice"
-    assert "score" in (workflow.folder / records.runs["run"][0] / "images.csv").read_text().splitlines()[0].split(",")
+    assert records.study["metric"]["name"] == "val_iou"
+    dice = records.images["dice"].to_numpy(float)
+    assert dice.max() > 0
+    np.testing.assert_allclose(records.images["score"].to_numpy(float), dice / (2 - dice), atol=1e-4)
 
 
 def test_an_evaluation_may_leave_images_of_its_own(study):
