@@ -50,7 +50,7 @@ def plan_bundle(study: Study) -> Plan:
     wrong = sorted(set(folds) - set(data["folds"]))
     require(not wrong, f"folds {wrong}", f"the datalist of {cases.name} has {data['folds']}", "choose among them")
     new = study.splits == "new" or (study.splits is None and cases.dealt)
-    splits = {seed: seed if new else 0 for seed in study.seeds}
+    splits = {seed: seed if new else 0 for seed in study.all_seeds}
     for fold, split in itertools.product(folds, splits.values()):
         cases.of_split(split).split(fold, study.validation_every)
     parser = read_configuration(bundle.files, bundle.overrides)
@@ -58,7 +58,7 @@ def plan_bundle(study: Study) -> Plan:
     common = [study.validation_every, study.pattern, dict(bundle.ids), _hash_scripts(bundle.folder)]
     protocol = hash_of(dict(parser.config), common, data["sha256"])
     runs = []
-    for fold, seed, rate, (method, norm) in itertools.product(folds, study.seeds, rates, methods.items()):
+    for fold, seed, rate, (method, norm) in itertools.product(folds, study.all_seeds, rates, methods.items()):
         own: dict[str, Any] = {"norm": norm, "fold": fold, "learning_rate": rate, "seed": seed}
         if splits[seed]:
             own["split"] = splits[seed]

@@ -158,7 +158,7 @@ def plan_runs(study: Study, folder: Path, distributed: bool = False) -> list[Run
         require(not wrong, f"folds {wrong}", f"the datalist of {dataset} has {data['folds']}", "choose among them")
         config = read_configuration(training, common).config
         protocol = hash_of({**config, **dict.fromkeys(GRID_IDS)}, evaluated, data["sha256"])
-        for fold, seed, rate, (method, norm) in itertools.product(folds, study.seeds, rates, methods.items()):
+        for fold, seed, rate, (method, norm) in itertools.product(folds, study.all_seeds, rates, methods.items()):
             own: dict[str, Any] = {"norm": norm, "fold": fold, "learning_rate": rate, "seed": seed}
             run = Run(
                 dataset=dataset,

@@ -149,6 +149,11 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
             suspects = [run for run in suspects if run in left]
 
 
+def count_jobs(study: Study) -> int:
+    """The number of runs at a time."""
+    return _jobs_and_threads(study)[0]
+
+
 def _jobs_and_threads(study: Study) -> tuple[int, int]:
     """The number of runs at a time on this machine, and the number of threads of each."""
     return share_cores(study.jobs or torch.cuda.device_count() or None)

@@ -232,7 +232,7 @@ def _rest(world: World, rng: np.random.Generator) -> _Floats:
 
 
 def _bootstrap(differences: _Floats) -> _Floats:
-    """BCa intervals of means over the last axis, as ``bootstrap_mean`` has them, for all studies at once; p is NaN.
+    """BCa intervals of means over the last axis, for all studies at once; p is NaN.
 
     It has the same resamples for all, fewer than there.
     """

@@ -1,6 +1,7 @@
 """What the figures show: read back from the drawn artists, and compared with numbers known beforehand."""
 
 import itertools
+from dataclasses import replace
 
 import matplotlib
 import nibabel
@@ -21,7 +22,8 @@ from monai_iln.study.report import (
     style,
     volumes,
 )
-from monai_iln.study.statistics import Agreement, Comparison, Ranking
+from monai_iln.study.statistics import Agreement, Ranking
+from monai_iln.study.verdicts import Verdict
 
 
 def line(axes, index=0):
@@ -126,7 +128,11 @@ def test_rates_mark_what_diverged():
 
 
 def comparison(other, difference, low, high, p, structure="LV"):
-    return Comparison("a", structure, "dice", "ILN", other, 9, 0.9, 0.8, difference, low, high, p, p)
+    answer = "unknown"
+    if p < 0.05:
+        answer = "better" if difference > 0 else "worse"
+    values = {"low": low, "high": high, "p": p, "p_holm": p, "answer": answer}
+    return Verdict("a", structure, "dice", "ILN", other, 9, 3, 2, 0.9, 0.8, difference, **values)
 
 
 def test_differences():
@@ -144,6 +150,15 @@ def test_differences():
     assert to_hex(lower.lines[2].get_markerfacecolor()) == style.INK  # found, but the reference is worse
     assert [text.get_text() for text in upper.texts] == ["+0.100  p = 0.010", "\N{MINUS SIGN}0.020  p = 0.600"]
     assert [text.get_text() for text in lower.texts] == ["\N{MINUS SIGN}0.100  p < 0.001"]
+
+
+def test_the_margin_is_a_band_and_what_is_equal_is_grey():
+    equal = replace(comparison("IN", 0.002, -0.004, 0.008, 0.6), answer="equal")
+    (axes,) = comparisons.draw_differences([equal], margin=0.01).axes
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_width()) == (-0.01, 0.02)
+    assert to_hex(axes.lines[2].get_markerfacecolor()) == style.GREY
+    assert not comparisons.draw_differences([equal]).axes[0].patches
 
 
 def test_ranks_join_what_is_not_told_apart():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monai_iln.study.report import (
+    chances,
     comparisons,
     cost,
     fairness,
@@ -18,7 +19,6 @@ from monai_iln.study.report import (
     provenance,
     ranks,
     scores,
-    seed_variance,
     summary,
     volumes,
 )
@@ -45,7 +45,7 @@ def write_report(folder: Path, records: Records) -> Path:
     sections = [
         Section("In short", summary.blocks(results)),
         _section_on_scores(results, _scores_title(results), scores.blocks),
-        _section_on_scores(results, "Statistics", comparisons.blocks, ranks.blocks, seed_variance.blocks),
+        _section_on_scores(results, "Statistics", comparisons.blocks, chances.blocks, ranks.blocks),
         positions.section(results),
         Section("Volumes and ejection fraction", volumes.blocks(results)),
         _figures(results),

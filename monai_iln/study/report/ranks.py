@@ -17,7 +17,12 @@ from monai_iln.study.statistics import ALPHA, MIN_SUBJECTS, Ranking, rank
 
 def blocks(results: Results) -> list[Block]:
     """A sentence and a critical-difference diagram for each data set and structure."""
-    found: list[Block] = []
+    found: list[Block] = [
+        Text(
+            "Ranks within subjects, by Friedman's and Nemenyi's tests. They know nothing of folds and trainings: what "
+            "they tell apart is the models that were trained, and another training may rank the methods otherwise."
+        )
+    ]
     for dataset, structure in results.parts:
         scores = results.scores(dataset, structure)
         where = place(dataset, structure)
