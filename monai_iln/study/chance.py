@@ -158,7 +158,7 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
     """Estimate how far chance of subjects, folds and trainings may have moved each difference of two methods.
 
     The formulas stand at the top of this module. The design is read off the folds: a new split is another partition of
-    the subjects, whatever the folds are called.
+    the subjects, whatever the folds are called. Where only some seeds share a split, the interval is on the safe side.
 
     There is no interval (its ends and p are NaN, and ``reason`` says why) with one subject, one fold, no seed, or a
     score that is not finite. Where no subject's difference varies the interval has no width, and p is NaN. With one
@@ -171,8 +171,7 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
         methods: The names of the methods.
 
     Raises:
-        UserError: If the shapes do not fit together, a name is there twice, or some seeds share a split and others have
-            their own.
+        UserError: If the shapes do not fit together, or a name is there twice.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -183,6 +182,7 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
         ('one split', 0.042, True)
     """
     y = np.asarray(scores, np.float64)
+    y = np.where(np.isfinite(y), y, np.nan)
     names = tuple(map(str, methods))
     shape = (len(names), *np.shape(folds))
     require(
@@ -190,14 +190,8 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
     )
     require(len(set(names)) == len(names), f"methods {', '.join(names)}", "each has one name", "name it once")
     partitions = np.array([_in_order(row) for row in np.asarray(folds)], np.int64).reshape(shape[1:])
-    distinct = len(np.unique(partitions, axis=0)) if partitions.size else 0
     _, seeds, subjects = y.shape
-    require(
-        distinct in (0, 1, seeds),
-        f"{distinct} splits for {seeds} seeds",
-        "either all seeds share one split, or each has its own",
-        "take the seeds of one split, or one seed of each",
-    )
+    distinct = len(np.unique(partitions, axis=0)) if partitions.size else 0
     design = ONE_SPLIT if distinct < 2 else NEW_SPLITS
     number = int(partitions.max(initial=-1)) + 1
     means = y.mean(axis=(1, 2)) if y[:1].size else np.full(len(names), np.nan)
@@ -313,7 +307,7 @@ def _reason(y: _Floats, folds: int) -> str:
         return f"there is {subjects or 'no'} subject"
     if folds < 2:
         return "there is one fold, and its luck cannot be told"
-    if not np.isfinite(y).all():
+    if np.isnan(y).any():
         return "a score is not finite"
     return ""
 

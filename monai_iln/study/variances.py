@@ -26,6 +26,9 @@ rank of Z, Q an orthonormal basis of it, and x = y - u::
     V   = var(d) / N + c w
     df  = V^2 / [(var(d) / N)^2 / (N - 1) + (2 w mean W)^2 / (g K)]             the last term if c > 0
 
+Where some seeds share a split, w is on the safe side, as if all luck were that of folds: with t_j seeds for split j,
+w = (mean q sum (t_j / S)^2 - (1 - mean q) / (S N)) / (1 - sum t_j (t_j - 1) / (S (S - 1))).
+
 df is never below the least df that goes into it; with one seed it is (K - 1)(F - 1).
 
 The runs of all methods together tell the variances of folds and trainings, unless one of four or more methods is far
@@ -134,6 +137,9 @@ def new_splits(y: _Floats, folds: _Integers) -> Terms:
     explained = ((by_run @ vectors[:, kept]) ** 2 / values[kept]).sum(axis=1)
     total = subjects * (seeds - 1)  # the trace of that matrix
     q = float(((sizes / subjects) ** 2).sum()) / seeds
+    # Seeds with the same split share its luck, of which a comparison between them sees nothing.
+    times = np.unique(folds, axis=0, return_counts=True)[1]
+    shared, seen = float(((times / seeds) ** 2).sum()), 1 - float((times * (times - 1)).sum()) / (seeds * (seeds - 1))
     unexplained = np.sqrt(np.maximum((x**2).sum(axis=(1, 2)) - explained, 0))
     centred = u - u.mean(axis=1, keepdims=True)
     return Terms(
@@ -146,7 +152,7 @@ def new_splits(y: _Floats, folds: _Integers) -> Terms:
         run_df=g,
         noise=_mean_square(unexplained[:, None], total - g),
         leak=g / total,
-        run_weight=q / seeds - (1 - q) / (seeds * subjects),
+        run_weight=(q * shared - (1 - q) / (seeds * subjects)) / seen,
         between=np.zeros((methods, methods)),
         between_df=0,
         inverse=0.0,
