@@ -157,8 +157,9 @@ class Chance:
 def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequence[str]) -> Chance:
     """Estimate how far chance of subjects, folds and trainings may have moved each difference of two methods.
 
-    The formulas stand at the top of this module. The design is read off the folds: a new split is another partition of
-    the subjects, whatever the folds are called. Where only some seeds share a split, the interval is on the safe side.
+    The formulas stand in :mod:`monai_iln.study.variances`. The design is read off the folds: a new split is another
+    partition of the subjects, whatever the folds are called. Where only some seeds share a split, the interval is on
+    the safe side.
 
     There is no interval (its ends and p are NaN, and ``reason`` says why) with one subject, one fold, no seed, or a
     score that is not finite. Where no subject's difference varies the interval has no width, and p is NaN. With one

@@ -105,7 +105,10 @@ def expected_of_one_split(scores, folds, pair, group):
         if c > 0:
             parts.append((q * 2 * run.mean() / seeds, run_df * number * (seeds - 1)))
         df = satterthwaite(v, *parts)
-    return v, df, c > 0, b > 0
+    variances = {"fold": b, "training": np.nan, "residual": np.nan, "subject": mean_vs}
+    if seeds > 1:
+        variances |= {"training": c, "residual": 2 * noise, "subject": max(0, mean_vs - 2 * noise / seeds)}
+    return v, df, variances
 
 
 @pytest.mark.parametrize("methods", [2, 3, 5])
@@ -119,12 +122,14 @@ def test_one_split_is_that_of_least_squares(methods, sizes, seeds):
         found = estimate(scores, folds)
         pool = [k for k in range(methods) if METHODS[k] not in found.noisy]
         for i, j in itertools.combinations(range(methods), 2):
-            *expected, has_c, has_b = expected_of_one_split(scores, folds, (i, j), pool)
+            *expected, variances = expected_of_one_split(scores, folds, (i, j), pool)
             difference = found.between(METHODS[i], METHODS[j])
             if not difference.apart:
                 assert (difference.variance, difference.df) == pytest.approx(expected, rel=1e-9)
             assert difference.mean == pytest.approx((scores[i] - scores[j]).mean())
-            cases.add((has_c, has_b))
+        sd = {name: np.sqrt(value) for name, value in variances.items()}
+        assert vars(found.components) == pytest.approx(sd, nan_ok=True)
+        cases.add((sd["training"] > 0, sd["fold"] > 0))
     assert len(cases) >= (2 if seeds == 1 else 3)
 
 
@@ -152,7 +157,10 @@ def expected_of_new_splits(scores, folds, pair, group):
     parts = [(d.var(ddof=1) / subjects, subjects - 1)]
     if c > 0:
         parts.append((w * 2 * run.mean(), g * run_df))
-    return v, satterthwaite(v, *parts), c > 0, noise.mean()
+    within = np.mean([(scores[i] - scores[j]).mean(axis=0).var(ddof=1) for i, j in itertools.combinations(group, 2)])
+    variances = {"training": c, "residual": 2 * noise.mean()}
+    variances["subject"] = max(0, within - (variances["residual"] + c * (1 - 1 / number)) / seeds)
+    return v, satterthwaite(v, *parts), variances
 
 
 @pytest.mark.parametrize("methods", [2, 3, 5])
@@ -165,12 +173,13 @@ def test_new_splits_are_those_of_large_matrices(methods, sizes, seeds):
         pool = [k for k in range(methods) if METHODS[k] not in found.noisy]
         assert found.design == "new splits"
         for i, j in itertools.combinations(range(methods), 2):
-            *expected, has_c, noise = expected_of_new_splits(scores, folds, (i, j), pool)
+            *expected, variances = expected_of_new_splits(scores, folds, (i, j), pool)
             difference = found.between(METHODS[i], METHODS[j])
             if not difference.apart:
                 assert (difference.variance, difference.df) == pytest.approx(expected, rel=1e-9)
-            assert found.components.residual == pytest.approx(np.sqrt(2 * noise))
-            cases.add(has_c)
+        sd = {name: np.sqrt(value) for name, value in variances.items()}
+        assert vars(found.components) == pytest.approx({**sd, "fold": np.nan}, nan_ok=True)
+        cases.add(sd["training"] > 0)
     assert cases == {False, True}
 
 
