@@ -33,8 +33,11 @@ df is never below the least df that goes into it; with one seed it is (K - 1)(F 
 
 The runs of all methods together tell the variances of folds and trainings, unless one of four or more methods is far
 noisier than most: if its W is more than 6 times the median W. With one seed, if its J is more than 8 times the
-median, J_k = sum_f (m_kf - m_k. less the median of that over methods)^2. Both numbers are set by hand. A pair with such
-a method has its own terms: W, E, I and Vs of the two alone, and the df of W is that of Satterthwaite.
+median, J_k = sum_f (m_kf - m_k. less the median of that over methods)^2. Both numbers are set by hand. Of methods that
+are all alike, one is left out by chance in 15 of 100 studies with one seed, in 4 with two, in none with four; one whose
+trainings scatter four times as much is found in 45, 75 and 90 of 100 (400 simulated studies each, 64 subjects, 3 folds,
+one split, 4 or 6 methods). A pair with such a method has its own terms: W, E, I and Vs of the two alone, and the df of
+W is that of Satterthwaite.
 """
 
 from __future__ import annotations
