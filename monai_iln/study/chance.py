@@ -27,7 +27,16 @@ from scipy import special
 from monai_iln.errors import require
 from monai_iln.study.metric import Metric, known_metric
 from monai_iln.study.selection import select_test
-from monai_iln.study.variances import NOTHING, Terms, Variances, degrees, loud_methods, new_splits, one_split, variances
+from monai_iln.study.variances import (
+    NOTHING,
+    Terms,
+    Variances,
+    degrees,
+    new_splits,
+    noisy_methods,
+    one_split,
+    variances,
+)
 
 ONE_SPLIT, NEW_SPLITS = "one split", "new splits"
 _Floats = npt.NDArray[np.float64]
@@ -204,16 +213,16 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
         }
         return Chance(design, names, subjects, number, seeds, Components(), (), unknown)
     terms = one_split(y, partitions[0]) if design == ONE_SPLIT else new_splits(y, partitions)
-    loud = loud_methods(terms)
-    pool = [k for k in range(len(names)) if k not in loud]
+    noisy = noisy_methods(terms)
+    pool = [k for k in range(len(names)) if k not in noisy]
     pooled = variances(terms, pool)
     found = {}
     for i, j in combinations(range(len(names)), 2):
-        apart = bool(loud & {i, j})
+        apart = bool(noisy & {i, j})
         own = variances(terms, [i, j]) if apart else pooled
         found[names[i], names[j]] = _difference(terms, own, (i, j), names, float(means[i] - means[j]), apart)
     told = _components(terms, pooled, design)
-    return Chance(design, names, subjects, number, seeds, told, tuple(names[k] for k in sorted(loud)), found)
+    return Chance(design, names, subjects, number, seeds, told, tuple(names[k] for k in sorted(noisy)), found)
 
 
 def scores_of_runs(images: pd.DataFrame, metric: str | Metric = "dice") -> tuple[_Floats, _Integers, tuple[str, ...]]:

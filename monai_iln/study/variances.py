@@ -164,7 +164,7 @@ def new_splits(y: _Floats, folds: _Integers) -> Terms:
     )
 
 
-def loud_methods(terms: Terms) -> set[int]:
+def noisy_methods(terms: Terms) -> set[int]:
     """The methods that are left out of the pool."""
     if len(terms.run) <= MOST_POOLED:
         return set()
