@@ -117,6 +117,15 @@ def test_the_bootstrap_is_that_of_the_report(heavy):
     assert high - skewed.mean() > 1.15 * (skewed.mean() - low)
 
 
+def test_the_bootstrap_is_corrected_for_bias():
+    below = []
+    for subjects in range(8, 16):  # each number has resamples of its own, whose chance averages out
+        skewed = np.random.default_rng(subjects).exponential(size=(1, 1, subjects))
+        low, high = bootstrap_mean(skewed)
+        below.append((simulation._bootstrap(skewed)[0, 0, 0] - low) / (high - low))
+    assert np.mean(below) == pytest.approx(0, abs=0.006)
+
+
 def test_the_t_test_is_over_the_means_of_folds():
     one = study()
     d = one.scores[0, :3].mean(axis=0) - one.scores[2, :3].mean(axis=0)
@@ -143,6 +152,8 @@ def test_seeds_are_added_until_the_widest_interval_is_narrow_enough():
         expected = next((seeds for seeds in range(3, 8) if widest[seeds] <= half_width), 8)
         assert one.stop(half_width) == expected
     assert {one.stop(half_width) for half_width in (1.0, 1e-9)} == {3, 8}
+    widths = np.ptp(one.estimate(3)[:, :2], axis=1) / 2
+    assert one.stop(widths.max()) == 3 < one.stop(widths.mean())
 
 
 def test_intervals_move_with_the_means_so_that_a_difference_need_not_be_drawn():
@@ -216,6 +227,12 @@ def test_variance_components_are_honest_and_subjects_alone_are_not(simulated):
     new, one = (simulated.loc[f"variance components, {design}"].loc[3.0] for design in ("new splits", "one split"))
     assert new.power > one.power + 0.1
     assert new.half_width < one.half_width
+
+
+def test_more_seeds_than_are_added_may_be_looked_at():
+    rows = simulate(SMALL, [8, 9], repetitions=2).set_index("approach").loc["BCa over subjects"]
+    assert rows["seeds"].tolist() == [8, 9]
+    assert rows["half_width"].nunique() == 2
 
 
 def test_the_seed_decides_everything():
