@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from monai_iln.run_files import CURVES, LOSSES
 from monai_iln.study.report.document import Block, Picture, absent
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.style import method_colors, method_dashes, new_figure, styled
-from monai_iln.study.report.wording import join, slug
+from monai_iln.study.report.style import WIDTH, method_colors, method_dashes, new_figure, styled
+from monai_iln.study.report.wording import join, shorten, slug
 from monai_iln.study.statistics import METRICS, Metric
 
 
@@ -65,7 +65,7 @@ def draw_learning_curves(
         reference: The method to highlight.
         metric: The metric of the validation.
     """
-    figure = new_figure(3.2)
+    figure = new_figure(2.9)
     colors = method_colors(methods, reference)
     dashes = method_dashes(colors)
     panels = figure.subplots(1, 1 + bool(validation), squeeze=False)[0]
@@ -93,5 +93,7 @@ def draw_learning_curves(
         axes.grid()
         drawn, labels = axes.get_legend_handles_labels()
         lines |= dict(zip(labels, drawn, strict=True))
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(len(lines), 8))
+    names = [shorten(name, 24) for name in lines]
+    columns = int(WIDTH / (0.6 + 0.07 * max(map(len, names))))  # inches: of a line with its gaps, and of a letter
+    figure.legend(lines.values(), names, loc="outside lower center", ncols=min(len(names), columns))
     return figure

@@ -33,9 +33,10 @@ def blocks(results: Results) -> list[Block]:
         sizes = join([f"{name} {IMAGES[name]} images of {SUBJECTS[name]} subjects" for name in names])
         found.append(
             Text(
-                "Laid out as in the paper: LV-1 tests on the first group of subjects and trains on the others. The "
-                "paper drew its groups at random and does not list them, so its numbers are of other folds, and of "
-                f"other image files ({sizes} over all folds): agreement to the third decimal is not to be expected."
+                "Laid out as in the paper, whose LV-1 tests on the first group of subjects and trains on the others, "
+                "as fold 0 does here. The paper drew its groups at random and does not list them, so its numbers are "
+                f"of other folds, and of other image files ({sizes} over all folds): agreement to the third decimal is "
+                "not to be expected."
             )
         )
     found += _about_rules(results)
@@ -202,7 +203,12 @@ def _title(results: Results, column: Column) -> str:
     if fold is None:
         return "all" if len(results.datasets) == 1 else f"{dataset}, all"
     images = results.part(results.by_either_rule, dataset, structure)
-    return f"{dataset}-{fold + 1:.0f} ({_count_images(images[images['fold'] == fold])})"
+    return f"{_fold(results, dataset, fold)} ({_count_images(images[images['fold'] == fold])})"
+
+
+def _fold(results: Results, dataset: str, fold: float) -> str:
+    """The name of a fold: its number, as in folders and files, after its data set where there are several."""
+    return place(dataset if len(results.datasets) > 1 else "", f"fold {fold:.0f}")
 
 
 def _cell(results: Results, source: str, method: str, column: Column) -> Cell:
@@ -278,5 +284,5 @@ def _rates_table(results: Results) -> Table:
         for method in results.methods_of(images):
             cells = [rates.get((dataset, method, fold), NO_NUMBER) for dataset, fold in folds]
             rows.append(Row([method, *cells]))
-    header = ["Method", *(f"{dataset}-{fold + 1:.0f}" for dataset, fold in folds)]
+    header = ["Method", *(_fold(results, dataset, fold) for dataset, fold in folds)]
     return Table("learning_rates", "Chosen learning rates.", header, rows, pd.concat(frames))
