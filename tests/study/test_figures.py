@@ -360,7 +360,7 @@ def test_tile_says_what_is_wrong_with_a_file(tmp_path, row, spoil, said):
 def test_overlays_are_laid_out_by_method_and_rank(tmp_path, row):
     tiles = [overlays.make_tile(tmp_path, rank, row) for rank in ("worst", "median", "best")]
     bad = overlays.Tile("IN", "best", "S1 ED slice 7", "Dice 0", None, "gone")
-    figure = overlays.draw_overlays([*tiles, bad], {"ILN": "#c24e00", "IN": "#0072b2"})
+    figure = overlays.draw_overlays([*tiles, bad], "ILN")
     assert len(figure.axes) == 6
     assert [len(axes.images) for axes in figure.axes] == [1, 0, 1, 0, 1, 0]
     assert [axes.get_title(loc="left").strip() for axes in figure.axes] == [
@@ -378,3 +378,5 @@ def test_overlays_are_laid_out_by_method_and_rank(tmp_path, row):
         [f"best: {case}"],
         ["not drawn"],
     ]
+    names = [figure.axes[0].texts[1], figure.axes[1].texts[0]]
+    assert [text.get_color() for text in names] == [style.REFERENCE_COLOR, style.INK]

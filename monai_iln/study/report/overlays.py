@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import nibabel
 import numpy as np
 import pandas as pd
@@ -22,11 +21,12 @@ from monai_iln.overlays import overlay
 from monai_iln.study.report.document import Block, Picture, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import (
+    INK,
     LEAST_SIZE,
+    REFERENCE_COLOR,
     SIDE_BY_SIDE,
     WIDTH,
     groups_of_methods,
-    method_colors,
     new_figure,
     styled,
 )
@@ -65,7 +65,6 @@ def blocks(results: Results) -> list[Block]:
     """
     shown = results.shown[has_masks(results.shown)]
     found: list[Block] = []
-    colors = method_colors(results.methods, results.reference)
     mean = results.metric.mean
     for dataset, structure in results.parts:
         images = results.part(shown, dataset, structure)
@@ -92,7 +91,7 @@ def blocks(results: Results) -> list[Block]:
                     f"over all methods and seeds, where the truth is not empty, with the predictions of {join(group)} "
                     "(lowest seed). Truth red, prediction green, overlap yellow.",
                     f"Segmented images. {said}.",
-                    draw_overlays(drawn_now, colors),
+                    draw_overlays(drawn_now, results.reference),
                 )
             )
     return found
@@ -217,12 +216,12 @@ def _class_of(mask: NDArray[np.generic], pixels: float, first: float | None = No
 
 
 @styled
-def draw_overlays(tiles: Sequence[Tile], colors: Mapping[str, str]) -> Figure:
+def draw_overlays(tiles: Sequence[Tile], reference: str) -> Figure:
     """Tiles of at most four methods: a column a method, a row a case.
 
     Args:
         tiles: The tiles; those with pixels are drawn.
-        colors: The colours by method.
+        reference: The method to highlight.
     """
     methods = list(dict.fromkeys(tile.method for tile in tiles))
     present = {tile.rank for tile in tiles}
@@ -245,7 +244,7 @@ def draw_overlays(tiles: Sequence[Tile], colors: Mapping[str, str]) -> Figure:
         # It is wider than its tile, which must not become wider for it.
         _write_above(row[0], f"{rank}: {cases[rank]}", 14, fontsize=LEAST_SIZE, in_layout=False)
     for axes, method in zip(grid[0], methods, strict=False):
-        color = colors.get(method, matplotlib.rcParams["text.color"])
+        color = REFERENCE_COLOR if method == reference else INK
         _write_above(axes, shorten(method, 17), 28, fontsize=9, fontweight="bold", color=color)
     return figure
 
