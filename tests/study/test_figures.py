@@ -119,6 +119,18 @@ def test_learning_curves():
     assert len(learning_curves.draw_learning_curves({"ILN": losses}, {}, ["ILN"], "ILN").axes) == 1
 
 
+def test_the_legend_of_many_methods_leaves_room_for_the_curves():
+    curve = pd.DataFrame({"iteration": [1, 2], "loss": 1.0, "epoch": [1, 2], "val_mean_dice": [0.5, 0.8]})
+    methods = [f"GROUP (num_groups={number}, affine=False)" for number in range(11)]
+    curves = dict.fromkeys(methods, curve)
+    figure = learning_curves.draw_learning_curves(curves, curves, methods, methods[0])
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert axes.get_position().height * figure.get_figheight() > 1.8  # inches
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.02
+
+
 def test_rates_mark_what_diverged():
     scores = pd.DataFrame(
         [("ILN", 0.1, 0.8, 0, 3), ("ILN", 1.0, 0.9, 0, 3), ("IN", 0.1, 0.7, 0, 3), ("IN", 1.0, np.nan, 3, 3)],

@@ -65,7 +65,9 @@ def draw_learning_curves(
         reference: The method to highlight.
         metric: The metric of the validation.
     """
-    figure = new_figure(2.9)
+    names = {method: shorten(method, 24) for method in methods}
+    columns = int(WIDTH / (0.6 + 0.07 * max(map(len, names.values()))))  # inches: of a line with its gaps, of a letter
+    figure = new_figure(2.6 + 0.18 * -(-len(names) // columns))
     colors = method_colors(methods, reference)
     dashes = method_dashes(colors)
     panels = figure.subplots(1, 1 + bool(validation), squeeze=False)[0]
@@ -93,7 +95,6 @@ def draw_learning_curves(
         axes.grid()
         drawn, labels = axes.get_legend_handles_labels()
         lines |= dict(zip(labels, drawn, strict=True))
-    names = [shorten(name, 24) for name in lines]
-    columns = int(WIDTH / (0.6 + 0.07 * max(map(len, names))))  # inches: of a line with its gaps, and of a letter
-    figure.legend(lines.values(), names, loc="outside lower center", ncols=min(len(names), columns))
+    shown = [names[method] for method in lines]
+    figure.legend(lines.values(), shown, loc="outside lower center", ncols=min(len(shown), columns))
     return figure
