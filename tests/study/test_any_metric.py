@@ -12,7 +12,7 @@ from test_study_report import Page
 from monai_iln.study.records import read_records
 from monai_iln.study.report import document, fairness, winners, write_report
 from monai_iln.study.report.comparisons import comparison_sentence
-from monai_iln.study.report.overlays import has_masks
+from monai_iln.study.report.overlays import has_masks, pick_cases
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.scores import _with_best
 from monai_iln.study.statistics import metric_of, rank, subject_scores
@@ -67,7 +67,7 @@ def test_a_three_dimensional_study_of_another_organ(tmp_path):
     assert not HEART.search(told), HEART.search(told)
     assert "Figure" not in everything
     assert sum(image["alt"].startswith("Segmented images") for image in page.images) == 2
-    assert page.table("All methods (liver)")[0] == ["Method", *(f"liver-{fold} (8)" for fold in (1, 2, 3)), "all"]
+    assert page.table("All methods (liver)")[0] == ["Method", *(f"fold {fold} (8)" for fold in (0, 1, 2)), "all"]
     overview = page.table("Mean Dice over the folds, of every structure.")
     assert overview[0] == ["Method", "liver", "tumour", "mean"]
     for _, *cells in overview[1:]:
@@ -113,10 +113,9 @@ def test_of_errors_the_lowest_is_the_best(tmp_path):
 
 
 def test_worst_and_best_picture_follow_the_metric():
-    from monai_iln.study.report.overlays import pick_images
-
-    images = pd.DataFrame({"score": [3.0, 1.0, 2.0], "truth_pixels": 5.0, "subject": "a", "phase": "", "slice": 1.0})
-    picked = {rank: row["score"] for rank, row in pick_images(images, metric_of({"metric": ERROR})).items()}
+    same = {"method": "ILN", "seed": 0, "truth_pixels": 5.0, "subject": "a", "phase": ""}
+    images = pd.DataFrame({"score": [3.0, 1.0, 2.0], "slice": [1.0, 2.0, 3.0], "image": "i", **same})
+    picked = {rank: rows["score"].item() for rank, rows in pick_cases(images, metric_of({"metric": ERROR})).items()}
     assert picked == {"worst": 3.0, "median": 2.0, "best": 1.0}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monai_iln.study.report import (
+    answer,
     chances,
     comparisons,
     cost,
@@ -43,6 +44,7 @@ def write_report(folder: Path, records: Records) -> Path:
     """
     results = Results.of(Path(folder), records)
     sections = [
+        Section("The answer", answer.blocks(results)),
         Section("In short", summary.blocks(results)),
         _section_on_scores(results, _scores_title(results), scores.blocks),
         _section_on_scores(results, "Statistics", comparisons.blocks, chances.blocks, ranks.blocks),
