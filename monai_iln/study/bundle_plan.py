@@ -1,83 +1,134 @@
-"""The plan of a study on any bundle: its cases, what each method does to its network, and its runs."""
+"""The plan of a study: methods x folds x learning rates x seeds x datalists, checked before anything runs."""
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
-from tqdm import tqdm
 
 from monai_iln.configuration import read_configuration
-from monai_iln.errors import UserError, find_user_error, require, root_cause
-from monai_iln.study.bundles import Bundle, find_bundle
-from monai_iln.study.cases import Cases, make_cases, read_cases
-from monai_iln.study.grid import OUTPUT_IDS, Plan, Run, hash_of
-from monai_iln.study.settings import Study, check_names, name_methods
-from monai_iln.study.training import OpenBundle
-from monai_iln.study.worker import logged
+from monai_iln.errors import require
+from monai_iln.run_files import DATALIST
+from monai_iln.study.bundles import GRID_IDS, OUTPUT_IDS, OWN_IMAGES, Bundle, find_bundle, makes, values_of_grid
+from monai_iln.study.grid import Data, Plan, Run, hash_of
+from monai_iln.study.settings import Study, name_methods
+from monai_iln.study.trial import read_data, try_methods
 
 _IN_UNIT_INTERVAL = ("dice", "iou", "accuracy", "auc", "f1", "precision", "recall", "confusion")
 
 
-def plan_bundle(study: Study) -> Plan:
-    """List all runs of a study on a bundle, after everything that they need has been tried.
+def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) -> Plan:
+    """List all runs of a study, after everything that they need has been tried.
 
     Args:
-        study: The settings of the study, with a bundle.
+        study: The settings of the study.
+        folder: The folder of the study's configuration file. Files of the bundle are relative to it, unless the study
+            names the bundle.
+        distributed: If true, the processes of ``torchrun`` share every run.
 
     Raises:
         UserError: If something cannot be run. Methods that build the same network are such a thing.
     """
-    assert study.bundle is not None
-    for key in study.overrides:
-        require(key not in OUTPUT_IDS, f"override {key!r}", "the study itself sets it", "leave it out")
-    bundle = find_bundle(Path(study.bundle), study.training, study.properties, study.overrides)
+    bundle = _find(study, folder)
+    evaluation, shared = _overlays(study, bundle, folder, distributed)
     methods = name_methods(study.methods)
     known = study.reference is None or study.reference in methods
     require(known, f"reference {study.reference!r}", f"methods are {list(methods)}", "choose one")
+    parser = read_configuration(bundle.files, bundle.overrides)
+    read_configuration((*bundle.files, *evaluation), {})  # tells which of them cannot be read
+    laid_over = [ConfigParser.load_config_file(file) for file in evaluation]
+    every = _validation_every(study, bundle, parser.config)
     with tempfile.TemporaryDirectory() as scratch:
-        cases, surveys, rate = _try(study, bundle, methods, Path(scratch))
-    check_names([cases.name], "name of a datalist")
-    data = cases.describe()
-    folds = data["folds"] if study.folds is None else study.folds
-    wrong = sorted(set(folds) - set(data["folds"]))
-    require(not wrong, f"folds {wrong}", f"the datalist of {cases.name} has {data['folds']}", "choose among them")
-    new = study.splits == "new" or (study.splits is None and cases.dealt)
+        data = read_data(study, bundle, Path(scratch))
+        surveys, rate = try_methods(study, bundle, methods, next(iter(data.values())), Path(scratch))
+    common: dict[str, Any] = {
+        "training": bundle.files + shared,
+        "evaluation": evaluation,
+        "bundle": bundle,
+        "pattern": study.pattern,
+        "validation_every": every,
+    }
+    config = copy.deepcopy(parser.config)
+    decisive = laid_over  # on its own: laid over the training, it would hide what it replaces of it
+    if not bundle.takes_grid:
+        decisive = [every, study.pattern, dict(bundle.ids), _hash_scripts(bundle.folder), *laid_over]
+    runs = []
+    for name, its in data.items():
+        datalist = DATALIST if len(data) == 1 else f"{Path(DATALIST).stem}_{name}.json"
+        protocol = hash_of({**config, **values_of_grid(bundle, {})}, decisive, its.described["sha256"])
+        hashed = [its.described["sha256"], its.described["structures"]]
+        for own in _grid(study, name, its, every, [float(one) for one in study.learning_rates or [rate]]):
+            for method, norm in methods.items():
+                values = {"norm": norm, **own}
+                decided = values if bundle.takes_grid else {"study": values}
+                run = Run(
+                    dataset=name,
+                    method=method,
+                    **values,
+                    **common,
+                    overrides={**bundle.overrides, **values_of_grid(bundle, {**values, "dataset_dir": its.source})},
+                    config_hash=hash_of({**config, **decided}, decisive, hashed),
+                    protocol_hash=protocol,
+                    data=its.described,
+                    datalist=datalist,
+                )
+                runs.append(run)
+    for part in laid_over:
+        parser.update(part)
+    return Plan(runs, data, surveys, None if makes(parser, OWN_IMAGES) else _metric(parser, bundle))
+
+
+def _find(study: Study, folder: Path) -> Bundle:
+    """The bundle that a study names, or the one that its files are of."""
+    root, files = Path(study.bundle or ""), study.training
+    if study.bundle is None:
+        files = [str((folder / file).resolve()) for file in study.training or ("train.yaml",)]
+        root = Path(files[0]).parent.parent
+    for key in study.overrides:
+        require(key not in OUTPUT_IDS, f"override {key!r}", "the study itself sets it", "leave it out")
+    bundle = find_bundle(root, files, study.properties, study.overrides)
+    if bundle.takes_grid:
+        for key in study.overrides:
+            require(key not in GRID_IDS, f"override {key!r}", "the study itself sets it", "use the study's own keys")
+        for key in ("pattern", "subject"):
+            given, rule = getattr(study, key) is not None, "this bundle makes its norms and names its subjects itself"
+            require(not given, f"{key} {getattr(study, key)!r}", rule, "leave it out")
+        if study.validation_every is not None and "validation_every" in bundle.ids:
+            bundle = replace(bundle, overrides={**bundle.overrides, "validation_every": study.validation_every})
+    return bundle
+
+
+def _overlays(study: Study, bundle: Bundle, folder: Path, distributed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The files that are laid over the training for the evaluation, and those under ``torchrun``."""
+    beside = bundle.folder / "configs" if study.bundle is not None else folder
+    default = ("evaluate.yaml",) if bundle.takes_grid else ()
+    evaluation = tuple(str((beside / file).resolve()) for file in study.evaluation or default)
+    if not distributed:
+        return evaluation, ()
+    require(bundle.takes_grid, "torchrun", "this bundle has no configuration for several processes", "leave it out")
+    return evaluation, tuple(str(Path(bundle.files[0]).parent / file) for file in study.distributed)
+
+
+def _grid(study: Study, name: str, data: Data, every: int | None, rates: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """What each run of a method on a data set goes through. Each fold leaves enough to train on."""
+    there = data.described["folds"]
+    folds: Sequence[int] = there if study.folds is None else study.folds
+    wrong = sorted(set(folds) - set(there))
+    require(not wrong, f"folds {wrong}", f"the datalist of {name} has {there}", "choose among them")
+    new = study.splits == "new" or (study.splits is None and data.cases.dealt)
     splits = {seed: seed if new else 0 for seed in study.all_seeds}
     for fold, split in itertools.product(folds, splits.values()):
-        cases.of_split(split).split(fold, study.validation_every)
-    parser = read_configuration(bundle.files, bundle.overrides)
-    rates = [float(rate) for rate in study.learning_rates or [rate]]
-    common = [study.validation_every, study.pattern, dict(bundle.ids), _hash_scripts(bundle.folder)]
-    protocol = hash_of(dict(parser.config), common, data["sha256"])
-    runs = []
-    for fold, seed, rate, (method, norm) in itertools.product(folds, study.all_seeds, rates, methods.items()):
-        own: dict[str, Any] = {"norm": norm, "fold": fold, "learning_rate": rate, "seed": seed}
-        if splits[seed]:
-            own["split"] = splits[seed]
-        run = Run(
-            dataset=cases.name,
-            method=method,
-            **own,
-            training=bundle.files,
-            evaluation=(),
-            overrides=dict(bundle.overrides),
-            config_hash=hash_of({**parser.config, "study": own}, common, [data["sha256"], data["structures"]]),
-            protocol_hash=protocol,
-            data=data,
-            bundle=bundle,
-            pattern=study.pattern,
-            validation_every=study.validation_every,
-        )
-        runs.append(run)
-    return Plan(runs, cases, surveys, _metric(parser, bundle))
+        data.cases.of_split(split).split(fold, every)
+    for fold, seed, rate in itertools.product(folds, study.all_seeds, rates):
+        own = {"fold": fold, "learning_rate": rate, "seed": seed}
+        yield own | ({"split": splits[seed]} if splits[seed] else {})
 
 
 def _hash_scripts(folder: Path) -> str:
@@ -86,76 +137,14 @@ def _hash_scripts(folder: Path) -> str:
     return hashlib.sha256(b"".join(script.read_bytes() for script in scripts)).hexdigest()
 
 
-def _try(
-    study: Study, bundle: Bundle, methods: Mapping[str, Any], scratch: Path
-) -> tuple[Cases, dict[str, Any], float]:
-    """Find the cases, and build the network with every method.
-
-    Returns:
-        The cases, what each method does to the network, and the bundle's own learning rate.
-    """
-    trial = Run("", "", None, 0, 0.0, study.seeds[0], bundle.files, (), dict(bundle.overrides), "", "", {}, bundle)
-    surveys, rate = {}, 0.0
-    cases = None if study.datalist is None else read_cases(Path(study.datalist), study.subject, study.num_folds)
-    what = "its configuration"
-    try:
-        for number, (method, norm) in enumerate(tqdm(methods.items(), desc="Methods", unit="network", leave=False)):
-            what = f"its network with the method {method}"
-            method_run = replace(trial, norm=norm, pattern=study.pattern)
-            with contextlib.closing(OpenBundle(method_run, scratch / str(number))) as opened, logged(None):
-                opened.start({})
-                surveys[method] = opened.survey
-                if number == 0:
-                    what = "its optimizer"
-                    optimizer = opened.get("optimizer")
-                    rate = 0.0 if optimizer is None else float(optimizer.param_groups[0]["lr"])
-                    what = "its data"
-                    cases = cases or _own_cases(study, opened)
-    except Exception as error:  # a configuration may raise anything
-        told = find_user_error(error)
-        raise told or UserError(
-            f"{bundle.files[0]}: {what} cannot be made ({root_cause(error)}). Try the training alone first: "
-            "python -m monai.bundle run."
-        ) from error
-    assert cases is not None
-    require(
-        rate > 0 or study.learning_rates is None,
-        "learning_rates",
-        "the trainer's configuration has no optimizer to set them in",
-        "name its id with --properties '{optimizer: ID}', or leave them out",
-    )
-    _refuse_twins(surveys)
-    return cases, surveys, rate
-
-
-def _own_cases(study: Study, opened: OpenBundle) -> Cases:
-    """The items that a bundle trains and validates on, each once."""
-    items: dict[str, Any] = {}
-    for name in ("train_dataset_data", "val_dataset_data"):
-        found = opened.get(name)
-        whole = isinstance(found, (list, tuple)) and all(isinstance(item, Mapping) for item in found)
-        require(
-            whole and len(found) > 0,
-            f"{opened.bundle.ids[name]}: {str(found)[:80]}",
-            "it must be a list of items such as {image: FILE, label: FILE}, and not empty",
-            "give the cases with --datalist FILE, or mend the folder of the data among the overrides",
-        )
-        for item in found:
-            items.setdefault(repr(sorted(item.items(), key=str)), dict(item))
-    return make_cases(opened.bundle.folder.name, list(items.values()), (), study.subject, study.num_folds)
-
-
-def _refuse_twins(surveys: Mapping[str, Any]) -> None:
-    """Refuse two methods that build the same modules: a network would be compared with itself."""
-    by_fingerprint: dict[str, str] = {}
-    for method, survey in surveys.items():
-        twin = by_fingerprint.setdefault(survey["fingerprint"], method)
-        require(
-            twin == method,
-            f"methods {twin} and {method}",
-            "both build the same network, which would be compared with itself",
-            "drop one of them; own is the bundle's network as it is",
-        )
+def _validation_every(study: Study, bundle: Bundle, config: Mapping[str, Any]) -> int | None:
+    """The number of training subjects of which one is held out: the study's, or the bundle's own."""
+    if study.validation_every is not None:
+        return study.validation_every
+    every: int | None = config["validation_every"] if "validation_every" in bundle.ids and bundle.takes_grid else 5
+    whole = every is None or (isinstance(every, int) and not isinstance(every, bool) and every > 0)
+    require(whole, f"validation_every {every!r}", "one of so many subjects is held out", "give a whole number or null")
+    return every
 
 
 def _metric(parser: ConfigParser, bundle: Bundle) -> dict[str, Any]:

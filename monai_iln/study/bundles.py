@@ -2,7 +2,7 @@
 
 A bundle keeps most of them under the ids that MONAI proposes. Where it does not, its own references lead there: from
 the trainer to the loader, from the loader to the data set, from the data set to its items. What they do not lead to,
-the user names.
+the user names. A bundle may have ids for what a study goes through, as those of this package: it is driven by these.
 """
 
 from __future__ import annotations
@@ -28,6 +28,18 @@ NEEDED = {
 }
 """The properties that a study cannot do without, and what each of them is."""
 
+GRID_IDS = ("norm", "fold", "learning_rate", "seed", "dataset_dir")
+"""The ids by which a bundle that has all of them takes what a study goes through. No override may name them then."""
+
+OUTPUT_IDS = ("bundle_root", "ckpt_dir", "output_dir")
+"""The ids that say where a run writes. No override may name them."""
+
+_DATA_IDS = ("datalist", "data", "parts", "validation_every")
+"""What such a bundle may have besides: the folder of its datalist, its description, its parts, and how it is split."""
+
+OWN_IMAGES = "SaveImageMetrics"
+"""The handler by which an evaluation leaves an ``images.csv`` of its own."""
+
 _FILES = ("train.json", "train.yaml", "train.yml")
 
 
@@ -38,14 +50,19 @@ class Bundle:
     Attributes:
         folder: The folder of the bundle.
         files: The configuration files of its training.
-        ids: The ids of its configuration by the names of MONAI's properties.
+        ids: The ids of its configuration by the names of MONAI's properties. A bundle with the ids of the grid has some
+            more: ``datalist``, ``data``, ``parts`` and ``validation_every``.
         overrides: Other values of its configuration by their ids.
+        takes_grid: Whether it has all of :data:`GRID_IDS`.
+        outputs: Those of :data:`OUTPUT_IDS` that it has.
     """
 
     folder: Path
     files: tuple[str, ...]
     ids: Mapping[str, str]
     overrides: Mapping[str, Any]
+    takes_grid: bool = False
+    outputs: tuple[str, ...] = ()
 
 
 def find_bundle(
@@ -55,8 +72,8 @@ def find_bundle(
 
     Args:
         folder: The folder of the bundle.
-        files: The files of its training, relative to its folder ``configs``; without them ``train.json`` or
-            ``train.yaml``.
+        files: The files of its training, absolute or relative to its folder ``configs``; without them ``train.json``
+            or ``train.yaml``.
         ids: The ids of properties that are not where MONAI proposes, and to which no reference leads.
         overrides: Other values of the configuration by their ids, or by the names of MONAI's properties.
 
@@ -64,7 +81,7 @@ def find_bundle(
         UserError: If the folder is no bundle, or something is lacking: all of it is listed in one message.
     """
     configs = folder / "configs"
-    if not configs.is_dir():
+    if not configs.is_dir() and not (files and Path(files[0]).is_absolute()):
         raise UserError(f"{folder}: no MONAI bundle: it has no folder 'configs'. Give the folder of a bundle.")
     if files is None:
         files = [name for name in _FILES if (configs / name).is_file()][:1]
@@ -75,7 +92,8 @@ def find_bundle(
     paths = tuple(str((configs / file).resolve()) for file in files)
     parser = read_configuration(paths, {})
     check_keys(ids or {}, [*TrainProperties, "optimizer"], "property of a bundle")
-    check_keys((ids or {}).values(), ids_of(parser.config), f"id of {paths[0]}, named as a property; its ids")
+    known = ids_of(parser.config)
+    check_keys((ids or {}).values(), known, f"id of {paths[0]}, named as a property; its ids")
     found = {**dict(_find(parser, ids or {})), **(ids or {})}
     lacking = [f"  {name}: {what}" for name, what in NEEDED.items() if name not in found]
     if lacking:
@@ -86,10 +104,27 @@ def find_bundle(
             f"--properties '{{{names.split(', ')[0]}: ID}}', or add them to the bundle."
         )
     plain = [key for key in overrides if "#" not in key]
-    check_keys(plain, [*found, *ids_of(parser.config)], "id or property of the bundle")
+    check_keys(plain, [*found, *known], "id or property of the bundle")
     by_id = {key if key in parser else found.get(key, key): value for key, value in overrides.items()}
     read_configuration(paths, by_id)
-    return Bundle(folder.resolve(), paths, found, by_id)
+    takes_grid = set(GRID_IDS) <= set(known)
+    if takes_grid:
+        found |= {name: name for name in _DATA_IDS if name in known}
+    outputs = tuple(name for name in OUTPUT_IDS if name in known)
+    return Bundle(folder.resolve(), paths, found, by_id, takes_grid, outputs)
+
+
+def values_of_grid(bundle: Bundle, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the ids of the grid, where a bundle has them. The method own leaves the norm as it is."""
+    if not bundle.takes_grid:
+        return {}
+    own = str(values.get("norm")).strip().upper() == "OWN"
+    return {key: values.get(key) for key in GRID_IDS if key != "norm" or not own}
+
+
+def makes(parser: ConfigParser, name: str) -> bool:
+    """Tell whether a configuration makes something of a class of this name."""
+    return any(target.rpartition(".")[2] == name for target in _targets(parser).values())
 
 
 def _find(parser: ConfigParser, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -120,11 +155,13 @@ def _find(parser: ConfigParser, given: Mapping[str, str]) -> Iterator[tuple[str,
 
 def _made_by(parser: ConfigParser, end: str) -> list[str]:
     """The ids of components whose class is named so at its end."""
-    return [
-        place
-        for place in ids_of(parser.config)
-        if isinstance(component := parser.get(place), Mapping) and str(component.get("_target_", "")).endswith(end)
-    ]
+    return [place for place, target in _targets(parser).items() if target.endswith(end)]
+
+
+def _targets(parser: ConfigParser) -> dict[str, str]:
+    """The classes of all components by their ids."""
+    components = ((place, parser.get(place)) for place in ids_of(parser.config))
+    return {place: str(one["_target_"]) for place, one in components if isinstance(one, Mapping) and "_target_" in one}
 
 
 def _follow(parser: ConfigParser, place: str, *arguments: str) -> str | None:

@@ -72,12 +72,12 @@ class Cases:
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
         }
 
-    def split(self, fold: int, validation_every: int) -> dict[str, list[int]]:
+    def split(self, fold: int, validation_every: int | None) -> dict[str, list[int]]:
         """Split the cases by subject.
 
         Args:
             fold: The test fold.
-            validation_every: The number of other subjects of which one is held out for validation.
+            validation_every: The number of other subjects of which one is held out for validation; ``None`` for none.
 
         Returns:
             The numbers of the cases of each of :data:`PARTS`.
@@ -90,7 +90,9 @@ class Cases:
             {'training': [2], 'validation': [3], 'test': [0, 1]}
         """
         others = sorted({subject for subject, its in zip(self.subjects, self.folds, strict=True) if its != fold})
-        held_out = set(others[validation_every // 2 :: validation_every] or others[-1:])
+        held_out: set[str] = set()
+        if validation_every is not None:
+            held_out = set(others[validation_every // 2 :: validation_every] or others[-1:])
         require(
             len(others) > len(held_out),
             f"{self.name}: {len(others)} subjects outside fold {fold}, {len(held_out)} of them for validation",

@@ -8,7 +8,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from monai_iln.configuration import read_configuration
-from monai_iln.study.grid import GRID_IDS
+from monai_iln.study.bundles import GRID_IDS
 
 # Where a training's configuration has them.
 _COMPONENTS = {

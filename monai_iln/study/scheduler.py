@@ -9,7 +9,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +19,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from monai_iln.cluster import call_on_ray, connect_to_ray
-from monai_iln.configuration import read_configuration
 from monai_iln.cores import share_cores
 from monai_iln.errors import UserError, find_user_error, refusal
-from monai_iln.run_files import DATALIST, LOCK
-from monai_iln.study.cases import Cases
-from monai_iln.study.grid import Run
+from monai_iln.run_files import LOCK
+from monai_iln.study.grid import Data, Run
 from monai_iln.study.progress import StudyProgress, TrialProgress
 from monai_iln.study.records import (
     failure_path,
@@ -35,7 +33,7 @@ from monai_iln.study.records import (
     write_failure,
 )
 from monai_iln.study.settings import Study
-from monai_iln.study.worker import WorkerSettings, execute, logged
+from monai_iln.study.worker import WorkerSettings, execute
 
 _TRIAL_STEPS = 8
 
@@ -226,16 +224,17 @@ def _execute_here(runs: Sequence[Run], study: Study, settings: WorkerSettings) -
         joblib.Parallel(batch_size=1)(joblib.delayed(execute)(*task) for task in tasks)
 
 
-def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Cases | None = None) -> tuple[float, str]:
+def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapping[str, Data]) -> tuple[float, str]:
     """Estimate how long the pending runs of a plan would take.
 
-    Finished runs of the study tell. Without any, the first run is done in a temporary folder with a few steps an epoch.
+    Finished runs of the study tell. Without any, the first run is done in a temporary folder with a few steps of one
+    epoch, since a training may have hundreds.
 
     Args:
         runs: The pending runs, at least one.
         folder: The folder of the study.
         study: The settings of the study.
-        cases: The cases, if the study is of any bundle.
+        data: The data sets by their names.
 
     Returns:
         The time in seconds, and what the estimate is based on.
@@ -251,7 +250,8 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Cas
         return len(runs) * sum(seconds) / len(seconds) / jobs, f"{len(seconds)} finished runs"
     with tempfile.TemporaryDirectory() as scratch:
         first = min(runs, key=lambda run: run.learning_rate)  # which does not diverge at once
-        trial = _trial(first, Path(scratch), cases)
+        trial = replace(first, trial_steps=_TRIAL_STEPS)
+        data[first.dataset].cases.write(Path(scratch) / first.datalist)
         final = Path(scratch) / trial.path
         start = time.perf_counter()
         with TrialProgress(trial, unfinished_path(final, "trial"), _TRIAL_STEPS):
@@ -262,24 +262,6 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, cases: Cas
             message = failure["message"] if failure else "it diverged"
             raise UserError(f"{trial}: a trial of a few steps failed: {message} Mend it before the study.")
         cost = record["cost"]
-        if "length" in record:
-            epochs, steps = record["length"]["epochs"], record["length"]["epochs"] * record["length"]["epoch_length"]
-            total += (epochs - 1) * cost["validation_seconds"]
-        else:
-            steps = _steps(first)
-        whole = total + cost["seconds_per_step"] * (steps - cost["steps"])
+        epochs, steps = record["length"]["epochs"], record["length"]["epochs"] * record["length"]["epoch_length"]
+        whole = total + (epochs - 1) * cost["validation_seconds"] + cost["seconds_per_step"] * (steps - cost["steps"])
     return len(runs) * whole / jobs, f"{cost['steps']} steps of one run"
-
-
-def _trial(run: Run, folder: Path, cases: Cases | None) -> Run:
-    """The run with a few steps an epoch; of any bundle it is one epoch, since its training may have hundreds."""
-    if cases is None:
-        return replace(run, overrides={**run.overrides, "train#trainer#epoch_length": _TRIAL_STEPS})
-    cases.write(folder / DATALIST)
-    return replace(run, trial_steps=_TRIAL_STEPS)
-
-
-def _steps(run: Run) -> int:
-    """Count the optimizer steps of a training."""
-    with logged(None):
-        return int(read_configuration(run.training, run.overrides).get_parsed_content("iterations"))

@@ -48,14 +48,14 @@ class Study:
 
     bundle: str | None = _key(
         None,
-        "The folder of any MONAI bundle, which is trained as it is. Without it, the bundle is the one whose folder "
-        "configs holds the study's configuration.",
+        "The folder of any MONAI bundle, which is trained as it is. Without it, the bundle is that of the first file "
+        "of the training, and files are relative to the study's configuration.",
         "DIR",
     )
     datalist: str | None = _key(
         None,
-        "The cases for a bundle: a JSON file in the form of the Medical Segmentation Decathlon. Without it, those of "
-        "the bundle's own configuration.",
+        "The cases: a JSON file in the form of the Medical Segmentation Decathlon. Without it, those of the bundle's "
+        "own configuration.",
         "FILE",
     )
     subject: str | None = _key(
@@ -71,8 +71,11 @@ class Study:
         "where the items of a datalist have no folds. New ones show smaller differences at the same cost.",
         "one",
     )
-    validation_every: int = _key(
-        5, "The number of training subjects of which a bundle's training holds one out for its validation.", "5"
+    validation_every: int | None = _key(
+        None,
+        "The number of training subjects of which one is held out for the validation; by default that of the bundle, "
+        "or 5 where it has none.",
+        "5",
     )
     properties: Mapping[str, str] | None = _key(
         None,
@@ -84,13 +87,14 @@ class Study:
     )
     training: Sequence[str] | None = _key(
         None,
-        "The configuration files of the training, relative to the folder configs of the bundle; train.yaml or "
-        "train.json by default.",
+        "The configuration files of the training, relative to the folder configs of the bundle or to the study's "
+        "configuration; train.yaml or train.json by default.",
         "[train.yaml]",
     )
-    evaluation: Sequence[str] = _key(
-        ("evaluate.yaml",),
-        "The files that are laid over the training to evaluate the weights that it leaves.",
+    evaluation: Sequence[str] | None = _key(
+        None,
+        "The files that are laid over the training to evaluate the weights that it leaves; evaluate.yaml by default "
+        "for a bundle whose ids are those of the grid, and none for others, which their own evaluator evaluates.",
         "[evaluate.yaml]",
     )
     distributed: Sequence[str] = _key(
@@ -99,11 +103,11 @@ class Study:
         "[multi_gpu_train.yaml]",
     )
     dataset_dir: str | None = _key(
-        None, "The folder of the datalist. Without it the training makes its own data (phantoms).", "DIR"
+        None,
+        "The folder of the datalist, whose name is that of the data set. It is another way to say datalist.",
+        "DIR",
     )
-    datasets: Mapping[str, str] | None = _key(
-        None, "Several datalists by name, instead of dataset_dir.", "{LV: DIR, RV: DIR}"
-    )
+    datasets: Mapping[str, str] | None = _key(None, "Several datalists by name, instead of one.", "{LV: DIR, RV: DIR}")
     methods: str | Sequence[Any] | Mapping[str, Any] = _key(
         ("ILN", "IN", "LN", "GN4", "GN16", "None"),
         "The norms to compare: names with commas between them, a list of names and of norm specifications, a mapping "
@@ -186,19 +190,17 @@ def _is_map(value: Any, *kinds: type) -> bool:
     return _is(value, Mapping) and all(_is(key, str) and _is(item, *kinds) for key, item in value.items())
 
 
-_OF_A_BUNDLE = ("datalist", "subject", "splits", "properties", "pattern")
-
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bundle": (lambda v: _is(v, str, type(None)), "a folder"),
     "datalist": (lambda v: _is(v, str, type(None)), "a file"),
     "subject": (lambda v: _is(v, str, type(None)), "a key of the items, or a regular expression"),
     "num_folds": (lambda v: _is(v, int) and v > 1, "a whole number, 2 or more"),
     "splits": (lambda v: v in (None, "new", "one"), "new or one"),
-    "validation_every": (lambda v: _is(v, int) and v > 0, "a whole number, 1 or more"),
+    "validation_every": (lambda v: v is None or (_is(v, int) and v > 0), "a whole number, 1 or more"),
     "properties": (lambda v: v is None or _is_map(v, str), "a mapping of MONAI's properties to ids"),
     "pattern": (lambda v: _is(v, str, type(None)), "a regular expression"),
     "training": (lambda v: v is None or _is_list(v, str), "a list of files"),
-    "evaluation": (lambda v: _is_list(v, str), "a list of files"),
+    "evaluation": (lambda v: v is None or _is_list(v, str), "a list of files"),
     "distributed": (lambda v: v in ([], ()) or _is_list(v, str), "a list of files"),
     "dataset_dir": (lambda v: _is(v, str, type(None)), "a folder"),
     "datasets": (lambda v: v is None or (_is_map(v, str) and bool(v)), "a mapping of names to folders"),
@@ -257,27 +259,9 @@ def read_settings(config: Mapping[str, Any]) -> Study:
         require(len(set(values)) == len(values), f"{key} {values!r}", "an entry occurs twice", "drop it")
     if study.tracking == "mlflow":
         require_extra("tracking 'mlflow'", "mlflow", "mlflow")
-    both = study.dataset_dir is not None and study.datasets is not None
-    require(not both, "dataset_dir and datasets", "they say the same in two ways", "give one of them")
+    given = [key for key in ("datalist", "dataset_dir", "datasets") if getattr(study, key) is not None]
+    require(len(given) < 2, " and ".join(given), "they say the same in two ways", "give one of them")
     return study
-
-
-def require_bundle_keys(study: Study) -> None:
-    """Refuse keys that are for any bundle without one, and keys that are not for it with one.
-
-    Raises:
-        UserError: If there is such a key.
-    """
-    for key in _OF_A_BUNDLE:
-        given = getattr(study, key) is not None and study.bundle is None
-        require(not given, f"{key} {getattr(study, key)!r}", "it is for a bundle", "name that with bundle")
-    for item in fields(Study):
-        if item.name in ("evaluation", "distributed") and study.bundle is not None:
-            given = getattr(study, item.name) != item.default
-            require(not given, item.name, "a bundle is evaluated by its own evaluator, in one process", "leave it out")
-    for key in ("dataset_dir", "datasets"):
-        given = getattr(study, key) is not None and study.bundle is not None
-        require(not given, f"{key} {getattr(study, key)!r}", "a bundle's cases are those of a datalist", "use datalist")
 
 
 def name_methods(methods: Any) -> dict[str, Any]:

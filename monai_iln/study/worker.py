@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,10 +21,9 @@ from typing import Any, TextIO
 
 import ignite.distributed as idist
 import torch
-from monai.bundle import ConfigWorkflow
 from tqdm import tqdm
 
-from monai_iln.errors import DivergedError, UserError, find_user_error, root_cause
+from monai_iln.errors import UserError, find_user_error, root_cause
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_machine, describe_versions
 from monai_iln.parallel import end_with, is_orphan
@@ -85,10 +84,8 @@ def execute(run: Run, settings: WorkerSettings) -> None:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         with logged(scratch / LOG if leads else None):
-            if run.bundle is None:
-                message, evaluating = _train_and_evaluate(run, settings, scratch)
-            else:
-                message, evaluating = train_and_evaluate(run, settings.folder, scratch, settings.device)
+            message, evaluating = train_and_evaluate(run, settings.folder, scratch, settings.device, settings.tracking)
+        idist.barrier()  # no process works in the folder any more
         if leads and _is_ours(scratch, settings):
             _write_record(run, settings, scratch, started, message, evaluating)
             _replace(scratch, final, run.config_hash)
@@ -115,45 +112,6 @@ def _leave_failure(run: Run, scratch: Path, final: Path, error: Exception, user_
         write_failure(final, run.place, str(user_error), retry=False)
 
 
-def _train_and_evaluate(run: Run, settings: WorkerSettings, scratch: Path) -> tuple[str | None, float]:
-    """Run the workflows.
-
-    Returns:
-        The message of a training that diverged, else ``None``, and the seconds of the evaluation.
-    """
-    overrides: dict[str, Any] = {**run.overrides, "output_dir": str(scratch), "ckpt_dir": str(scratch)}
-    if settings.device is not None:
-        overrides["device"] = f"$torch.device('{settings.device}')"
-    overlay = scratch / OVERRIDES  # as a file they come before those of the evaluation, and stay to be read
-    if idist.get_rank() == 0:
-        write_json(overlay, overrides)
-    idist.barrier()
-    training = [*run.training, str(overlay)]
-    try:
-        _workflow(training, {}, "training", settings.tracking)
-    except Exception as error:
-        diverged = find_user_error(error)
-        if isinstance(diverged, DivergedError):
-            return str(diverged), 0.0
-        raise
-    idist.barrier()  # the weights are there
-    begun = time.perf_counter()
-    parts = ["validation", "test"]
-    if overrides.get("validation_every", 0) is None:  # no subject is held out
-        parts.remove("validation")
-    for part in parts:
-        _workflow([*training, *run.evaluation], {"part": part}, "evaluating", None)
-    return None, time.perf_counter() - begun
-
-
-def _workflow(files: Sequence[str], overrides: Mapping[str, Any], run_id: str, tracking: Any) -> None:
-    workflow = ConfigWorkflow(config_file=list(files), run_id=run_id, tracking=tracking, **overrides)
-    workflow.initialize()
-    workflow.run()
-    if idist.get_world_size() == 1:  # several processes stay together for the next run
-        workflow.finalize()
-
-
 def _write_record(
     run: Run, settings: WorkerSettings, scratch: Path, started: float, message: str | None, evaluating: float
 ) -> None:
@@ -163,14 +121,12 @@ def _write_record(
     if message is None:
         scores, counts = _read_images(scratch)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    left_out = {"overrides", "training", "evaluation", "bundle", "trial_steps"}
-    if run.bundle is None:
-        left_out |= {"pattern", "validation_every"}
+    left_out = {"overrides", "training", "evaluation", "bundle", "datalist", "trial_steps"}
     record: dict[str, Any] = {
         "format": 1,
         "status": "finished" if message is None else "diverged",
         **{key: value for key, value in asdict(run).items() if key not in left_out},
-        "overrides": {key: value for key, value in run.overrides.items() if key != "bundle_root"},
+        "overrides": dict(run.overrides),
         "message": message,
         "scores": scores,
         "images": counts,

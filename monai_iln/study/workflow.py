@@ -19,14 +19,14 @@ from monai.bundle import BundleWorkflow, ConfigParser
 from monai_iln.errors import UserError, is_monai_command, require
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_versions
-from monai_iln.run_files import DATALIST, GRID, STUDY
+from monai_iln.run_files import GRID, STUDY
 from monai_iln.study.bundle_plan import plan_bundle
-from monai_iln.study.grid import Plan, Run, plan_runs
+from monai_iln.study.grid import Plan, Run
 from monai_iln.study.progress import duration
 from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.report import report
 from monai_iln.study.scheduler import count_jobs, estimate_seconds, locked, pending, run_all, run_on_all_ranks
-from monai_iln.study.settings import Study, name_methods, read_settings, require_bundle_keys
+from monai_iln.study.settings import Study, name_methods, read_settings
 from monai_iln.study.sizing import describe_power, stopping_sentence, widest_interval
 from monai_iln.study.statistics import ALPHA, least_p
 
@@ -67,7 +67,6 @@ class CrossValidationWorkflow(BundleWorkflow):
             "a study needs one of them",
             "give --bundle DIR, or --config_file FILE",
         )
-        require_bundle_keys(self.study)
         self.folder = Path(self.study.output_dir).resolve()
         self.plan = Plan([])
 
@@ -81,11 +80,7 @@ class CrossValidationWorkflow(BundleWorkflow):
         distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun
         if distributed and idist.get_world_size() == 1:
             idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
-        if self.study.bundle is None:
-            self.plan = Plan(plan_runs(self.study, self.config_folder, distributed))
-            return
-        require(not distributed, "torchrun", "a study of a bundle runs each training in one process", "leave it out")
-        self.plan = plan_bundle(self.study)
+        self.plan = plan_bundle(self.study, self.config_folder, distributed)
 
     def run(self) -> None:
         """Do what is missing, then write tables and report.
@@ -140,13 +135,12 @@ class CrossValidationWorkflow(BundleWorkflow):
         todo = pending(self.runs, self.folder, self.study.redo_changed)
         self._tell_plan(todo)
         if todo:
-            seconds, source = estimate_seconds(todo, self.folder, self.study, self.plan.cases)
+            seconds, source = estimate_seconds(todo, self.folder, self.study, self.plan.data)
             print(f"estimated time: {duration(seconds)}, from {source}")
 
     def _tell_plan(self, todo: Sequence[Run]) -> None:
         print(describe(self.runs, todo))
-        if self.plan.surveys:
-            print(describe_methods(self.plan))
+        print(describe_methods(self.plan))
 
     def finalize(self) -> None:
         """Leave the process group, if ``torchrun`` made one."""
@@ -158,21 +152,12 @@ class CrossValidationWorkflow(BundleWorkflow):
     def _set_property(self, name: str, property: dict[str, Any], value: Any) -> Any:
         raise AttributeError(f"a study has no {name}: set it for its runs, by 'overrides'")
 
-    def _path_of(self, run: Run) -> str | None:
-        """Where the data of a run come from; ``None`` if the training makes them."""
-        if run.bundle is None:
-            path: str | None = run.overrides["dataset_dir"]
-            return path
-        if self.study.datalist is None:
-            return f"the configuration of {run.bundle.folder}"
-        return str(Path(self.study.datalist).resolve())
-
     def _write_study(self, seeds: Sequence[int]) -> None:
         """Write the grid to ``study.json``, so that the folder can be read without its configuration."""
         methods = name_methods(self.study.methods)
-        first, cases = self.runs[0], self.plan.cases
-        if cases is not None:
-            cases.write(self.folder / DATALIST)
+        first = self.runs[0]
+        for dataset, datalist in {run.dataset: run.datalist for run in self.runs}.items():
+            self.plan.data[dataset].cases.write(self.folder / datalist)
         folds: dict[str, list[int]] = {}
         for dataset, fold in sorted({(run.dataset, run.fold) for run in self.runs}):
             folds.setdefault(dataset, []).append(fold)
@@ -184,23 +169,21 @@ class CrossValidationWorkflow(BundleWorkflow):
             "learning_rates": sorted({run.learning_rate for run in self.runs}, reverse=True),
             "seeds": list(seeds),
             "margin": self.study.margin,
-            "datasets": {run.dataset: {**run.data, "path": self._path_of(run)} for run in self.runs},
+            "datasets": {run.dataset: {**run.data, "path": self.plan.data[run.dataset].source} for run in self.runs},
             "training": [Path(file).name for file in first.training],
             "overrides": dict(self.study.overrides),
             "preset": "paper" if self.study.methods == "paper" else None,
+            "bundle": first.bundle.folder.name,
+            "surveys": self.plan.surveys,
+            "epochs_and_rates_share_validation": self.plan.epochs_and_rates_share_validation,
             "command": _command(),
             "versions": describe_versions(),
             "commit": describe_commit(),
         }
-        if first.bundle is None:
+        if first.bundle.takes_grid:
             document["protocol"] = describe_protocol(first.training, first.overrides)
-        else:
-            document |= {
-                "bundle": first.bundle.folder.name,
-                "metric": self.plan.metric,
-                "surveys": self.plan.surveys,
-                "epochs_and_rates_share_validation": len({run.learning_rate for run in self.runs}) > 1,
-            }
+        if self.plan.metric is not None:
+            document["metric"] = self.plan.metric
         write_json(self.folder / STUDY, document)
 
 
@@ -219,16 +202,17 @@ def describe(runs: Sequence[Run], todo: Sequence[Run]) -> str:
 
 
 def describe_methods(plan: Plan) -> str:
-    """Tell what each method does to the network of a bundle, and what is not fair or cannot be shown.
+    """Tell what each method does to the network, and what is not fair or cannot be shown.
 
     Args:
-        plan: The plan of a study on any bundle.
+        plan: The plan of a study.
     """
-    assert plan.cases is not None
-    found = plan.cases.describe()
-    counted = f"{found['stacks']} cases of {found['subjects']} subjects, {plan.count_tested_subjects()} of them tested"
-    lines = [
-        f"  {'data:':15s}{counted}",
+    lines = []
+    for dataset, data in plan.data.items():
+        counted = f"{data.described['stacks']} cases of {data.described['subjects']} subjects"
+        tested = plan.count_tested_subjects(dataset)
+        lines.append(f"  {'data:':15s}{dataset}, {counted}, {tested} of them tested")
+    lines += [
         "",
         f"  {'method':15s}{'norms':>6s}{'left':>6s}{'gates':>7s}{'dead':>6s}{'parameters':>12s}{'MFLOPs':>9s}",
     ]
@@ -255,7 +239,7 @@ def describe_methods(plan: Plan) -> str:
     affine = {its["affine"] for its in plan.surveys.values() if its["norms"]}
     if len(affine) > 1:
         notes.append("Some methods have weight and bias in all norms, and others do not: that alone may differ.")
-    subjects, methods = plan.count_tested_subjects(), len(plan.surveys)
+    subjects, methods = max(map(plan.count_tested_subjects, plan.data)), len(plan.surveys)
     if methods > 1 and (least := least_p(subjects, methods)) >= ALPHA:
         notes.append(
             f"No significant result is possible with {subjects} subjects and {methods} methods: the smallest "
@@ -268,7 +252,7 @@ def describe_methods(plan: Plan) -> str:
             "needs a metric_cmp_fn, such as --overrides '{validate#evaluator#metric_cmp_fn: \"$lambda new, best: new "
             "< best\"}'."
         )
-    if len({run.learning_rate for run in plan.runs}) > 1:
+    if plan.epochs_and_rates_share_validation:
         notes.append("The held-out subjects choose both the epoch and the learning rate.")
     return "\n".join([*lines, *[f"  {note}" for note in notes]])
 

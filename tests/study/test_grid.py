@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from monai_iln.errors import UserError
-from monai_iln.study.grid import plan_runs
+from monai_iln.study.bundle_plan import plan_bundle
 from monai_iln.study.settings import read_settings
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "lv_short_axis_iln" / "configs"
@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parents[2] / "bundles" / "lv_short_axis_iln" / "configs
 def make_plan(prepared, **settings):
     overrides = {"network_def#features": [8, 16]} | settings.pop("overrides", {})
     settings = {"methods": ["ILN", "IN"], "learning_rates": [0.1], "dataset_dir": str(prepared)} | settings
-    return plan_runs(read_settings(settings | {"overrides": overrides}), CONFIGS)
+    return plan_bundle(read_settings(settings | {"overrides": overrides}), CONFIGS).runs
 
 
 def test_a_plan_is_the_whole_grid_fold_by_fold(prepared):
@@ -44,7 +44,7 @@ def test_the_rate_is_the_trainings_own_unless_given(prepared):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"overrides": {"epoch": 1}}, "'epoch' is no id of the configuration. Did you mean 'epochs'"),
+        ({"overrides": {"epoch": 1}}, "'epoch' is no id or property of the bundle. Did you mean 'epochs'"),
         ({"overrides": {"network_def#featurs": [8, 16]}}, "no argument of .*PaperUNet. Did you mean 'features'"),
         ({"overrides": {"train#dataloader#nonsense": 1}}, "'nonsense' is no argument of DataLoader"),
         ({"overrides": {"fold": 1}}, "override 'fold': the study itself sets it"),

@@ -20,8 +20,8 @@ from monai_iln.study import CrossValidationWorkflow
 from monai_iln.study.bundles import find_bundle
 from monai_iln.study.cases import make_cases, read_cases
 from monai_iln.study.grid import Run
+from monai_iln.study.open_bundle import OpenBundle, mirror
 from monai_iln.study.records import read_records
-from monai_iln.study.training import OpenBundle, mirror
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
 

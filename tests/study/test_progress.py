@@ -28,7 +28,7 @@ from monai_iln.study.worker import logged
 
 
 def make_run(method, seed=0):
-    return Run("data", method, method, 0, 0.1, seed, (), (), {}, "hash", "protocol", {})
+    return Run("data", method, method, 0, 0.1, seed, (), (), {}, "hash", "protocol", {}, None)
 
 
 def tell(folder, epoch=3, seconds=60.0, left=120.0):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 # Each run says when it begins, and on which node.
 TALLY = """
 node: $__import__('ray').get_runtime_context().get_node_id()
-training: ["$print(@norm[0] if @norm else 'None', @fold, @node, file=open('{file}', 'a'))", '@run']
+train#trainer#decollate: "$print(@norm[0] if @norm else 'None', @fold, @node, file=open('{file}', 'a')) is None"
 """
 EXACT = ["part", "subject", "phase", "slice", "structure", "dice", "truth_pixels", "predicted_pixels"]
 

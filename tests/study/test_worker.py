@@ -15,7 +15,7 @@ from monai_iln.study.worker import WorkerSettings, execute
 
 @pytest.fixture
 def run():
-    return Run("data", "ILN", "ILN", 0, 0.1, 0, (), (), {}, "hash", "protocol", {})
+    return Run("data", "ILN", "ILN", 0, 0.1, 0, (), (), {}, "hash", "protocol", {}, None)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def make(scratch):
 
 
 def test_a_finished_run_gets_its_name(run, settings, monkeypatch):
-    monkeypatch.setattr(worker, "_train_and_evaluate", lambda run, settings, scratch: (make(scratch), 1.0))
+    monkeypatch.setattr(worker, "train_and_evaluate", lambda run, folder, scratch, *_: (make(scratch), 1.0))
     execute(run, settings)
     record = read_record(settings.folder / run.path)
     assert record["status"] == "finished"
@@ -44,7 +44,7 @@ def test_a_finished_run_gets_its_name(run, settings, monkeypatch):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_an_orphan_whose_folder_was_taken_away_leaves_nothing(run, settings, monkeypatch, fails):
-    def train(run, settings, scratch):
+    def train(run, folder, scratch, *_):
         make(scratch)
         scratch.rename(scratch.with_name("taken"))  # by a study that was started again
         scratch.mkdir()
@@ -53,20 +53,20 @@ def test_an_orphan_whose_folder_was_taken_away_leaves_nothing(run, settings, mon
             raise FileNotFoundError(WEIGHTS)
         return None, 1.0
 
-    monkeypatch.setattr(worker, "_train_and_evaluate", train)
+    monkeypatch.setattr(worker, "train_and_evaluate", train)
     execute(run, settings)
     assert read_record(settings.folder / run.path) is None
     assert not failure_path(settings.folder / run.path).exists()
 
 
 def test_a_faster_worker_wins_and_another_configuration_is_replaced(run, settings, monkeypatch):
-    monkeypatch.setattr(worker, "_train_and_evaluate", lambda run, settings, scratch: (make(scratch), 1.0))
+    monkeypatch.setattr(worker, "train_and_evaluate", lambda run, folder, scratch, *_: (make(scratch), 1.0))
     execute(run, settings)
     first = read_record(settings.folder / run.path)
-    monkeypatch.setattr(worker, "_train_and_evaluate", lambda run, settings, scratch: (make(scratch), 2.0))
+    monkeypatch.setattr(worker, "train_and_evaluate", lambda run, folder, scratch, *_: (make(scratch), 2.0))
     execute(run, settings)
     assert read_record(settings.folder / run.path) == first
-    changed = Run(*(list(vars(run).values())[:9]), "another", "protocol", {})
+    changed = Run(*(list(vars(run).values())[:9]), "another", "protocol", {}, None)
     execute(changed, settings)
     assert read_record(settings.folder / run.path)["config_hash"] == "another"
 
@@ -74,7 +74,7 @@ def test_a_faster_worker_wins_and_another_configuration_is_replaced(run, setting
 def test_a_full_disk_is_told_and_makes_room(run, settings, monkeypatch):
     failure = failure_path(settings.folder / run.path)
 
-    def train(run, settings, scratch):
+    def train(run, folder, scratch, *_):
         make(scratch)
         raise UserError("model.pt: cannot be written (No space left on device).")
 
@@ -82,7 +82,7 @@ def test_a_full_disk_is_told_and_makes_room(run, settings, monkeypatch):
         assert [path.name for path in failure.parent.iterdir()] == [failure.name], "what the run wrote is gone before"
         write_failure(*arguments, **options)
 
-    monkeypatch.setattr(worker, "_train_and_evaluate", train)
+    monkeypatch.setattr(worker, "train_and_evaluate", train)
     monkeypatch.setattr(worker, "write_failure", write)
     execute(run, settings)
     assert "No space left" in read_failure(settings.folder / run.path)["message"]
@@ -93,12 +93,12 @@ def test_a_failure_that_cannot_be_written_ends_the_study(run, settings, monkeypa
     def full(_):
         raise OSError(28, "No space left on device")
 
-    def train(run, settings, scratch):
+    def train(run, folder, scratch, *_):
         make(scratch)
         monkeypatch.setattr(os, "fsync", full)
         raise KeyError("bug")
 
-    monkeypatch.setattr(worker, "_train_and_evaluate", train)
+    monkeypatch.setattr(worker, "train_and_evaluate", train)
     with pytest.raises(UserError, match="failure.json: cannot be written .No space left") as caught:
         execute(run, settings)
     monkeypatch.setattr(scheduler.joblib, "Parallel", lambda **_: lambda _: fail(caught.value))

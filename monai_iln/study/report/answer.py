@@ -11,7 +11,7 @@ from monai_iln.study.report import cost
 from monai_iln.study.report.document import Block, Row, Table
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.winners import Winner, find_winner, images_of, tell
-from monai_iln.study.report.wording import capital, count, join, number, p_value, place
+from monai_iln.study.report.wording import count, join, number, p_value, place
 from monai_iln.study.statistics import Metric
 from monai_iln.study.verdicts import Verdict
 
@@ -76,7 +76,7 @@ def _how_sure(rivals: Sequence[Verdict], metric: Metric) -> str:
     first = rivals[0]
     tested = [f"{p_value(row.p_holm)} against {row.other}" for row in rivals if not pd.isna(row.p_holm)]
     size = join([count(first.subjects, "subject"), count(first.folds, "fold"), count(first.seeds, "seed")])
-    text = f"{capital(join([*tested, f'on {size}']))}."
+    text = " ".join(f"{part}." for part in [join(tested), size] if part)
     if pd.isna(first.chance_of_better):
         return text
     likely = number(first.chance_of_better, 2)

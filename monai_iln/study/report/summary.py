@@ -10,6 +10,7 @@ from monai_iln.study.report.document import Block, Items, Text
 from monai_iln.study.report.results import NO_IMAGES, Results
 from monai_iln.study.report.wording import count, join, number
 from monai_iln.study.selection import GROUP
+from monai_iln.study.verdicts import estimate
 
 _RULES = {
     "nested": "Validation images inside the training folds chose the learning rate.",
@@ -120,11 +121,14 @@ def _caveats(results: Results) -> list[str]:
 
 
 def _what_chance_allows(results: Results) -> list[str]:
-    """What a grid of this size can show, told of the first data set and structure; more stands below."""
-    found = list(results.chances.values())
-    if not found or len(found[0].methods) < 2:
+    """What a grid of this size can show, told of the first data set; more stands below."""
+    learned = [part for part in results.parts if part not in results.unlearned]
+    structures = [structure for dataset, structure in learned if dataset == learned[0][0]]
+    if not structures:
         return []
-    return [chances.chance_sentence(found[0], results.metric)]
+    images = winners.images_of(results, learned[0][0], structures)
+    chance = estimate(images, results.metric, results.reference)
+    return [chances.chance_sentence(chance, results.metric)] if len(chance.methods) > 1 else []
 
 
 def _without_spacing(results: Results) -> list[str]:
