@@ -75,6 +75,33 @@ def train_and_evaluate(run: Run, folder: Path, scratch: Path, device: str | None
         opened.close()
 
 
+def measure_robustness(run: Run, folder: Path, scratch: Path, device: str | None) -> None:
+    """Score the test subjects of a finished run under changes of their images, and leave the table in its folder.
+
+    Args:
+        run: The run. Of a trial, only one case is scored.
+        folder: The folder of the study.
+        scratch: The folder to work in.
+        device: The device, if it is not the bundle's own.
+
+    Raises:
+        UserError: If the evaluator has no inferer, or its weights are gone.
+    """
+    cases = read_cases(folder / DATALIST)
+    numbers = cases.split(run.fold, run.validation_every)["test"]
+    if run.trial_steps is not None:
+        numbers = numbers[:1]
+    weights = folder / run.path / WEIGHTS
+    require(weights.is_file(), f"{weights}: no such file", "robustness is measured from it", "do the run again")
+    _let_loaders_start()
+    opened = OpenBundle(run, scratch / BUNDLE, device)
+    try:
+        opened.start({"val_dataset_data": _items(cases, numbers)})
+        _evaluate(opened, folder / run.path, cases, numbers, "test", "monai_iln.handlers.SaveRobustness")
+    finally:
+        opened.close()
+
+
 def _let_loaders_start() -> None:
     """Let the data loaders of a bundle start processes as in any program: joblib's workers cannot."""
     if (multiprocessing.get_start_method(allow_none=True) or "").startswith("loky"):
@@ -247,15 +274,23 @@ def _train(opened: OpenBundle, scratch: Path) -> None:
         torch.save(network.state_dict(), path)
 
 
-def _evaluate(opened: OpenBundle, scratch: Path, cases: Cases, numbers: Sequence[int], part: str) -> None:
+def _evaluate(
+    opened: OpenBundle,
+    folder: Path,
+    cases: Cases,
+    numbers: Sequence[int],
+    part: str,
+    saver: str = "monai_iln.handlers.SaveCaseScores",
+) -> None:
+    """Evaluate the weights that lie in a folder, where a handler saves what it finds."""
     instantiate(
-        "monai_iln.networks.load_weights", CompInitMode.DEFAULT, network=opened.network, path=str(scratch / WEIGHTS)
+        "monai_iln.networks.load_weights", CompInitMode.DEFAULT, network=opened.network, path=str(folder / WEIGHTS)
     )
     evaluator = opened.get("evaluator")
     opened.attach(
         evaluator,
-        "monai_iln.handlers.SaveCaseScores",
-        output_dir=str(scratch),
+        saver,
+        output_dir=str(folder),
         subjects=[cases.subjects[number] for number in numbers],
         images=[image_of(cases.items[number]) or str(number) for number in numbers],
         metric=opened.get("val_key_metric"),

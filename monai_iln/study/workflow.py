@@ -25,7 +25,14 @@ from monai_iln.study.grid import Plan, Run, plan_runs
 from monai_iln.study.progress import duration
 from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.report import report
-from monai_iln.study.scheduler import estimate_seconds, locked, pending, run_all, run_on_all_ranks
+from monai_iln.study.scheduler import (
+    estimate_seconds,
+    locked,
+    measure_robustness,
+    pending,
+    run_all,
+    run_on_all_ranks,
+)
 from monai_iln.study.settings import Study, name_methods, read_settings, require_bundle_keys
 from monai_iln.study.statistics import ALPHA, least_p
 
@@ -107,11 +114,17 @@ class CrossValidationWorkflow(BundleWorkflow):
                     run_on_all_ranks(todo, self.study, self.folder)
                 else:
                     run_all(todo, self.study, self.folder)
+                    self._measure_robustness()
                 if leads:
                     report(self.folder)
             except KeyboardInterrupt as error:
                 error.args = ("Every finished run is kept: give the same command again to go on.",)
                 raise
+
+    def _measure_robustness(self) -> None:
+        if self.study.robustness:
+            for line in measure_robustness(self.runs, self.study, self.folder):
+                print(line)
 
     def _estimate(self) -> None:
         """Print the plan and how long it would take."""
