@@ -21,6 +21,7 @@ COMMANDS = {
     "study": "cross-validate norms on a datalist and report which is better",
     "report": "write tables and report of a study again, finished or under way",
     "label-app": "write a MONAI Label app with trained bundles",
+    "simulate": "try the intervals of a comparison where the truth is known",
     "benchmark": "time norms and networks against one another",
 }
 """The subcommands, each a file of :mod:`monai_iln.commands`, and what they do."""

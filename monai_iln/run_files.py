@@ -198,11 +198,13 @@ LOCK = ".lock"
 DATALIST = "datalist.json"
 RUNS = TableFile(
     "runs.csv",
-    ("run", *GRID, "status", "message", *SCORES, "seconds_per_step"),
+    ("run", *GRID, "split", "status", "message", *SCORES, "seconds_per_step"),
     texts=("run", "dataset", "method", "status", "message"),
     optional=tuple(DICE_SCORES.values()),
 )
 """All runs; further columns, such as the other :data:`COSTS`, follow."""
 
-ALL_IMAGES = TableFile(IMAGES.name, ("run", *GRID, *CASES.columns), texts=("run", "dataset", "method", *IMAGES.texts))
+ALL_IMAGES = TableFile(
+    IMAGES.name, ("run", *GRID, "split", *CASES.columns), texts=("run", "dataset", "method", *IMAGES.texts)
+)
 """The images of all runs."""

@@ -11,12 +11,12 @@ plan <- paste(readLines(file.path(study, "study.json"), warn = FALSE), collapse 
 reference <- sub('.*"reference": *"([^"]*)".*', "\\1", plan)
 higher_is_better <- !grepl('"higher_is_better": *false', plan)
 
-# The learning rate of each method and fold: the best one in validation.
+# The learning rate of each method and fold of a split: the best one in validation.
 runs <- read.csv(file.path(study, "runs.csv"))
 runs <- runs[runs$status == "finished", ]
-rates <- aggregate(validation_score ~ dataset + method + fold + learning_rate, data = runs, FUN = mean)
+rates <- aggregate(validation_score ~ dataset + method + split + fold + learning_rate, data = runs, FUN = mean)
 rates <- rates[order(rates$validation_score, decreasing = higher_is_better), ]
-rates <- rates[!duplicated(rates[c("dataset", "method", "fold")]), ]
+rates <- rates[!duplicated(rates[c("dataset", "method", "split", "fold")]), ]
 rates$validation_score <- NULL
 
 # One score for each subject and run: slices of a subject are no independent observations.

@@ -17,14 +17,14 @@ plan = json.loads((study / "study.json").read_text())
 reference = plan["reference"]
 higher_is_better = plan.get("metric", {}).get("higher_is_better", True)
 
-# The learning rate of each method and fold: the best one in validation.
+# The learning rate of each method and fold of a split: the best one in validation.
 # Only an empty cell is a missing value: "None" and "NA" are names.
 runs = pd.read_csv(study / "runs.csv", keep_default_na=False, na_values={"validation_score": "", "learning_rate": ""})
 runs = runs[runs["status"] == "finished"]
-key = ["dataset", "method", "fold", "learning_rate"]
+key = ["dataset", "method", "split", "fold", "learning_rate"]
 rates = runs.groupby(key, as_index=False)["validation_score"].mean()
 rates = rates.sort_values("validation_score", ascending=not higher_is_better)
-rates = rates.drop_duplicates(["dataset", "method", "fold"])[key]
+rates = rates.drop_duplicates(key[:-1])[key]
 
 # One score for each subject and run: slices of a subject are no independent observations.
 texts = {"subject": str, "structure": str}

@@ -49,8 +49,10 @@ def plan_bundle(study: Study) -> Plan:
     folds = data["folds"] if study.folds is None else study.folds
     wrong = sorted(set(folds) - set(data["folds"]))
     require(not wrong, f"folds {wrong}", f"the datalist of {cases.name} has {data['folds']}", "choose among them")
-    for fold in folds:
-        cases.split(fold, study.validation_every)
+    new = study.splits == "new" or (study.splits is None and cases.dealt)
+    splits = {seed: seed if new else 0 for seed in study.seeds}
+    for fold, split in itertools.product(folds, splits.values()):
+        cases.of_split(split).split(fold, study.validation_every)
     parser = read_configuration(bundle.files, bundle.overrides)
     rates = [float(rate) for rate in study.learning_rates or [rate]]
     common = [study.validation_every, study.pattern, dict(bundle.ids), _hash_scripts(bundle.folder)]
@@ -58,6 +60,8 @@ def plan_bundle(study: Study) -> Plan:
     runs = []
     for fold, seed, rate, (method, norm) in itertools.product(folds, study.seeds, rates, methods.items()):
         own: dict[str, Any] = {"norm": norm, "fold": fold, "learning_rate": rate, "seed": seed}
+        if splits[seed]:
+            own["split"] = splits[seed]
         run = Run(
             dataset=cases.name,
             method=method,

@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Cases:
         subjects: The subject of each case.
         folds: The fold of each case; all cases of a subject have the same.
         structures: The names of the label values above 0; empty if the datalist does not name them.
+        dealt: Whether the study dealt the folds, because the items had none.
     """
 
     name: str
@@ -40,6 +41,24 @@ class Cases:
     subjects: tuple[str, ...]
     folds: tuple[int, ...]
     structures: tuple[str, ...] = ()
+    dealt: bool = False
+
+    def of_split(self, split: int) -> Cases:
+        """The same cases with their subjects dealt anew into as many folds.
+
+        Args:
+            split: The number of the split, from which the folds follow. Split 0 has the folds that are there.
+
+        Example:
+            >>> cases = Cases("four", ({},) * 4, tuple("abcd"), (0, 0, 1, 1))
+            >>> cases.of_split(0).folds, cases.of_split(1).folds
+            ((0, 0, 1, 1), (1, 0, 0, 1))
+        """
+        if split == 0:
+            return self
+        labels = sorted(set(self.folds))
+        dealt = _deal(self.name, sorted(set(self.subjects)), len(labels), split)
+        return replace(self, folds=tuple(labels[dealt[subject]] for subject in self.subjects))
 
     def describe(self) -> dict[str, Any]:
         """What a study records of its data. The hash changes as soon as an item, a subject or a fold does."""
@@ -177,9 +196,10 @@ def make_cases(
     for one in subjects:
         require_visible(one, "subject")
     given = [item.get("fold") for item in items]
-    if all(fold is None for fold in given):
-        dealt = _deal(name, sorted(set(subjects)), num_folds)
-        folds = [dealt[one] for one in subjects]
+    dealt = all(fold is None for fold in given)
+    if dealt:
+        of_subjects = _deal(name, sorted(set(subjects)), num_folds, 0)
+        folds = [of_subjects[one] for one in subjects]
     else:
         whole = all(isinstance(fold, int) and not isinstance(fold, bool) for fold in given)
         require(whole, f"{name}: folds {given[:3]}", "each item has a whole number, or none has one", "mend 'fold'")
@@ -202,7 +222,7 @@ def make_cases(
         "let each image stand in one item",
     )
     kept = tuple({key: value for key, value in item.items() if key not in _OURS} for item in items)
-    return Cases(name, kept, tuple(subjects), tuple(folds), tuple(structures))
+    return Cases(name, kept, tuple(subjects), tuple(folds), tuple(structures), dealt)
 
 
 def _subjects(name: str, items: Sequence[Mapping[str, Any]], subject: str | None) -> list[str]:
@@ -249,15 +269,15 @@ def _names_of_files(paths: Sequence[str]) -> list[str]:
     return [name or f"case {number}" for number, name in enumerate(names)]
 
 
-def _deal(name: str, subjects: Sequence[str], num_folds: int) -> dict[str, int]:
+def _deal(name: str, subjects: Sequence[str], num_folds: int, split: int) -> dict[str, int]:
     require(
         1 < num_folds <= len(subjects),
         f"{name}: {len(subjects)} subjects for {num_folds} folds",
         "each of at least two folds has a subject",
         "choose another num_folds, or add subjects",
     )
-    splits = KFold(num_folds, shuffle=True, random_state=0).split(np.zeros(len(subjects)))
-    return {subjects[i]: fold for fold, (_, members) in enumerate(splits) for i in members}
+    folds = KFold(num_folds, shuffle=True, random_state=split).split(np.zeros(len(subjects)))
+    return {subjects[i]: fold for fold, (_, members) in enumerate(folds) for i in members}
 
 
 def _absolute(value: Any, folder: Path) -> Any:

@@ -40,6 +40,7 @@ class Run:
         fold: The test fold.
         learning_rate: The initial learning rate.
         seed: The seed of the training.
+        split: The number of the split of the subjects into folds; 0 for that of the datalist.
         training: The configuration files of the training, absolute.
         evaluation: The files that are laid over them for the evaluation, absolute.
         overrides: Values of the training by their ids, those of the grid included.
@@ -67,6 +68,7 @@ class Run:
     bundle: Bundle | None = None
     pattern: str | None = None
     validation_every: int = 5
+    split: int = 0
     trial_steps: int | None = None
 
     @property
@@ -78,6 +80,11 @@ class Run:
     def key(self) -> dict[str, Any]:
         """What tells the run from all others of the grid."""
         return {name: getattr(self, name) for name in GRID}
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The same, and the split that it is of."""
+        return {**self.key, "split": self.split}
 
     def __str__(self) -> str:
         return f"{self.dataset}, {self.method}, fold {self.fold}, rate {self.learning_rate:g}, seed {self.seed}"
@@ -102,9 +109,11 @@ class Plan:
     def count_tested_subjects(self) -> int:
         """The number of subjects of a study on any bundle that lie in a fold of its runs."""
         assert self.cases is not None
-        folds = {run.fold for run in self.runs}
-        pairs = zip(self.cases.subjects, self.cases.folds, strict=True)
-        return len({subject for subject, fold in pairs if fold in folds})
+        tested: set[str] = set()
+        for split, fold in {(run.split, run.fold) for run in self.runs}:
+            pairs = zip(self.cases.subjects, self.cases.of_split(split).folds, strict=True)
+            tested |= {subject for subject, its in pairs if its == fold}
+        return len(tested)
 
 
 def plan_runs(study: Study, folder: Path, distributed: bool = False) -> list[Run]:

@@ -144,8 +144,8 @@ def read_records(folder: Path | str) -> Records:
             table = _read_images(run, record)
             if "score" not in table:
                 table["score"] = table["dice"]
-            for position, column in enumerate(("run", *GRID)):
-                table.insert(position, column, {"run": name, **record}[column])
+            for position, column in enumerate(("run", *GRID, "split")):
+                table.insert(position, column, rows[-1][column])
             if len(table):
                 tables.append(table)
     finished = {row["run"] for row in rows}
@@ -153,7 +153,7 @@ def read_records(folder: Path | str) -> Records:
         run = path.parent.with_name(path.parent.name.removesuffix(".failed"))
         name = run.relative_to(folder).as_posix()
         if name not in finished and (failure := read_failure(run)) is not None:
-            rows.append({"run": name, "status": "failed", "message": failure["message"], **failure["grid"]})
+            rows.append({"run": name, "split": 0, "status": "failed", "message": failure["message"], **failure["grid"]})
     tables.sort(key=lambda table: order.get(table["method"].iloc[0], len(order)))
     runs = pd.DataFrame(rows)
     others = [column for column in runs.columns if column not in RUNS.columns]
@@ -166,7 +166,7 @@ def read_records(folder: Path | str) -> Records:
 def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Make the row of a run in the table of all runs: its values without what is made of several."""
     scores = {key: _score(record, key) for key in SCORES}
-    row = {"run": name, **record, **scores, **record["scores"], **record["cost"]}
+    row = {"run": name, "split": 0, **record, **scores, **record["scores"], **record["cost"]}
     plain = {key: value for key, value in row.items() if not isinstance(value, (dict, list))}
     return plain | {"norm": record["norm"]}
 

@@ -95,5 +95,6 @@ def mean_seconds(finals: Sequence[Path], run: Run, cases: Cases | None) -> float
     tables = [table for final in finals if (table := ROBUSTNESS.read_if_any(final)) is not None]
     if not tables or cases is None:
         return None
+    tested = cases.of_split(run.split).split(run.fold, run.validation_every)["test"]
     each = [table["seconds"].sum() / table["image"].nunique() for table in tables]
-    return float(sum(each) / len(each)) * len(cases.split(run.fold, run.validation_every)["test"])
+    return float(sum(each) / len(each)) * len(tested)

@@ -138,7 +138,7 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
                     tries[run.path] += len(batch) == 1
                     if tries[run.path] >= study.attempts:
                         message = f"its worker died {study.attempts} times ({type(trouble).__name__})"
-                        write_failure(final, run.key, message)
+                        write_failure(final, run.place, message)
                 _remove_unfinished(final)
             if not begun:
                 raise UserError(

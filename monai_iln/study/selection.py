@@ -12,28 +12,29 @@ from monai_iln.study.metric import Metric, known_metric
 
 RULES = ("paper", "nested")
 DECIMALS = 12  # scores equal to so many are equal: sums in another order differ in the last bits
-GROUP = ["dataset", "method", "fold"]
+GROUP = ["dataset", "method", "split", "fold"]
+"""What a learning rate is chosen for. Folds of two splits have nothing in common but their number."""
 _SCORES = {"paper": "test_score", "nested": "validation_score"}
 
 
 def choose_rates(runs: pd.DataFrame, rule: str, metric: str | Metric = "dice") -> pd.DataFrame:
-    """Choose the learning rate that stands for every data set, method and fold.
+    """Choose the learning rate that stands for every data set, method, split and fold.
 
     A rate at which a seed diverged or failed counts only if there is no other; a seed that is still to come is no
     reason against one. Of equal rates the lowest is taken.
 
     Args:
         runs: A table with one row a run, with the columns ``test_score`` and ``validation_score``, or ``test_dice`` and
-            ``validation_dice``.
+            ``validation_dice``. Without a column ``split``, all are of one split.
         rule: The rule to choose by. ``"paper"`` takes the best mean score over the *test* images, as in the ILN
             paper, which is optimistic; ``"nested"`` the best over the validation images, which lie inside the
             training folds.
         metric: The metric, which says whether higher is better.
 
     Returns:
-        A row for each data set, method and fold where something has finished, with the columns dataset, method, fold,
-        learning_rate, score (mean over seeds), runs (seeds in that mean) and diverged (runs of that data set, method
-        and fold that did, at any rate).
+        A row for each data set, method, split and fold where something has finished, with the columns dataset, method,
+        split, fold, learning_rate, score (mean over seeds), runs (seeds in that mean) and diverged (runs of that data
+        set, method, split and fold that did, at any rate).
 
     Raises:
         UserError: If the rule or the metric is unknown.
@@ -49,9 +50,11 @@ def choose_rates(runs: pd.DataFrame, rule: str, metric: str | Metric = "dice") -
     column = _SCORES[rule]
     if column not in runs:
         column = DICE_SCORES[column]
+    runs = with_split(runs)
     scored = runs.assign(score=pd.to_numeric(runs[column]).where(runs["status"] == "finished"))
     rows: list[list[Any]] = []
-    for _, group in scored.groupby([pd.factorize(runs[name])[0] for name in GROUP[:2]] + [runs["fold"]]):
+    names = [pd.factorize(runs[name])[0] for name in ("dataset", "method")]
+    for _, group in scored.groupby([*names, runs["split"], runs["fold"]]):
         rates = group.groupby("learning_rate")["score"].agg(["mean", "count", "size"])
         rates = rates[rates["count"] > 0]
         if len(rates):
@@ -69,7 +72,7 @@ def choose_rates(runs: pd.DataFrame, rule: str, metric: str | Metric = "dice") -
 def select_images(images: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     """Select the test images of the runs that :func:`choose_rates` chose, with all their seeds."""
     keys = [*GROUP, "learning_rate"]
-    test = select_test(images)
+    test, chosen = select_test(images), with_split(chosen)
     return test[pd.MultiIndex.from_frame(test[keys]).isin(pd.MultiIndex.from_frame(chosen[keys]))]
 
 
@@ -108,14 +111,14 @@ def select_test(images: pd.DataFrame, one_rate: bool = False) -> pd.DataFrame:
 
     Args:
         images: The images of runs; of a study without a finished run they may lack columns, and get them here.
-        one_rate: Refuses images of two learning rates for one data set, method and fold.
+        one_rate: Refuses images of two learning rates for one data set, method, split and fold.
 
     Raises:
         UserError: If there are two learning rates, though they are refused.
     """
     if images.empty:
         images = images.reindex(columns=list(dict.fromkeys([*images.columns, *ALL_IMAGES.columns])))
-    test = images[images["part"] == "test"]
+    test = with_split(images[images["part"] == "test"])
     if one_rate:
         rates = test.groupby(GROUP)["learning_rate"].nunique()
         for key in rates.index[rates > 1]:
@@ -124,3 +127,10 @@ def select_test(images: pd.DataFrame, one_rate: bool = False) -> pd.DataFrame:
                 "of no method. Choose a rate first, with choose_rates and select_images."
             )
     return test
+
+
+def with_split(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of runs or images with a column ``split``, which is 0 where there is none: all have the same folds."""
+    if "split" in table:
+        return table
+    return table.assign(split=0)

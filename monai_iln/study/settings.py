@@ -61,6 +61,12 @@ class Study:
         "'patient([0-9]+)'",
     )
     num_folds: int = _key(5, "The number of folds, where the items of a datalist have none.", "5")
+    splits: str | None = _key(
+        None,
+        "Whether the folds are made anew for each seed, 'new', or all seeds share 'one' split. By default they are new "
+        "where the items of a datalist have no folds. New ones show smaller differences at the same cost.",
+        "one",
+    )
     validation_every: int = _key(
         5, "The number of training subjects of which a bundle's training holds one out for its validation.", "5"
     )
@@ -147,13 +153,14 @@ def _is_map(value: Any, *kinds: type) -> bool:
     return _is(value, Mapping) and all(_is(key, str) and _is(item, *kinds) for key, item in value.items())
 
 
-_OF_A_BUNDLE = ("datalist", "subject", "properties", "pattern")
+_OF_A_BUNDLE = ("datalist", "subject", "splits", "properties", "pattern")
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bundle": (lambda v: _is(v, str, type(None)), "a folder"),
     "datalist": (lambda v: _is(v, str, type(None)), "a file"),
     "subject": (lambda v: _is(v, str, type(None)), "a key of the items, or a regular expression"),
     "num_folds": (lambda v: _is(v, int) and v > 1, "a whole number, 2 or more"),
+    "splits": (lambda v: v in (None, "new", "one"), "new or one"),
     "validation_every": (lambda v: _is(v, int) and v > 0, "a whole number, 1 or more"),
     "properties": (lambda v: v is None or _is_map(v, str), "a mapping of MONAI's properties to ids"),
     "pattern": (lambda v: _is(v, str, type(None)), "a regular expression"),
@@ -168,7 +175,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or (_is_list(v, int, float) and all(0 < rate < math.inf for rate in v)),
         "a list of numbers above 0 (in YAML 1.0e-3, not 1e-3)",
     ),
-    "seeds": (lambda v: _is_list(v, int), "a list of whole numbers such as [0]"),
+    "seeds": (
+        lambda v: _is_list(v, int) and all(0 <= seed < 2**32 for seed in v),
+        "a list of whole numbers such as [0], 0 or more",
+    ),
     "overrides": (
         lambda v: _is(v, Mapping) and all(_is(key, str) for key in v),
         "a mapping of ids of the training to values",

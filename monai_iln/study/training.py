@@ -52,7 +52,7 @@ def train_and_evaluate(run: Run, folder: Path, scratch: Path, device: str | None
     Raises:
         UserError: If the bundle does not do what its properties promise.
     """
-    cases = read_cases(folder / DATALIST)
+    cases = read_cases(folder / DATALIST).of_split(run.split)
     parts = cases.split(run.fold, run.validation_every)
     _let_loaders_start()
     opened = OpenBundle(run, scratch / BUNDLE, device)
@@ -87,7 +87,7 @@ def measure_robustness(run: Run, folder: Path, scratch: Path, device: str | None
     Raises:
         UserError: If the evaluator has no inferer, or its weights are gone.
     """
-    cases = read_cases(folder / DATALIST)
+    cases = read_cases(folder / DATALIST).of_split(run.split)
     numbers = cases.split(run.fold, run.validation_every)["test"]
     if run.trial_steps is not None:
         numbers = numbers[:1]

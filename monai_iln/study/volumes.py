@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from monai_iln.errors import require
-from monai_iln.study.selection import GROUP, select_test
+from monai_iln.study.selection import select_test
 
 
 def volumes(images: pd.DataFrame) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def volumes(images: pd.DataFrame) -> pd.DataFrame:
         >>> volumes(images)[["ef_truth", "ef_predicted"]].to_numpy().tolist()
         [[60.0, 50.0]]
     """
-    keys = [*GROUP, "learning_rate", "seed", "structure", "subject"]
+    keys = ["dataset", "method", "fold", "learning_rate", "seed", "structure", "subject"]
     test = select_test(images).assign(phase=lambda frame: frame["phase"].astype(str).str.upper())
     table = test[keys].drop_duplicates().set_index(keys)
     for phase, name in (("ED", "edv"), ("ES", "esv")):

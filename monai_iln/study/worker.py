@@ -119,9 +119,9 @@ def _leave_failure(run: Run, scratch: Path, final: Path, error: Exception, user_
     shutil.rmtree(scratch, ignore_errors=True)  # on a full disk, this makes room for what follows
     if user_error is None:
         trace = "".join(traceback.format_exception(error))
-        write_failure(final, run.key, root_cause(error), trace, retry=True)
+        write_failure(final, run.place, root_cause(error), trace, retry=True)
     else:
-        write_failure(final, run.key, str(user_error), retry=False)
+        write_failure(final, run.place, str(user_error), retry=False)
 
 
 def _train_and_evaluate(run: Run, settings: WorkerSettings, scratch: Path) -> tuple[str | None, float]:

@@ -35,9 +35,8 @@ def data(tmp_path_factory):
 def study(tmp_path, name, data, **keys):
     bundle = write_bundle(name, tmp_path)
     keys = {"num_folds": 3, "folds": [0], "overrides": {"max_epochs": 1}, "jobs": 1, "robustness": False, **keys}
-    return CrossValidationWorkflow(
-        bundle=str(bundle), datalist=str(data / "dataset.json"), output_dir=str(tmp_path / "study"), **keys
-    )
+    keys = {"datalist": str(data / "dataset.json"), **keys}
+    return CrossValidationWorkflow(bundle=str(bundle), output_dir=str(tmp_path / "study"), **keys)
 
 
 def run(workflow):
@@ -93,6 +92,43 @@ def test_cases_are_written_as_they_are_read(tmp_path, data):
     parts = cases.split(0, 5)
     assert sorted(number for part in parts.values() for number in part) == list(range(len(cases.items)))
     assert all(parts.values())
+
+
+def test_splits_deal_subjects_anew():
+    cases = make_cases("eight", ITEMS, (), r"patient(\d)", 2)
+    assert cases.of_split(0) == cases
+    splits = [cases.of_split(split) for split in range(8)]
+    assert len({one.folds for one in splits}) > 2
+    for one in splits:
+        assert all(one.folds[i] == one.folds[i + 1] for i in range(0, 8, 2))  # a subject stays whole
+        assert [one.folds.count(fold) for fold in (0, 1)] == [4, 4]
+    labelled = make_cases("eight", [{**item, "fold": 3 + 4 * (item["label"] > 3)} for item in ITEMS], (), r"t(\d)_", 2)
+    assert set(labelled.of_split(5).folds) == {3, 7}
+
+
+def given_folds(data):
+    document = json.loads((data / "dataset.json").read_text())
+    document["training"] = [{**item, "fold": number % 3} for number, item in enumerate(document["training"])]
+    (data / "folds.json").write_text(json.dumps(document))
+    return data / "folds.json"
+
+
+@pytest.mark.parametrize(
+    ("given", "splits", "expected"),
+    [(False, None, [0, 1, 2]), (True, None, [0, 0, 0]), (False, "one", [0, 0, 0]), (True, "new", [0, 1, 2])],
+)
+def test_folds_are_made_anew_for_each_seed_unless_they_are_given(tmp_path, data, given, splits, expected):
+    keys = {"datalist": str(given_folds(data["spleen"]))} if given else {}
+    workflow = study(tmp_path, "spleen", data["spleen"], methods="IN,own", seeds=[0, 1, 2], splits=splits, **keys)
+    workflow.initialize()
+    runs = workflow.runs
+    assert [run.split for run in runs if run.method == "IN"] == expected
+    one = study(tmp_path / "one", "spleen", data["spleen"], methods="IN,own", seeds=[0, 1, 2], splits="one", **keys)
+    one.initialize()
+    same = [run.config_hash == other.config_hash for run, other in zip(runs, one.runs, strict=True)]
+    assert same == [run.split == 0 for run in runs]  # what was run with one split is not taken for another
+    tested = workflow.plan.count_tested_subjects()
+    assert tested > one.plan.count_tested_subjects() or max(expected) == 0
 
 
 def test_references_lead_to_flat_ids(tmp_path):

@@ -65,13 +65,33 @@ def test_paper_takes_the_best_test_dice_and_nested_the_best_validation_dice():
         ("IN", 1, 0.1, 0, "finished", 0.50, 0.60),
     )
     paper, nested = choose_rates(runs, "paper"), choose_rates(runs, "nested")
-    assert list(paper.columns) == ["dataset", "method", "fold", "learning_rate", "score", "runs", "diverged"]
-    assert paper.to_numpy().tolist() == [["d", "IN", 0, 0.5, pytest.approx(0.83), 2, 0], ["d", "IN", 1, 0.1, 0.5, 1, 0]]
+    columns = ["dataset", "method", "split", "fold", "learning_rate", "score", "runs", "diverged"]
+    assert list(paper.columns) == columns
+    assert paper.to_numpy().tolist() == [
+        ["d", "IN", 0, 0, 0.5, pytest.approx(0.83), 2, 0],
+        ["d", "IN", 0, 1, 0.1, 0.5, 1, 0],
+    ]
     assert nested.to_numpy().tolist() == [
-        ["d", "IN", 0, 0.1, pytest.approx(0.91), 2, 0],
-        ["d", "IN", 1, 0.1, 0.6, 1, 0],
+        ["d", "IN", 0, 0, 0.1, pytest.approx(0.91), 2, 0],
+        ["d", "IN", 0, 1, 0.1, 0.6, 1, 0],
     ]
     assert paper["fold"].dtype == paper["runs"].dtype == paper["diverged"].dtype == int
+
+
+def test_a_split_chooses_its_own_rate():
+    """The held-out subjects of one split may be test subjects of another."""
+    runs = table_of_runs(
+        ("IN", 0, 0.1, 0, "finished", 0.8, 0.9),
+        ("IN", 0, 0.5, 0, "finished", 0.8, 0.7),
+        ("IN", 0, 0.1, 1, "finished", 0.8, 0.2),
+        ("IN", 0, 0.5, 1, "finished", 0.8, 0.8),
+    )
+    assert choose_rates(runs, "nested")["learning_rate"].tolist() == [0.5]  # 0.75 against 0.55
+    runs = runs.assign(split=runs["seed"])
+    chosen = choose_rates(runs, "nested")
+    assert chosen[["split", "learning_rate"]].to_numpy().tolist() == [[0, 0.1], [1, 0.5]]
+    images = runs.assign(part="test")
+    assert select_images(images, chosen)[["seed", "learning_rate"]].to_numpy().tolist() == [[0, 0.1], [1, 0.5]]
 
 
 @pytest.mark.parametrize(("metric", "rate"), [("dice", 0.5), ("hd95_mm", 0.1), (metric_of(MAE), 0.1)])
@@ -144,7 +164,7 @@ def test_selected_are_the_test_images_of_all_seeds_of_the_chosen_rate():
     chosen = pd.DataFrame(
         [("d", "IN", 0, 0.5), ("d", "LN", 1, 0.1)], columns=["dataset", "method", "fold", "learning_rate"]
     )
-    got = select_images(images, chosen).to_numpy().tolist()
+    got = select_images(images, chosen).drop(columns="split").to_numpy().tolist()
     assert got == [["test", "d", *run, seed] for run in (["IN", 0, 0.5], ["LN", 1, 0.1]) for seed in (0, 1)]
     assert len(select_images(images, chosen[:0])) == 0
 

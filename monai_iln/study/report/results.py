@@ -14,6 +14,7 @@ import pandas as pd
 from monai_iln.run_files import ALL_IMAGES, COSTS, RECORD, RUNS
 from monai_iln.study.report.published import published_group, ventricle_of
 from monai_iln.study.report.wording import four_digits
+from monai_iln.study.selection import GROUP, with_split
 from monai_iln.study.statistics import (
     Comparison,
     Metric,
@@ -53,8 +54,8 @@ class Results:
     @classmethod
     def of(cls, folder: Path, records: Records) -> Results:
         """Fill what is missing from the tables of a partial study with NaN."""
-        runs = _complete(records.runs, RUNS.texts, _RUN_NUMBERS)
-        images = records.images
+        runs = _complete(with_split(records.runs), RUNS.texts, _RUN_NUMBERS)
+        images = with_split(records.images)
         missing = [column for column in ALL_IMAGES.columns if column not in images]
         if missing:
             images = images.reindex(columns=[*images.columns, *missing])
@@ -127,6 +128,11 @@ class Results:
         return {name: self.runs.loc[self.runs["dataset"] == name, "fold"].nunique() for name in self.datasets}
 
     @cached_property
+    def column(self) -> str:
+        """What a column of the tables of scores stands for: a ``"fold"``, or a ``"split"`` where there are several."""
+        return "split" if self.runs["split"].nunique() > 1 else "fold"
+
+    @cached_property
     def counts(self) -> dict[str, int]:
         """Number of runs by status."""
         return {status: int((self.runs["status"] == status).sum()) for status in STATUSES}
@@ -152,7 +158,7 @@ class Results:
         finished = self.runs[self.runs["status"] == "finished"]
         if finished.empty:
             return {}
-        single = finished.groupby(["dataset", "method", "fold"])["learning_rate"].nunique().max() == 1
+        single = finished.groupby(GROUP)["learning_rate"].nunique().max() == 1
         if single and self.runs["learning_rate"].nunique() == 1:
             return {"single": choose_rates(self.runs, "paper", self.metric)}
         rules = {rule: choose_rates(self.runs, rule, self.metric) for rule in ("nested", "paper")}
@@ -192,8 +198,8 @@ class Results:
 
     @cached_property
     def cells(self) -> dict[str, dict[tuple[Any, ...], pd.DataFrame]]:
-        """The test images of the chosen runs by rule, and by data set, structure, fold and method."""
-        keys = ["dataset", "structure", "fold", "method"]
+        """The test images of the chosen runs by rule, and by data set, structure, :attr:`column` and method."""
+        keys = ["dataset", "structure", self.column, "method"]
         return {rule: dict(iter(images.groupby(keys, sort=False))) for rule, images in self.selected.items()}
 
     def methods_of(self, images: pd.DataFrame) -> list[str]:
@@ -233,7 +239,7 @@ class Results:
         """The folder of the run that stands for a method: chosen, of the first fold, with the lowest seed."""
         if not self.rule:
             return None
-        keys = ["dataset", "method", "fold", "learning_rate"]
+        keys = [*GROUP, "learning_rate"]
         own = (self.runs["method"] == method) & (self.runs["dataset"] == dataset)
         finished = self.runs[own & (self.runs["status"] == "finished")]
         runs = finished.merge(self.chosen[self.rule][keys], on=keys).sort_values(["fold", "seed"])
@@ -262,7 +268,7 @@ def _complete(table: pd.DataFrame, texts: Sequence[str], numbers: Sequence[str])
         table[column] = table[column].astype(object).where(table[column].notna(), "")
     for column in numbers:
         table[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
-    for column in ("fold", "seed"):
+    for column in ("fold", "seed", "split"):
         if table[column].notna().all():
             table[column] = table[column].astype(int)
     return table

@@ -14,6 +14,7 @@ from monai_iln.study.report.document import Block, Items, Picture, Row, Table, T
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import FAINT, GREY, method_colors, new_figure, styled
 from monai_iln.study.report.wording import capital, count, join, number, shorten, slug
+from monai_iln.study.selection import GROUP
 from monai_iln.study.statistics import Metric, bootstrap_mean
 
 CHANGES = {
@@ -95,7 +96,7 @@ def lines(results: Results) -> list[str]:
 
 def read(results: Results) -> pd.DataFrame:
     """The measured cases of the chosen runs, each with the difference to its score without a change."""
-    keys = ["dataset", "method", "fold", "learning_rate"]
+    keys = [*GROUP, "learning_rate"]
     tables = []
     if results.rule:
         finished = results.runs[results.runs["status"] == "finished"]

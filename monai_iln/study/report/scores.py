@@ -12,6 +12,7 @@ from monai_iln.study.report.document import Block, Row, Table, Text, absent
 from monai_iln.study.report.published import IMAGES, SUBJECTS, TABLES, published_dice
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.wording import NO_NUMBER, capital, join, number, place, slug
+from monai_iln.study.selection import GROUP
 
 _MOST_COLUMNS = 8  # beside the methods, on a printed page
 _SOURCES = {
@@ -20,7 +21,7 @@ _SOURCES = {
     "single": "one learning rate, nothing chosen",
     "published": "published in the paper: other folds",
 }
-Column = tuple[str, str, float | None]  # data set, structure, test fold; None stands for all folds
+Column = tuple[str, str, float | None]  # data set, structure, test fold or split; None stands for all of them
 Cell = Mapping[str, Any]
 
 
@@ -41,11 +42,13 @@ def blocks(results: Results) -> list[Block]:
     found += _about_rules(results)
     text = (
         f"Each cell is the mean \N{PLUS-MINUS SIGN} standard deviation of {metric.name} over the test {results.unit}s "
-        f"of a fold. The number of {results.unit}s stands in brackets; the best of a column, which is the "
+        f"of a {results.column}. The number of {results.unit}s stands in brackets; the best of a column, which is the "
         f"{metric.best}, is bold."
     )
-    if max(results.tested_folds.values(), default=0) > 1:
-        text += ' The column "all" is the mean over the folds, each of which counts alike.'
+    if results.column == "split":
+        text += " Each seed has a split of its own, in which every subject is tested once, in one of the folds."
+    if results.column == "split" or max(results.tested_folds.values(), default=0) > 1:
+        text += f' The column "all" is the mean over the {results.column}s, each of which counts alike.'
     found.append(Text(text))
     if len(results.parts) > 1:
         found.append(_overview(results))
@@ -71,7 +74,8 @@ def _overview(results: Results) -> Table:
             line.append({**line[0], "structure": None, "mean": mean})
         columns.append((results.datasets[0], "", None))
         header.append("mean")
-    caption = f"{capital(results.metric.mean)} over the folds, of every structure. {capital(_SOURCES[results.rule])}."
+    caption = f"{capital(results.metric.mean)} over the {results.column}s, of every structure. "
+    caption += f"{capital(_SOURCES[results.rule])}."
     rows = _with_best(results, methods, lines, columns)
     return Table("all_structures", caption, header, rows, _frame(results, [cell for line in lines for cell in line]))
 
@@ -155,7 +159,7 @@ def _pieces(results: Results, datasets: Sequence[str], structure: str) -> list[l
     """The columns of a table, in several groups if they do not fit on a page: then each data set has its own."""
     columns: list[Column] = []
     for dataset in datasets:
-        folds = sorted(results.part(results.by_either_rule, dataset, structure)["fold"].unique())
+        folds = sorted(results.part(results.by_either_rule, dataset, structure)[results.column].unique())
         columns += [(dataset, structure, fold) for fold in folds]
         if len(folds) > 1:
             columns.append((dataset, structure, None))
@@ -192,8 +196,8 @@ def _table(
 
 def _frame(results: Results, records: Sequence[Cell]) -> pd.DataFrame:
     """The cells for computing; where the metric is Dice, the columns are called after it."""
-    names = ["source", "method", "dataset", "structure", "test_fold", "images", "mean", "sd", "learning_rate"]
-    table = pd.DataFrame(records, columns=names).astype({"images": "Int64", "test_fold": "Int64"})
+    names = ["source", "method", "dataset", "structure", _number(results), "images", "mean", "sd", "learning_rate"]
+    table = pd.DataFrame(records, columns=names).astype({"images": "Int64", _number(results): "Int64"})
     return table.rename(columns={name: f"{name}_{results.metric.short}" for name in ("mean", "sd")})
 
 
@@ -202,14 +206,23 @@ def _title(results: Results, column: Column) -> str:
     if fold is None:
         return "all" if len(results.datasets) == 1 else f"{dataset}, all"
     images = results.part(results.by_either_rule, dataset, structure)
-    return f"{dataset}-{fold + 1:.0f} ({_count_images(images[images['fold'] == fold])})"
+    images = images[images[results.column] == fold]
+    if results.column == "split":
+        return f"{dataset}, split {fold:.0f} ({_count_images(images)})"
+    return f"{dataset}-{fold + 1:.0f} ({_count_images(images)})"
+
+
+def _number(results: Results) -> str:
+    """The column of a CSV file that holds the number of the fold or of the split."""
+    return "split" if results.column == "split" else "test_fold"
 
 
 def _cell(results: Results, source: str, method: str, column: Column) -> Cell:
     dataset, structure, fold = column
     if fold is None:
         return _over_folds(results, source, method, dataset, structure)
-    cell = {"source": source, "method": method, "dataset": dataset, "structure": structure, "test_fold": int(fold)}
+    cell: dict[str, Any] = {"source": source, "method": method, "dataset": dataset, "structure": structure}
+    cell[_number(results)] = int(fold)
     if source == "published":
         published = published_dice(method, f"{results.published_group(dataset)}-{fold + 1:.0f}")
         return cell | dict(zip(("mean", "sd"), published or (), strict=False))
@@ -219,14 +232,15 @@ def _cell(results: Results, source: str, method: str, column: Column) -> Cell:
     if scores.empty:
         return cell
     mean, sd = scores["score"].mean(), scores["score"].std(ddof=1)
-    return cell | {"mean": mean, "sd": sd, "learning_rate": scores["learning_rate"].iloc[0]}
+    rates = scores["learning_rate"].unique()  # of a split, each fold has its own
+    return cell | {"mean": mean, "sd": sd, "learning_rate": rates[0] if len(rates) == 1 else None}
 
 
 def _over_folds(results: Results, source: str, method: str, dataset: str, structure: str) -> Cell:
-    """The mean over the folds, of a method that was tested on all of them."""
-    folds = results.part(results.by_either_rule, dataset, structure)["fold"].unique()
+    """The mean over the folds or splits, of a method that was tested on all of them."""
+    folds = results.part(results.by_either_rule, dataset, structure)[results.column].unique()
     means = [_cell(results, source, method, (dataset, structure, fold)).get("mean", np.nan) for fold in folds]
-    key = {"source": source, "method": method, "dataset": dataset, "structure": structure, "test_fold": None}
+    key = {"source": source, "method": method, "dataset": dataset, "structure": structure}
     return key | {"mean": float(np.mean(means))}
 
 
@@ -268,15 +282,18 @@ def _rates_table(results: Results) -> Table:
     images = results.by_either_rule
     folds = []
     for dataset in results.datasets:
-        tested = images.loc[images["dataset"] == dataset, "fold"]
-        folds += [(dataset, fold) for fold in sorted(tested.unique())]
+        tested = images.loc[images["dataset"] == dataset, ["split", "fold"]].drop_duplicates()
+        folds += [(dataset, *pair) for pair in sorted(tested.itertuples(index=False, name=None))]
     rows, frames = [], []
     for rule, chosen in results.chosen.items():
         rows.append(Row([capital(_SOURCES[rule])], heading=True))
         frames.append(chosen.assign(rule=rule))
-        rates = chosen.set_index(["dataset", "method", "fold"])["learning_rate"].map("{:g}".format).to_dict()
+        rates = chosen.set_index(GROUP)["learning_rate"].map("{:g}".format).to_dict()
         for method in results.methods_of(images):
-            cells = [rates.get((dataset, method, fold), NO_NUMBER) for dataset, fold in folds]
+            cells = [rates.get((dataset, method, split, fold), NO_NUMBER) for dataset, split, fold in folds]
             rows.append(Row([method, *cells]))
-    header = ["Method", *(f"{dataset}-{fold + 1:.0f}" for dataset, fold in folds)]
+    header = ["Method"]
+    for dataset, split, fold in folds:
+        name = f"{dataset}-{fold + 1:.0f}"
+        header.append(f"{name}, split {split:.0f}" if results.column == "split" else name)
     return Table("learning_rates", "Chosen learning rates.", header, rows, pd.concat(frames))

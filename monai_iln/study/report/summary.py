@@ -10,6 +10,7 @@ from monai_iln.study.report.document import Block, Items, Text
 from monai_iln.study.report.results import NO_IMAGES, Results
 from monai_iln.study.report.seed_variance import seed_sentence
 from monai_iln.study.report.wording import count, join, minus, number
+from monai_iln.study.selection import GROUP
 from monai_iln.study.statistics import ALPHA, least_p
 
 _RULES = {
@@ -84,7 +85,7 @@ def _dataset(results: Results, name: str) -> str:
 def _caveats(results: Results) -> list[str]:
     caveats = []
     if {"nested", "paper"} <= set(results.chosen):
-        keys = ["dataset", "structure", "method", "fold"]
+        keys = ["structure", *GROUP]
         means = {rule: images.groupby(keys)["score"].mean() for rule, images in results.selected.items()}
         gain = (means["paper"] - means["nested"]).mean()
         change = "raise" if results.metric.higher_is_better else "change"

@@ -1,0 +1,202 @@
+r"""The variances of folds and trainings, for :mod:`monai_iln.study.chance`.
+
+With y the scores of methods, seeds and subjects, u their means over seeds, d the differences of two methods' u, n_f
+subjects in fold f, h the mean of 1/n_f, and q = sum (n_f / N)^2:
+
+One split, the same folds for every seed. r are the means of runs, m the fold means of u, and K methods are pooled::
+
+    Vs  = sum (d_i - its fold's mean)^2 / (N - F)
+    W_k = sum_fs (r_kfs - m_kf)^2 / (F (S - 1))
+    E_k = sum (y - r - u + m)^2 / ((N - F)(S - 1))
+    I   = sum_kf (m_kf - m_k. - m_.f + m_..)^2 / ((K - 1)(F - 1))
+    c   = max(0, 2 mean W - 2 h mean E)          of a training; 0 with one seed
+    b   = max(0, 2 I - h mean Vs - c / S)        of a fold; with one seed, of a fold and a training
+    V   = Vs / N + q (c / S + b)
+
+    df  = V^2 (K - 1)(F - 1) / (2 q I)^2         if b > 0
+    df  = V^2 / [(Vs / N)^2 / (N - F) + (2 q mean W / S)^2 / (K F (S - 1))]     otherwise; the last term if c > 0
+
+New splits, other folds for every seed. Z are the dummies of the runs less their means over a subject's seeds, g is the
+rank of Z, Q an orthonormal basis of it, and x = y - u::
+
+    W_k = |Q'x_k|^2 / (N (S - 1))
+    E_k = (|x_k|^2 - |Q'x_k|^2) / (N (S - 1) - g)
+    c   = max(0, 2 mean W - 2 g / (N (S - 1)) mean E)      of a fold and a training
+    w   = mean q / S - (1 - mean q) / (S N)
+    V   = var(d) / N + c w
+    df  = V^2 / [(var(d) / N)^2 / (N - 1) + (2 w mean W)^2 / (g K)]             the last term if c > 0
+
+df is never below the least df that goes into it; with one seed it is (K - 1)(F - 1).
+
+The runs of all methods together tell the variances of folds and trainings, unless one of four or more methods is far
+noisier than most: if its W is more than 6 times the median W. With one seed, if its J is more than 8 times the
+median, J_k = sum_f (m_kf - m_k. less the median of that over methods)^2. Both numbers are set by hand. A pair with such
+a method has its own terms: W, E, I and Vs of the two alone, and the df of W is that of Satterthwaite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from monai_iln.study.selection import DECIMALS
+
+MOST_POOLED = 3  # so many methods are always pooled: of fewer than four none can be told to be the noisy one
+NOISY, NOISY_ONE_SEED = 6.0, 8.0  # times the median; set by hand, in simulations
+NOTHING = 10.0 ** (-2 * DECIMALS)  # a variance that is only rounding
+_Floats = npt.NDArray[np.float64]
+_Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the two designs give, in one form. ``V = within / N + run_weight c + fold_weight b``."""
+
+    seeds: int
+    subjects: int
+    within: _Floats  # (M, M): Vs or var(d) of every pair
+    within_df: int
+    run_in_within: float  # so much of c is in it
+    run: _Floats  # (M,): W
+    run_df: int  # of one method
+    noise: _Floats  # (M,): E
+    leak: float  # so much of the noise is in W
+    run_weight: float
+    between: _Floats  # (M, M): the variance of two methods' fold differences; its mean over pairs is 2 I
+    between_df: int
+    inverse: float  # h
+    fold_weight: float
+    spread: _Floats  # (M,): J
+
+
+@dataclass(frozen=True)
+class Variances:
+    """The variances of folds and trainings, from a group of methods."""
+
+    run: float  # c
+    fold: float  # b
+    run_part: float  # 2 mean W
+    run_df: float
+    fold_part: float  # 2 I
+    fold_df: int
+    noise: float  # 2 mean E
+    within: float  # mean Vs
+
+
+def one_split(y: _Floats, folds: _Integers) -> Terms:
+    """The terms of one split, from scores ``(methods, seeds, subjects)`` and the fold of each subject."""
+    methods, seeds, subjects = y.shape
+    members = np.eye(folds.max() + 1)[folds]  # (N, F)
+    sizes = members.sum(axis=0)
+    number = len(sizes)
+    u = y.mean(axis=1)
+    r, m = y @ members / sizes, u @ members / sizes
+    rest = (y - r[..., folds]) - (u - m[..., folds])[:, None]
+    centred = u - m[:, folds]
+    effects = m - m.mean(axis=1, keepdims=True)
+    q = float(((sizes / subjects) ** 2).sum())
+    return Terms(
+        seeds=seeds,
+        subjects=subjects,
+        within=_mean_square(_of_pairs(centred), subjects - number),
+        within_df=subjects - number,
+        run_in_within=0.0,
+        run=_mean_square((r - m[:, None]).reshape(methods, -1), number * (seeds - 1)),
+        run_df=number * (seeds - 1),
+        noise=_mean_square(rest.reshape(methods, -1), (subjects - number) * (seeds - 1)),
+        leak=float((1 / sizes).mean()),
+        run_weight=q / seeds,
+        between=_mean_square(_of_pairs(effects), number - 1),
+        between_df=number - 1,
+        inverse=float((1 / sizes).mean()),
+        fold_weight=q,
+        spread=((effects - np.median(effects, axis=0)) ** 2).sum(axis=1),
+    )
+
+
+def new_splits(y: _Floats, folds: _Integers) -> Terms:
+    """The terms of new splits, from scores ``(methods, seeds, subjects)`` and the folds ``(seeds, subjects)``."""
+    methods, seeds, subjects = y.shape
+    members = np.concatenate([np.eye(folds.max() + 1)[row] for row in folds], axis=1)  # (N, runs), a 1 for each seed
+    sizes = members.sum(axis=0)
+    u = y.mean(axis=1)
+    x = y - u[:, None]
+    by_run = np.concatenate([x[:, s] @ np.eye(folds.max() + 1)[row] for s, row in enumerate(folds)], axis=1)
+    # The runs' dummies less their means over a subject's seeds have this Gram matrix; x has no such means.
+    gram = np.diag(sizes) - members.T @ members / seeds
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > 1e-9 * values[-1]
+    g = int(kept.sum())
+    explained = ((by_run @ vectors[:, kept]) ** 2 / values[kept]).sum(axis=1)
+    total = subjects * (seeds - 1)  # the trace of that matrix
+    q = float(((sizes / subjects) ** 2).sum()) / seeds
+    unexplained = np.sqrt(np.maximum((x**2).sum(axis=(1, 2)) - explained, 0))
+    centred = u - u.mean(axis=1, keepdims=True)
+    return Terms(
+        seeds=seeds,
+        subjects=subjects,
+        within=_mean_square(_of_pairs(centred), subjects - 1),
+        within_df=subjects - 1,
+        run_in_within=(1 - q) / seeds,
+        run=explained / total,
+        run_df=g,
+        noise=_mean_square(unexplained[:, None], total - g),
+        leak=g / total,
+        run_weight=q / seeds - (1 - q) / (seeds * subjects),
+        between=np.zeros((methods, methods)),
+        between_df=0,
+        inverse=0.0,
+        fold_weight=0.0,
+        spread=np.zeros(methods),
+    )
+
+
+def loud_methods(terms: Terms) -> set[int]:
+    """The methods that are left out of the pool."""
+    if len(terms.run) <= MOST_POOLED:
+        return set()
+    noise, most = (terms.run, NOISY) if terms.seeds > 1 else (terms.spread, NOISY_ONE_SEED)
+    return set(np.flatnonzero(noise > most * max(np.median(noise), NOTHING)).tolist())
+
+
+def variances(terms: Terms, group: Sequence[int]) -> Variances:
+    """The variances of the methods of a group: of those that are pooled, or of a pair that is not."""
+    pairs = tuple(np.array(list(combinations(group, 2)), int).reshape(-1, 2).T)
+    run, noise = terms.run[list(group)], terms.noise[list(group)]
+    within, between = terms.within[pairs], terms.between[pairs]
+    run_part, noise_part = 2 * float(run.mean()), 2 * float(noise.mean())
+    fold_part, mean_within = (float(part.mean()) if part.size else np.nan for part in (between, within))
+    c = max(0.0, run_part - terms.leak * noise_part)
+    b = max(0.0, fold_part - terms.inverse * mean_within - c / terms.seeds)
+    run_df = float(terms.run_df * len(group))
+    if len(group) == 2 < len(terms.run) and run.any():
+        run_df = float(terms.run_df * run.sum() ** 2 / (run**2).sum())
+    fold_df = terms.between_df * (len(group) - 1)
+    return Variances(c, b, run_part, run_df, fold_part, fold_df, noise_part, mean_within)
+
+
+def degrees(terms: Terms, of: Variances, over_subjects: float, v: float) -> float:
+    """The degrees of freedom of ``v``, the variance of a pair's mean difference."""
+    if terms.seeds == 1:
+        return float(of.fold_df)
+    if of.fold > 0:
+        return max(of.fold_df, v**2 * of.fold_df / (terms.fold_weight * of.fold_part) ** 2)
+    parts = [(over_subjects, terms.within_df), (terms.run_weight * of.run_part * (of.run > 0), of.run_df)]
+    used = [(part, df) for part, df in parts if part > 0]
+    return max(min(df for _, df in used), v**2 / sum(part**2 / df for part, df in used))
+
+
+def _of_pairs(values: _Floats) -> _Floats:
+    """The differences of every two rows."""
+    pairs: _Floats = values[:, None] - values
+    return pairs
+
+
+def _mean_square(values: _Floats, df: int) -> _Floats:
+    """The mean square over the last axis; 0 without degrees of freedom, where another term holds that chance."""
+    total: _Floats = (values**2).sum(axis=-1)
+    return total / df if df else np.zeros_like(total)
