@@ -49,7 +49,7 @@ class SaveRobustness(SaveCaseScores):
         structures: The names of the label values above 0.
 
     Raises:
-        UserError: If the evaluator has no inferer. When it ends, as :class:`SaveCaseScores`.
+        UserError: If the evaluator has no inferer, or does not predict by it. When it ends, as :class:`SaveCaseScores`.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class SaveRobustness(SaveCaseScores):
     def _begin(self, engine: Engine) -> None:
         self._change = self.changes[(engine.state.iteration - 1) % len(self.changes)]
         self._inferer.change = None if self._change == UNCHANGED else self._change
+        self._inferer.applied = False  # as long as nobody asks it
         if self._change == UNCHANGED:
             self._predicted: list[Tensor | None] = []
         self._place = 0
@@ -130,6 +131,12 @@ class SaveRobustness(SaveCaseScores):
 
     def _write(self, engine: Engine) -> None:
         self._require_all(len(self.changes))
+        require(
+            any(line is not None for line in self._lines),
+            f"an evaluator of the class {type(engine).__name__}",
+            "it does not predict by its inferer, which is what predicts changed images",
+            "let its network be called by engine.inferer, or leave robustness out",
+        )
         rows = []
         for place, scores in enumerate(self._scores_by_class(engine)):
             line, number = self._lines[place], self._numbers[place]

@@ -173,7 +173,9 @@ def measure_robustness(runs: Sequence[Run], study: Study, folder: Path) -> list[
         (folder / run.path / ROBUSTNESS_FAILURE).unlink(missing_ok=True)
     settings = WorkerSettings(folder, uuid.uuid4().hex[:8], parent=os.getpid())
     left, trouble = todo, None
-    with RobustnessProgress(todo, folder):
+    with RobustnessProgress(todo, folder), contextlib.ExitStack() as tidying:
+        for run in todo:
+            tidying.callback(_remove_unfinished, folder / run.path)
         for one_by_one in (False, True):
             for batch in [[run] for run in left] if one_by_one else [left]:
                 for run in batch:
@@ -181,7 +183,6 @@ def measure_robustness(runs: Sequence[Run], study: Study, folder: Path) -> list[
                 trouble = _execute_in_parallel(batch, study, settings, robustness.measure)
             left = [run for run in left if robustness.is_open(folder / run.path)]
     for run in left:
-        _remove_unfinished(folder / run.path)
         robustness.write_failure(folder / run.path, f"its worker died twice ({type(trouble).__name__})")
     told = [(run, robustness.failure_of(folder / run.path)) for run in todo]
     return [f"{run}: robustness could not be measured: {why}" for run, why in told if why]

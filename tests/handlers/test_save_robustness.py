@@ -100,6 +100,7 @@ def test_more_image_is_filled_with_its_border():
     given, network = images((1, 2, 8, 8)), Seen()
     given[:, 0, [0, -1]] = given[:, 0, :, [0, -1]] = 3.0
     given[:, 1, [0, -1]] = given[:, 1, :, [0, -1]] = -1.0
+    given[0, 0, 0, 0] = 100.0  # one bright voxel is not the border
     kept = []
 
     def keep(inputs):
@@ -237,8 +238,8 @@ class Threshold(nn.Module):
         return torch.cat([level - inputs, inputs - level], dim=1)
 
 
-def segmentation(folder, network, inferer=None, items=None, **options):
-    metric = {"dice": MeanDice(include_background=False, output_transform=PRED)}
+def segmentation(folder, network, inferer=None, items=None, metric=None, **options):
+    metric = {"dice": metric or MeanDice(include_background=False, output_transform=PRED)}
     post = Compose([AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=2)])
     items = items or cases()
     evaluator = evaluator_of(items, network, metric, inferer, post=post, **options)
@@ -345,6 +346,30 @@ def test_an_output_that_is_no_tensor_has_no_changes(tmp_path):
         changed.change = name
         changed(images((1, 1, 8, 8)), Two())
         assert not changed.applied
+
+
+def test_a_background_that_is_scored_too_is_left_out(tmp_path):
+    with_background = MeanDice(include_background=True, output_transform=PRED)
+    scores = [
+        segmentation(tmp_path / str(number), Threshold(False), metric=metric)["score"].tolist()
+        for number, metric in enumerate((None, with_background))
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_an_evaluator_that_does_not_ask_its_inferer_is_refused(tmp_path):
+    class Bypassed(SupervisedEvaluator):
+        def _iteration(self, engine, batch):
+            inferer, self.inferer = self.inferer, SimpleInferer()
+            output = super()._iteration(engine, batch)
+            self.inferer = inferer
+            return output
+
+    metric = {"mae": MeanAbsoluteError(output_transform=PRED)}
+    evaluator = Bypassed("cpu", DataLoader(Dataset(cases(1))), Seen(), key_val_metric=metric)
+    SaveRobustness(str(tmp_path), ["a"], ["a"], metric).attach(evaluator)
+    with pytest.raises(UserError, match="it does not predict by its inferer"):
+        evaluator.run()
 
 
 def test_an_evaluator_without_an_inferer_is_refused(tmp_path):
