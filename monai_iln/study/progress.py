@@ -240,8 +240,12 @@ class RobustnessProgress(_Watch):
 
     def __init__(self, runs: Sequence[Run], folder: Path) -> None:
         self.waiting, self.folder, self._total = list(runs), folder, len(runs)
+        self._told = False
 
     def look(self) -> None:
+        if not self._told:
+            self._told = True
+            print(f"finished runs to measure the robustness of: {self._total}", file=self.terminal, flush=True)
         for run in [run for run in self.waiting if (self.folder / run.path / ROBUSTNESS.name).is_file()]:
             self.waiting.remove(run)
             done = self._total - len(self.waiting)

@@ -47,7 +47,6 @@ def measure(run: Run, settings: WorkerSettings) -> None:
     begin(settings)
     final = settings.folder / run.path
     scratch = unfinished_path(final, settings.token)
-    (final / ROBUSTNESS_FAILURE).unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:

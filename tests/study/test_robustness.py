@@ -15,7 +15,7 @@ from monai_iln.handlers.changes import BATCH
 from monai_iln.handlers.changes import CHANGES as MEASURED
 from monai_iln.run_files import ROBUSTNESS, ROBUSTNESS_FAILURE, UNCHANGED, WEIGHTS
 from monai_iln.study import CrossValidationWorkflow, robustness, scheduler
-from monai_iln.study.records import read_records
+from monai_iln.study.records import read_records, unfinished_path
 from monai_iln.study.report import document, write_report
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.robustness import CHANGES, lines, read, summarize
@@ -116,10 +116,13 @@ def test_a_worker_that_dies_twice_is_told(old, monkeypatch, capsys):
     def die(runs, study, settings, task):
         assert task is robustness.measure
         tried.append([run.method for run in runs])
+        for run in runs:
+            unfinished_path(settings.folder / run.path, settings.token).mkdir()
         return RuntimeError("killed")
 
     monkeypatch.setattr(scheduler, "_execute_in_parallel", die)
     command(old)
+    assert all([path.name for path in run.parent.iterdir()] == ["seed_0"] for run in run_folders(old))
     assert tried == [["BN", "own"], ["BN"], ["own"]]
     assert capsys.readouterr().out.count("robustness could not be measured: its worker died twice (RuntimeError)") == 2
 
@@ -249,6 +252,13 @@ def test_of_errors_a_rise_is_the_loss(tmp_path):
     assert lines(results)[0].endswith("(IN) under gain; ILN keeps it.")
     assert "Seams" not in text
     assert "Windows without" not in text
+
+
+def test_runs_without_measurement_are_named(tmp_path):
+    make(tmp_path, MOVES)
+    (tmp_path / "runs/liver/IN/fold_1/lr_0.1/seed_0" / ROBUSTNESS.name).unlink()
+    text = page_of(tmp_path).text
+    assert "1 finished run without measurement, such as runs/liver/IN/fold_1/lr_0.1/seed_0: methods may" in text
 
 
 def test_without_measurements_nothing_is_said(tmp_path):

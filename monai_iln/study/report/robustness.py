@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from monai_iln.run_files import ROBUSTNESS, UNCHANGED
-from monai_iln.study.report.document import Block, Items, Picture, Row, Table, Text
+from monai_iln.study.report.document import Block, Items, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import FAINT, GREY, method_colors, new_figure, styled
 from monai_iln.study.report.wording import capital, count, join, number, shorten, slug
@@ -48,9 +48,13 @@ def blocks(results: Results) -> list[Block]:
         told = [
             _sentence(method, rows, results.metric, margin) for method, rows in summary.groupby("method", sort=False)
         ]
-        told += [_masks_sentence(own, "shift"), _borders_sentence(own), _empty_sentence(own), _lacking(own)]
+        told += [_shift_sentence(own), _borders_sentence(own), _empty_sentence(own), _lacking(own)]
         found += [Items(list(filter(None, told))), table, _picture(results, dataset, summary, margin)]
         found.append(Text(_uncertainty(own, results.metric.decimals)))
+    missing = sorted(set(_chosen_runs(results)["run"]) - set(cases["run"]))
+    if missing:
+        several = f"{count(len(missing), 'finished run')} without measurement, such as {missing[0]}"
+        found.append(absent(f"{several}: methods may have been measured on different cases."))
     return [*found, Items(_EXPLANATION)]
 
 
@@ -96,22 +100,28 @@ def lines(results: Results) -> list[str]:
 
 def read(results: Results) -> pd.DataFrame:
     """The measured cases of the chosen runs, each with the difference to its score without a change."""
-    keys = [*GROUP, "learning_rate"]
+    keys = ["run", *GROUP, "learning_rate", "seed"]
     tables = []
-    if results.rule:
-        finished = results.runs[results.runs["status"] == "finished"]
-        for run in finished.merge(results.chosen[results.rule][keys], on=keys).to_dict("records"):
-            table = ROBUSTNESS.read_if_any(results.folder / str(run["run"]))
-            if table is None:
-                continue
-            unchanged = table.loc[table["change"] == UNCHANGED].set_index("image")["score"]
-            table["difference"] = table["score"] - table["image"].map(unchanged).astype(float)
-            tables.append(table.assign(**{key: run[key] for key in (*keys, "seed")}))
+    for run in _chosen_runs(results).to_dict("records"):
+        table = ROBUSTNESS.read_if_any(results.folder / str(run["run"]))
+        if table is None:
+            continue
+        unchanged = table.loc[table["change"] == UNCHANGED].set_index("image")["score"]
+        table["difference"] = table["score"] - table["image"].map(unchanged).astype(float)
+        tables.append(table.assign(**{key: run[key] for key in keys}))
     if not tables:
-        return pd.DataFrame(columns=[*ROBUSTNESS.columns, *keys, "seed", "difference"])
+        return pd.DataFrame(columns=[*ROBUSTNESS.columns, *keys, "difference"])
     cases = pd.concat(tables, ignore_index=True)
     order = {method: place for place, method in enumerate(results.methods)}
     return cases.sort_values("method", key=lambda names: names.map(order), kind="stable")
+
+
+def _chosen_runs(results: Results) -> pd.DataFrame:
+    finished = results.runs[results.runs["status"] == "finished"]
+    if not results.rule:
+        return finished.iloc[:0]
+    keys = [*GROUP, "learning_rate"]
+    return finished.merge(results.chosen[results.rule][keys], on=keys)
 
 
 def summarize(cases: pd.DataFrame, intervals: bool = True) -> pd.DataFrame:
@@ -177,12 +187,12 @@ def _interval(row: Mapping[Any, Any], metric: Metric) -> str:
     return f" ({number(ends[0], metric.decimals)} to {number(ends[1], metric.decimals)})"
 
 
-def _masks_sentence(cases: pd.DataFrame, change: str) -> str:
-    own = summarize(cases[cases["change"] == change], intervals=False)
+def _shift_sentence(cases: pd.DataFrame) -> str:
+    own = summarize(cases[cases["change"] == "shift"], intervals=False)
     if own.empty or own["disagreement"].isna().all():
         return ""
     told = [f"{row['method']} {number(row['disagreement'])}" for row in own.to_dict("records")]
-    return f"Masks under {CHANGES[change]} disagree with the unchanged ones (one minus Dice) by: {', '.join(told)}."
+    return f"Masks under a shift disagree with the unchanged ones (one minus Dice) by: {', '.join(told)}."
 
 
 def _borders_sentence(cases: pd.DataFrame) -> str:
