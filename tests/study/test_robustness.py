@@ -18,7 +18,8 @@ from monai_iln.study import CrossValidationWorkflow, robustness, scheduler
 from monai_iln.study.records import read_records, unfinished_path
 from monai_iln.study.report import document, write_report
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.robustness import CHANGES, lines, read, summarize
+from monai_iln.study.report.robustness import CHANGES, lines
+from monai_iln.study.report.robustness_means import judge, margin_of, read
 
 DICE = {"name": "val_mean_dice", "higher_is_better": True, "in_unit_interval": True}
 ERROR = {"name": "val_mae", "higher_is_better": False, "in_unit_interval": False}
@@ -149,7 +150,7 @@ def _unpainted(monkeypatch):
     monkeypatch.setattr(document, "_png", png)
 
 
-def make(folder, moves, metric=DICE, seeds=(0,), by_seed=0.0, masks=True, **more):
+def make(folder, moves, metric=DICE, seeds=(0,), by_seed=0.0, masks=True, wide=1, **more):
     """A study with known differences ``moves`` by method and change; subjects differ a little around them."""
     methods = tuple(moves)
     made = make_study(
@@ -165,7 +166,7 @@ def make(folder, moves, metric=DICE, seeds=(0,), by_seed=0.0, masks=True, **more
     for row in made.runs.to_dict("records"):
         rows = []
         for number in range(6):
-            wiggle = 0.001 * (number - 2.5) + by_seed * row["seed"]
+            wiggle = 0.001 * wide * (number - 2.5) + by_seed * row["seed"]
             for change, move in {UNCHANGED: 0.0, **moves[row["method"]]}.items():
                 score = 0.8 + 0.01 * number + (move + wiggle if change != UNCHANGED else 0)
                 subject = f"s{row['fold']}{number}"
@@ -193,7 +194,8 @@ def test_names_of_changes_are_those_that_are_measured():
 
 def test_means_are_over_subjects_and_seeds(tmp_path):
     results = make(tmp_path, MOVES, seeds=(0, 1), by_seed=0.01)
-    summary = summarize(read(results)).set_index(["method", "change"])
+    cases = read(results)
+    summary = judge(cases, results.metric, margin_of(cases, results.metric)).set_index(["method", "change"])
     row = summary.loc[("ILN", "smaller")]
     assert row["difference"] == pytest.approx(-0.05 + 0.005)
     assert (row["subjects"], row["seeds"]) == (18, 2)
@@ -250,8 +252,16 @@ def test_of_errors_a_rise_is_the_loss(tmp_path):
     assert "ILN is steady under offset; it errs less by 0.300" in text
     assert lines(results)[0].startswith("What the scores hide: mean mae rises by 0.2")
     assert lines(results)[0].endswith("(IN) under gain; ILN keeps it.")
-    assert "Seams" not in text
+    assert "Seams: none to look for, since no mask is predicted in windows." in text
     assert "Windows without" not in text
+
+
+def test_what_may_be_chance_is_no_loss(tmp_path):
+    results = make(tmp_path, {"ILN": {"gain": -0.02, "larger": -0.015}, "IN": {"gain": 0.0, "larger": 0.0}}, wide=60)
+    text = page_of(tmp_path).text
+    said = "ILN may change under gain (-0.020) and a larger field of view (-0.015), but the interval includes 0."
+    assert said.replace("(-", "(\N{MINUS SIGN}") in text
+    assert lines(results) == []
 
 
 def test_runs_without_measurement_are_named(tmp_path):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from monai_iln.run_files import ROBUSTNESS, UNCHANGED
+from monai_iln.run_files import UNCHANGED
 from monai_iln.study.report.document import Block, Items, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
+from monai_iln.study.report.robustness_means import chosen_runs, judge, margin_of, means, read
 from monai_iln.study.report.style import FAINT, GREY, method_colors, new_figure, styled
 from monai_iln.study.report.wording import capital, count, join, number, shorten, slug
-from monai_iln.study.selection import GROUP
-from monai_iln.study.statistics import Metric, bootstrap_mean
+from monai_iln.study.statistics import Metric
 
 CHANGES = {
     "gain": "gain",
@@ -28,7 +28,6 @@ CHANGES = {
 }
 """The changes in a sentence by their names."""
 
-_MARGIN = 0.01  # of a score between 0 and 1, or of the mean of another
 _COLUMNS = ("gain", "offset", "bias field", "shift", "smaller", "larger", "batch")
 _NARROW = 4.2  # inches: what a telephone shows at full size
 _ROW, _DOT = 0.2, 0.13  # inches, of a change and of each method in it
@@ -42,16 +41,14 @@ def blocks(results: Results) -> list[Block]:
     found: list[Block] = [Text(_INTRODUCTION)]
     for dataset in [name for name in results.datasets if name in set(cases["dataset"])]:
         own = cases[cases["dataset"] == dataset]
-        summary = summarize(own)
-        margin = margin_of(summary, results.metric)
+        margin = margin_of(own, results.metric)
+        summary = judge(own, results.metric, margin)
         table = _table(results, dataset, summary, margin)
-        told = [
-            _sentence(method, rows, results.metric, margin) for method, rows in summary.groupby("method", sort=False)
-        ]
+        told = [_sentence(method, rows, results.metric) for method, rows in summary.groupby("method", sort=False)]
         told += [_shift_sentence(own), _borders_sentence(own), _empty_sentence(own), _lacking(own)]
         found += [Items(list(filter(None, told))), table, _picture(results, dataset, summary, margin)]
         found.append(Text(_uncertainty(own, results.metric.decimals)))
-    missing = sorted(set(_chosen_runs(results)["run"]) - set(cases["run"]))
+    missing = sorted(set(chosen_runs(results)["run"]) - set(cases["run"]))
     if missing:
         several = f"{count(len(missing), 'finished run')} without measurement, such as {missing[0]}"
         found.append(absent(f"{several}: methods may have been measured on different cases."))
@@ -60,7 +57,8 @@ def blocks(results: Results) -> list[Block]:
 
 _INTRODUCTION = (
     "The finished weights predict the same test cases again, with one thing changed after the bundle's own "
-    "preprocessing. What has moved is moved back, and what was cut off keeps its unchanged prediction."
+    "preprocessing. Steady means that the mean score changes by less than 0.01, or less than a hundredth where scores "
+    "are not between 0 and 1. A method that scores badly has little to lose: read the changes beside its score."
 )
 _EXPLANATION = [
     "Gain: intensities times 1.2. Offset: plus 0.2 standard deviations. Bias field: times a smooth field, 0.8 to 1.2.",
@@ -68,107 +66,57 @@ _EXPLANATION = [
     "Smaller and larger field of view: windows, or else images, have 0.75 and 1.5 times their lengths, or the nearest "
     "ones that the network takes. What a larger image has more is the median of its border.",
     "Batch: each case is alone and not in its batch. A single one is beside the one before it.",
+    "What has moved is moved back before the score, and what was cut off keeps its unchanged prediction.",
 ]
 
 
 def lines(results: Results) -> list[str]:
-    """What the summary says: the worst change of each data set, if it exceeds the margin for some method."""
+    """What the summary says: the change that most is lost under, for each data set where a method is not steady."""
     cases, said = read(results), []
     for dataset in results.datasets:
         own = cases[cases["dataset"] == dataset]
-        if own.empty:
-            continue
-        summary = summarize(own, intervals=False)
-        margin = margin_of(summary, results.metric)
-        losses = _losses(summary, results.metric)
-        worst = UNCHANGED
-        if losses.notna().any():
-            worst = str(summary["change"].iloc[int(losses.argmax())])
-        rows = summary[summary["change"] == worst].assign(loss=losses)
-        bad = rows[rows["loss"] >= margin].sort_values("loss", ascending=False)
+        rows = _worst(own, results.metric)
+        bad = rows[rows["verdict"] == "worse"].sort_values("loss", ascending=False)
         if bad.empty:
             continue
-        steady = [method for method in results.methods_of(rows) if method not in set(bad["method"])]
+        kept = list(rows.loc[rows["verdict"].isin(["steady", "better"]), "method"])
         where = f" on {dataset}" if len(results.datasets) > 1 else ""
         lost = [f"{number(row['loss'], results.metric.decimals)} ({row['method']})" for row in bad.to_dict("records")]
-        text = f"{results.metric.mean} {_worse(results.metric)} by {join(lost)} under {CHANGES[worst]}"
-        if steady:
-            text += f"; {join(steady)} {'keeps' if len(steady) == 1 else 'keep'} it"
+        verb = "falls" if results.metric.higher_is_better else "rises"
+        text = f"{results.metric.mean} {verb} by {join(lost)} under {CHANGES[bad['change'].iloc[0]]}"
+        if kept:
+            text += f"; {join(kept)} {'keeps' if len(kept) == 1 else 'keep'} it"
         said.append(f"What the scores hide{where}: {text}.")
     return said
 
 
-def read(results: Results) -> pd.DataFrame:
-    """The measured cases of the chosen runs, each with the difference to its score without a change."""
-    keys = ["run", *GROUP, "learning_rate", "seed"]
-    tables = []
-    for run in _chosen_runs(results).to_dict("records"):
-        table = ROBUSTNESS.read_if_any(results.folder / str(run["run"]))
-        if table is None:
-            continue
-        unchanged = table.loc[table["change"] == UNCHANGED].set_index("image")["score"]
-        table["difference"] = table["score"] - table["image"].map(unchanged).astype(float)
-        tables.append(table.assign(**{key: run[key] for key in keys}))
-    if not tables:
-        return pd.DataFrame(columns=[*ROBUSTNESS.columns, *keys, "difference"])
-    cases = pd.concat(tables, ignore_index=True)
-    order = {method: place for place, method in enumerate(results.methods)}
-    return cases.sort_values("method", key=lambda names: names.map(order), kind="stable")
+def _worst(cases: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The rows of the change that most is lost under, beyond doubt; of any other where none is."""
+    margin, rows = margin_of(cases, metric), pd.DataFrame({"verdict": [], "method": [], "loss": []})
+    if cases.empty:
+        return rows
+    found = means(cases)
+    losses = -found["difference"] if metric.higher_is_better else found["difference"]
+    order = losses.groupby(found["change"]).max().sort_values(ascending=False)
+    for change in order[order >= margin].index:
+        rows = judge(cases[cases["change"] == change], metric, margin)
+        if (rows["verdict"] == "worse").any():
+            break
+    return rows
 
 
-def _chosen_runs(results: Results) -> pd.DataFrame:
-    finished = results.runs[results.runs["status"] == "finished"]
-    if not results.rule:
-        return finished.iloc[:0]
-    keys = [*GROUP, "learning_rate"]
-    return finished.merge(results.chosen[results.rule][keys], on=keys)
-
-
-def summarize(cases: pd.DataFrame, intervals: bool = True) -> pd.DataFrame:
-    """A row for each method and change: means over subjects, seeds averaged, and a 95 % interval over subjects.
-
-    Args:
-        cases: The cases of one data set, as :func:`read` returns them.
-        intervals: If false, the intervals are left out, which take their time.
-    """
-    rows = []
-    for (method, change), group in cases.groupby(["method", "change"], sort=False, observed=True):
-        numbers = ["score", "difference", "disagreement", "near_borders", "elsewhere", "marked"]
-        subjects = group.groupby("subject", observed=True)[numbers].mean()
-        low, high = bootstrap_mean(subjects["difference"]) if intervals else (np.nan, np.nan)
-        seeds = group.groupby("seed")["difference"].mean()
-        row = {"method": method, "change": str(change), "subjects": len(subjects), "seeds": len(seeds)}
-        row |= {name: float(subjects[name].mean()) for name in numbers} | {"low": low, "high": high}
-        rows.append(row | {"sd": float(subjects["difference"].std()), "between_seeds": float(np.ptp(seeds))})
-    return pd.DataFrame(rows)
-
-
-def margin_of(summary: pd.DataFrame, metric: Metric) -> float:
-    """The change of a score that counts: 0.01, or a hundredth of the mean of scores that are not between 0 and 1."""
-    if metric.in_unit_interval:
-        return _MARGIN
-    return _MARGIN * float(summary.loc[summary["change"] == UNCHANGED, "score"].abs().mean())
-
-
-def _losses(summary: pd.DataFrame, metric: Metric) -> pd.Series[float]:
-    return -summary["difference"] if metric.higher_is_better else summary["difference"]
-
-
-def _worse(metric: Metric) -> str:
-    return "falls" if metric.higher_is_better else "rises"
-
-
-def _sentence(method: Any, rows: pd.DataFrame, metric: Metric, margin: float) -> str:
-    """What a method is steady under, and what it loses and gains under what."""
-    told: dict[str, list[str]] = {"steady": [], "worse": [], "better": []}
-    rows = rows[rows["change"] != UNCHANGED].assign(loss=_losses(rows, metric)).dropna(subset="loss")
-    for row in rows.to_dict("records"):
-        name = CHANGES[str(row["change"])]
-        if abs(row["loss"]) < margin:
-            told["steady"].append(name)
-            continue
-        size = f"{number(abs(row['loss']), metric.decimals)}{_interval(row, metric)} under {name}"
-        told["worse" if row["loss"] > 0 else "better"].append(size)
+def _sentence(method: Any, rows: pd.DataFrame, metric: Metric) -> str:
+    """What a method is steady under, what it loses and gains under what, and what is not clear."""
+    told: dict[str, list[str]] = {"steady": [], "worse": [], "better": [], "unclear": []}
+    for row in rows[(rows["change"] != UNCHANGED) & (rows["verdict"] != "")].to_dict("records"):
+        name, decimals = CHANGES[str(row["change"])], metric.decimals
+        ends = sorted((row["low"], row["high"]), key=abs)
+        if row["verdict"] in ("worse", "better"):
+            low, high = (number(abs(end), decimals) for end in ends)
+            name = f"{number(abs(row['loss']), decimals)} ({low} to {high}) under {name}"
+        elif row["verdict"] == "unclear":
+            name += f" ({number(row['difference'], decimals, sign=True)})"
+        told[str(row["verdict"])].append(name)
     parts = []
     if told["steady"]:
         parts.append(f"is steady under {join(told['steady'])}")
@@ -176,19 +124,13 @@ def _sentence(method: Any, rows: pd.DataFrame, metric: Metric, margin: float) ->
     for verb, found in zip(verbs, (told["worse"], told["better"]), strict=True):
         if found:
             parts.append(f"{verb} {join(found)}")
+    if told["unclear"]:
+        parts.append(f"may change under {join(told['unclear'])}, but the interval includes 0")
     return f"{method} {'; it '.join(parts)}." if parts else ""
 
 
-def _interval(row: Mapping[Any, Any], metric: Metric) -> str:
-    """The interval of a loss or a gain in brackets."""
-    if not np.isfinite(row["low"]):
-        return ""
-    ends = np.sort(np.sign(row["difference"]) * np.array([row["low"], row["high"]]))
-    return f" ({number(ends[0], metric.decimals)} to {number(ends[1], metric.decimals)})"
-
-
 def _shift_sentence(cases: pd.DataFrame) -> str:
-    own = summarize(cases[cases["change"] == "shift"], intervals=False)
+    own = means(cases[cases["change"] == "shift"])
     if own.empty or own["disagreement"].isna().all():
         return ""
     told = [f"{row['method']} {number(row['disagreement'])}" for row in own.to_dict("records")]
@@ -196,9 +138,9 @@ def _shift_sentence(cases: pd.DataFrame) -> str:
 
 
 def _borders_sentence(cases: pd.DataFrame) -> str:
-    own = summarize(cases[cases["change"] == "shift"], intervals=False)
+    own = means(cases[cases["change"] == "shift"])
     if own.empty or own["near_borders"].isna().all():
-        return "Seams: none to look for, since no image is predicted in windows." if _has_masks(cases) else ""
+        return "Seams: none to look for, since no mask is predicted in windows."
     told = [
         f"{row['method']} {number(row['near_borders'])} and {number(row['elsewhere'])}"
         for row in own.to_dict("records")
@@ -212,8 +154,7 @@ def _empty_sentence(cases: pd.DataFrame) -> str:
     own = cases[cases["change"] == UNCHANGED]
     if not (own["empty_windows"] > 0).any():
         return "Windows without any object: there are none among the test cases."
-    means = summarize(own, intervals=False)
-    told = [f"{row['method']} {number(100 * row['marked'], 2)} %" for row in means.to_dict("records")]
+    told = [f"{row['method']} {number(100 * row['marked'], 2)} %" for row in means(own).to_dict("records")]
     return f"Share of voxels that is marked in windows without any object: {', '.join(told)}."
 
 
@@ -230,7 +171,7 @@ def _lacking(cases: pd.DataFrame) -> str:
 
 
 def _uncertainty(cases: pd.DataFrame, decimals: int) -> str:
-    summary = summarize(cases, intervals=False)
+    summary = means(cases)
     said = (
         f"Brackets and lines are 95 % intervals of the mean over {count(cases['subject'].nunique(), 'subject')}; they "
         "say nothing of another training."
