@@ -146,6 +146,12 @@ class Study:
         "Values of the training by their ids, or of a bundle by the names of its properties, alike for all runs.",
         "{max_epochs: 20}",
     )
+    robustness: bool = _key(
+        True,
+        "Measures, from the finished weights of a bundle, the scores under changes of its test images: of intensity, "
+        "place and size. Finished runs that lack it get it, too.",
+        "false",
+    )
     output_dir: str = _key("study", "The folder of the study.", "DIR")
     jobs: int | None = _key(
         None, "The number of runs at a time; one for each core by default, or on a GPU one for each GPU.", "4"
@@ -222,6 +228,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: _is(v, Mapping) and all(_is(key, str) for key in v),
         "a mapping of ids of the training to values",
     ),
+    "robustness": (lambda v: _is(v, bool), "true or false"),
     "output_dir": (lambda v: _is(v, str) and v != "", "a folder"),
     "jobs": (lambda v: v is None or (_is(v, int) and v > 0), "a whole number, 1 or more"),
     "backend": (lambda v: v in ("loky", "ray"), "loky or ray"),

@@ -25,7 +25,15 @@ from monai_iln.study.grid import Plan, Run
 from monai_iln.study.progress import duration
 from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.report import report
-from monai_iln.study.scheduler import count_jobs, estimate_seconds, locked, pending, run_all, run_on_all_ranks
+from monai_iln.study.scheduler import (
+    count_jobs,
+    estimate_seconds,
+    locked,
+    measure_robustness,
+    pending,
+    run_all,
+    run_on_all_ranks,
+)
 from monai_iln.study.settings import Study, name_methods, read_settings
 from monai_iln.study.sizing import describe_power, stopping_sentence, widest_interval
 from monai_iln.study.statistics import ALPHA, least_p
@@ -118,6 +126,7 @@ class CrossValidationWorkflow(BundleWorkflow):
                 run_on_all_ranks(todo, self.study, self.folder)
             else:
                 run_all(todo, self.study, self.folder)
+                self._measure_robustness(runs)
             if leads:
                 report(self.folder)
             if self.study.half_width is None:
@@ -127,6 +136,11 @@ class CrossValidationWorkflow(BundleWorkflow):
             if not width > self.study.half_width or len(seeds) >= len(self.study.all_seeds):
                 return
             seeds = self.study.all_seeds[: len(seeds) + 1]
+
+    def _measure_robustness(self, runs: Sequence[Run]) -> None:
+        if self.study.robustness:
+            for line in measure_robustness(runs, self.study, self.folder):
+                print(line)
 
     def _estimate(self) -> None:
         """Print the plan and how long it would take."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from monai_iln.study.report import chances, deviations, fairness, winners
+from monai_iln.study.report import chances, deviations, fairness, robustness, winners
 from monai_iln.study.report.document import Block, Items, Text
 from monai_iln.study.report.results import NO_IMAGES, Results
 from monai_iln.study.report.wording import count, join, number
@@ -31,8 +31,8 @@ def blocks(results: Results) -> list[Block]:
     elif answers:
         found.append(Text(answers[0]))
     found.append(Text(" ".join([compared, *_how_it_was_compared(results)])))
-    if unfair := fairness.lines(results):
-        found.append(Items(unfair))
+    if notes := [*fairness.lines(results), *robustness.lines(results)]:
+        found.append(Items(notes))
     return [*found, Text(" ".join(["Before you rely on it:", *_caveats(results)]))]
 
 
