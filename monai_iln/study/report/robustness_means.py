@@ -70,9 +70,9 @@ def means(cases: pd.DataFrame) -> pd.DataFrame:
 def judge(cases: pd.DataFrame, metric: Metric, margin: float) -> pd.DataFrame:
     """The same with a 95 % interval of each difference, the loss, and a verdict.
 
-    The interval takes in the chance of subjects, folds and trainings, as if the unchanged and the changed images were two
-    methods: see :mod:`monai_iln.study.chance`. The verdict is ``"steady"`` where the mean changes by less than the margin. Else it is ``"worse"`` or ``"better"``
-    where the interval excludes 0, and ``"unclear"`` where it does not.
+    The interval takes in the chance of subjects, folds and trainings, as if unchanged and changed images were two
+    methods: see :mod:`monai_iln.study.chance`. The verdict is ``"steady"`` where the mean changes by less than the
+    margin. Else it is ``"worse"`` or ``"better"`` where the interval excludes 0, and ``"unclear"`` where it does not.
 
     Args:
         cases: The cases of one data set, as :func:`read` returns them.
