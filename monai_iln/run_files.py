@@ -128,6 +128,19 @@ CASES = TableFile(IMAGES.name, (*IMAGES.columns, "score"), IMAGES.texts)
 """The same where the score is that of a bundle's own metric. Without a column ``score``, it is ``dice``."""
 CASE = "monai_iln_case"
 """The key of an item that holds its number among the cases of a study on any bundle."""
+ROBUSTNESS = TableFile(
+    "robustness.csv",
+    (
+        *("part", "subject", "image", "change", "score", "disagreement", "near_borders", "elsewhere"),
+        *("empty_windows", "marked", "seconds"),
+    ),
+    texts=("part", "subject", "image", "change"),
+)
+"""What a finished run scores under changes of its test images."""
+UNCHANGED = "unchanged"
+"""The name of no change."""
+ROBUSTNESS_FAILURE = "robustness.json"
+"""Why the above could not be measured."""
 SLICES = TableFile(  # beside the masks of an inference
     "slices.csv",
     ("stack", "slice", "pixels", "probability", "area_ratio", "shift", "removed_pixels", "doubts"),

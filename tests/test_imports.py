@@ -27,7 +27,7 @@ LOADED = {
     "from monai_iln.datasets import *": {"torch", "monai", "ignite"},
     "from monai_iln import ILN": HEAVY - {"torch", "numpy"},
     "from monai_iln.norms import MixtureNorm, SwitchableNorm, parameter_groups": HEAVY - {"torch", "numpy"},
-    "from monai_iln.study import statistics, records, report": {"torch", "monai", "ignite"},
+    "from monai_iln.study import statistics, records, report, chance, power, simulation": {"torch", "monai", "ignite"},
     "from monai_iln.label import write_app": HEAVY,
 }
 
@@ -50,6 +50,7 @@ def test_what_is_not_needed_is_not_imported(statement):
         ["phantom", "--help"],
         ["study", "--help"],
         ["report", "--help"],
+        ["simulate", "--help"],
         ["label-app", "--help"],
         ["bundle", "--help"],
         ["benchmark", "layer", "--help"],

@@ -126,6 +126,7 @@ MISSING = {
     "download": ("data", "download sunnybrook --output out"),
     "study": ("study", "study --config_file study.yaml"),
     "report": ("study", "report ."),
+    "simulate": ("study", "simulate --output out"),
     "benchmark": ("plot", "benchmark layer --rounds 1 --output out"),
 }
 

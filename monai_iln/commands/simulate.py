@@ -48,7 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _simulate(options: argparse.Namespace) -> None:
     from monai_iln.extras import require_extra
 
-    require_extra("simulate", "study", "matplotlib", "pandas", "scipy", "tqdm")
+    require_extra(
+        "simulate", "study", "jinja2", "matplotlib", "pandas", "scikit_posthocs", "scipy", "statsmodels", "tqdm"
+    )
     from monai_iln.study.chance import Components
     from monai_iln.study.simulation import World
     from monai_iln.study.simulation_files import write_simulation

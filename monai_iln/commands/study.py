@@ -31,12 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the study's configuration, and files to lay over it; not needed with --bundle",
     )
     for item in fields(Study):
+        told = f"{item.metadata['help']} Example: {item.metadata['metavar']}"
         flag: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type == "bool" else {}
         parser.add_argument(
             f"--{item.name}",
             default=argparse.SUPPRESS,
             metavar="VALUE",
-            help=f"{item.metadata['help']} Example: {item.metadata['metavar']}",
+            help=told.replace("%", "%%"),
             **flag,
         )
     parser.set_defaults(run=_study)

@@ -1,4 +1,4 @@
-"""Ignite handlers that MONAI lacks: curves of a training, metrics per image, overlays, gates, weights and cost.
+"""Ignite handlers that MONAI lacks: curves, metrics per image, robustness, overlays, gates, weights and cost.
 
 All of them work with several ranks of ``torch.distributed``: rank 0 prints and writes, of what all ranks have seen.
 """
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from monai_iln.handlers.gates import SaveGates
     from monai_iln.handlers.images import SaveImageMetrics
     from monai_iln.handlers.overlays import SaveOverlay
+    from monai_iln.handlers.robustness import SaveRobustness
     from monai_iln.handlers.slices import slices_from_engine
     from monai_iln.handlers.weights import SaveWeights
 
@@ -26,6 +27,7 @@ __all__ = [
     "SaveGates",
     "SaveImageMetrics",
     "SaveOverlay",
+    "SaveRobustness",
     "SaveWeights",
     "TrainingCurves",
     "slices_from_engine",
@@ -41,6 +43,7 @@ __getattr__ = lazy_getattr(
         "SaveGates": "gates",
         "SaveImageMetrics": "images",
         "SaveOverlay": "overlays",
+        "SaveRobustness": "robustness",
         "SaveWeights": "weights",
         "TrainingCurves": "curves",
         "slices_from_engine": "slices",

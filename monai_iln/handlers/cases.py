@@ -80,8 +80,21 @@ class SaveCaseScores:
             )
             self._numbers.append(int(item.get(CASE, len(self._numbers))))
             self._alone.append(self._score_alone(one))
-            self._measured.append(_measure(one, len(self.structures)))
+            self._measured.append(self._measure(one))
             self._overlap |= _overlap(one)
+
+    def _measure(self, output: Any) -> list[dict[str, Any]]:
+        """What else is measured of a case, for each class of its masks."""
+        masks = masks_of(output, len(self.structures))
+        if masks is None:
+            return []
+        truth, prediction = masks
+        if truth.dim() == 3:
+            truth, prediction = truth[..., None], prediction[..., None]
+        spacing = getattr(output["label"], "pixdim", torch.ones(3))
+        lengths = [float(length) for length in spacing[: truth.dim() - 1]] + [1.0] * (4 - len(spacing))
+        (rows,) = score(truth, prediction, lengths[:3], "volume")
+        return rows
 
     def _score_alone(self, output: Any) -> float:
         """The key metric of one case; NaN where it is none of one case."""
@@ -95,14 +108,18 @@ class SaveCaseScores:
         except (ValueError, RuntimeError, TypeError):  # metrics raise as they like
             return float("nan")
 
-    def _write(self, engine: Engine) -> None:
+    def _require_all(self, times: int = 1) -> None:
+        """Refuse an evaluation that has not scored every case so many times."""
         missing = len(set(range(len(self.subjects))) - set(self._numbers))
         require(
-            missing == 0 and len(self._numbers) == len(self.subjects),
-            f"{len(self._numbers)} scores of {len(self.subjects)} cases in the part {self.part}",
+            missing == 0 and len(self._numbers) == times * len(self.subjects),
+            f"{len(self._numbers) // times} scores of {len(self.subjects)} cases in the part {self.part}",
             "an evaluator scores every case once",
             "let its data set hold each item once (no random crops into several samples, no dropped batch)",
         )
+
+    def _write(self, engine: Engine) -> None:
+        self._require_all()
         by_class = self._scores_by_class(engine)
         rows = []
         for place, number in enumerate(self._numbers):
@@ -181,22 +198,22 @@ def _overlap(output: Any) -> bool:
     return isinstance(label, Tensor) and label.dim() in (3, 4) and len(label) > 1 and bool((label.sum(dim=0) > 1).any())
 
 
-def _measure(output: Any, structures: int) -> list[dict[str, Any]]:
-    """What our own metrics say of masks; nothing where the output has none."""
+def masks_of(output: Any, structures: int) -> tuple[Tensor, Tensor] | None:
+    """The true and the predicted mask of a case, one-hot with the background first; ``None`` where it has none.
+
+    Args:
+        output: What an evaluator leaves of a case, with ``pred`` and ``label``.
+        structures: The number of classes above 0; 0 where it is not known.
+    """
     if not isinstance(output, Mapping):
-        return []
+        return None
     pred, label = output.get("pred"), output.get("label")
     if not isinstance(pred, Tensor) or not isinstance(label, Tensor) or pred.dim() not in (3, 4):
-        return []
+        return None
     truth, prediction = _one_hot(label, structures), _one_hot(pred, structures)
     if truth is None or prediction is None or truth.shape != prediction.shape:
-        return []
-    if truth.dim() == 3:
-        truth, prediction = truth[..., None], prediction[..., None]
-    spacing = getattr(label, "pixdim", torch.ones(3))
-    lengths = [float(length) for length in spacing[: truth.dim() - 1]] + [1.0] * (4 - len(spacing))
-    (rows,) = score(truth, prediction, lengths[:3], "volume")
-    return rows
+        return None
+    return truth, prediction
 
 
 def _one_hot(mask: Tensor, structures: int) -> Tensor | None:

@@ -123,10 +123,10 @@ def _grid(study: Study, name: str, data: Data, every: int | None, rates: Sequenc
     wrong = sorted(set(folds) - set(there))
     require(not wrong, f"folds {wrong}", f"the datalist of {name} has {there}", "choose among them")
     new = study.splits == "new" or (study.splits is None and data.cases.dealt)
-    splits = {seed: seed if new else 0 for seed in study.seeds}
+    splits = {seed: seed if new else 0 for seed in study.all_seeds}
     for fold, split in itertools.product(folds, splits.values()):
         data.cases.of_split(split).split(fold, every)
-    for fold, seed, rate in itertools.product(folds, study.seeds, rates):
+    for fold, seed, rate in itertools.product(folds, study.all_seeds, rates):
         own = {"fold": fold, "learning_rate": rate, "seed": seed}
         yield own | ({"split": splits[seed]} if splits[seed] else {})
 

@@ -27,7 +27,16 @@ from scipy import special
 from monai_iln.errors import require
 from monai_iln.study.metric import Metric, known_metric
 from monai_iln.study.selection import select_test
-from monai_iln.study.variances import NOTHING, Terms, Variances, degrees, loud_methods, new_splits, one_split, variances
+from monai_iln.study.variances import (
+    NOTHING,
+    Terms,
+    Variances,
+    degrees,
+    new_splits,
+    noisy_methods,
+    one_split,
+    variances,
+)
 
 ONE_SPLIT, NEW_SPLITS = "one split", "new splits"
 _Floats = npt.NDArray[np.float64]
@@ -157,8 +166,9 @@ class Chance:
 def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequence[str]) -> Chance:
     """Estimate how far chance of subjects, folds and trainings may have moved each difference of two methods.
 
-    The formulas stand at the top of this module. The design is read off the folds: a new split is another partition of
-    the subjects, whatever the folds are called.
+    The formulas stand in :mod:`monai_iln.study.variances`. The design is read off the folds: a new split is another
+    partition of the subjects, whatever the folds are called. Where only some seeds share a split, the interval is on
+    the safe side.
 
     There is no interval (its ends and p are NaN, and ``reason`` says why) with one subject, one fold, no seed, or a
     score that is not finite. Where no subject's difference varies the interval has no width, and p is NaN. With one
@@ -171,8 +181,7 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
         methods: The names of the methods.
 
     Raises:
-        UserError: If the shapes do not fit together, a name is there twice, or some seeds share a split and others have
-            their own.
+        UserError: If the shapes do not fit together, or a name is there twice.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -183,6 +192,7 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
         ('one split', 0.042, True)
     """
     y = np.asarray(scores, np.float64)
+    y = np.where(np.isfinite(y), y, np.nan)
     names = tuple(map(str, methods))
     shape = (len(names), *np.shape(folds))
     require(
@@ -190,14 +200,8 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
     )
     require(len(set(names)) == len(names), f"methods {', '.join(names)}", "each has one name", "name it once")
     partitions = np.array([_in_order(row) for row in np.asarray(folds)], np.int64).reshape(shape[1:])
-    distinct = len(np.unique(partitions, axis=0)) if partitions.size else 0
     _, seeds, subjects = y.shape
-    require(
-        distinct in (0, 1, seeds),
-        f"{distinct} splits for {seeds} seeds",
-        "either all seeds share one split, or each has its own",
-        "take the seeds of one split, or one seed of each",
-    )
+    distinct = len(np.unique(partitions, axis=0)) if partitions.size else 0
     design = ONE_SPLIT if distinct < 2 else NEW_SPLITS
     number = int(partitions.max(initial=-1)) + 1
     means = y.mean(axis=(1, 2)) if y[:1].size else np.full(len(names), np.nan)
@@ -209,16 +213,16 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
         }
         return Chance(design, names, subjects, number, seeds, Components(), (), unknown)
     terms = one_split(y, partitions[0]) if design == ONE_SPLIT else new_splits(y, partitions)
-    loud = loud_methods(terms)
-    pool = [k for k in range(len(names)) if k not in loud]
+    noisy = noisy_methods(terms)
+    pool = [k for k in range(len(names)) if k not in noisy]
     pooled = variances(terms, pool)
     found = {}
     for i, j in combinations(range(len(names)), 2):
-        apart = bool(loud & {i, j})
+        apart = bool(noisy & {i, j})
         own = variances(terms, [i, j]) if apart else pooled
         found[names[i], names[j]] = _difference(terms, own, (i, j), names, float(means[i] - means[j]), apart)
     told = _components(terms, pooled, design)
-    return Chance(design, names, subjects, number, seeds, told, tuple(names[k] for k in sorted(loud)), found)
+    return Chance(design, names, subjects, number, seeds, told, tuple(names[k] for k in sorted(noisy)), found)
 
 
 def scores_of_runs(images: pd.DataFrame, metric: str | Metric = "dice") -> tuple[_Floats, _Integers, tuple[str, ...]]:
@@ -313,7 +317,7 @@ def _reason(y: _Floats, folds: int) -> str:
         return f"there is {subjects or 'no'} subject"
     if folds < 2:
         return "there is one fold, and its luck cannot be told"
-    if not np.isfinite(y).all():
+    if np.isnan(y).any():
         return "a score is not finite"
     return ""
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from tqdm import tqdm
 
 from monai_iln.errors import UserError
-from monai_iln.run_files import CURVES, PROGRESS
+from monai_iln.run_files import CURVES, PROGRESS, ROBUSTNESS
 from monai_iln.study.grid import Run
 from monai_iln.study.records import read_record, unfinished_path
 
@@ -228,6 +228,28 @@ class StudyProgress(_Watch):
 
     def _place(self) -> dict[str, Any]:
         return {"file": self.terminal, "position": len(self._bars), "dynamic_ncols": True}
+
+
+class RobustnessProgress(_Watch):
+    """Tells of each run whose robustness has been measured.
+
+    Args:
+        runs: The runs to measure.
+        folder: The folder of the study.
+    """
+
+    def __init__(self, runs: Sequence[Run], folder: Path) -> None:
+        self.waiting, self.folder, self._total = list(runs), folder, len(runs)
+        self._told = False
+
+    def look(self) -> None:
+        if not self._told:
+            self._told = True
+            print(f"finished runs to measure the robustness of: {self._total}", file=self.terminal, flush=True)
+        for run in [run for run in self.waiting if (self.folder / run.path / ROBUSTNESS.name).is_file()]:
+            self.waiting.remove(run)
+            done = self._total - len(self.waiting)
+            print(f"{run}: robustness measured ({done} of {self._total})", file=self.terminal, flush=True)
 
 
 class TrialProgress(_Watch):

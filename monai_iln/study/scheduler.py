@@ -9,7 +9,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from filelock import FileLock, Timeout
 from monai_iln.cluster import call_on_ray, connect_to_ray
 from monai_iln.cores import share_cores
 from monai_iln.errors import UserError, find_user_error, refusal
-from monai_iln.run_files import LOCK
+from monai_iln.run_files import LOCK, ROBUSTNESS_FAILURE
+from monai_iln.study import robustness
 from monai_iln.study.grid import Data, Run
-from monai_iln.study.progress import StudyProgress, TrialProgress
+from monai_iln.study.progress import RobustnessProgress, StudyProgress, TrialProgress, duration
 from monai_iln.study.records import (
     failure_path,
     find_runs,
@@ -147,6 +148,49 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
             suspects = [run for run in suspects if run in left]
 
 
+def count_jobs(study: Study) -> int:
+    """The number of runs at a time."""
+    return _jobs_and_threads(study)[0]
+
+
+def measure_robustness(runs: Sequence[Run], study: Study, folder: Path) -> list[str]:
+    """Measure the robustness of finished runs that lack it, in parallel.
+
+    A run whose worker died is tried again alone, and no third time.
+
+    Args:
+        runs: The plan.
+        study: The settings of the study.
+        folder: The folder of the study, which must be :func:`locked`.
+
+    Returns:
+        A sentence for each run where it could not be measured.
+
+    Raises:
+        UserError: If the backend cannot run anything.
+    """
+    todo = robustness.lacking(runs, folder)
+    if not todo:
+        return []
+    for run in todo:
+        (folder / run.path / ROBUSTNESS_FAILURE).unlink(missing_ok=True)
+    settings = WorkerSettings(folder, uuid.uuid4().hex[:8], parent=os.getpid())
+    left, trouble = todo, None
+    with RobustnessProgress(todo, folder), contextlib.ExitStack() as tidying:
+        for run in todo:
+            tidying.callback(_remove_unfinished, folder / run.path)
+        for one_by_one in (False, True):
+            for batch in [[run] for run in left] if one_by_one else [left]:
+                for run in batch:
+                    _remove_unfinished(folder / run.path)
+                trouble = _execute_in_parallel(batch, study, settings, robustness.measure)
+            left = [run for run in left if robustness.is_open(folder / run.path)]
+    for run in left:
+        robustness.write_failure(folder / run.path, f"its worker died twice ({type(trouble).__name__})")
+    told = [(run, robustness.failure_of(folder / run.path)) for run in todo]
+    return [f"{run}: robustness could not be measured: {why}" for run, why in told if why]
+
+
 def _jobs_and_threads(study: Study) -> tuple[int, int]:
     """The number of runs at a time on this machine, and the number of threads of each."""
     return share_cores(study.jobs or torch.cuda.device_count() or None)
@@ -185,19 +229,24 @@ def run_on_all_ranks(runs: Sequence[Run], study: Study, folder: Path) -> None:
             idist.barrier()
 
 
-def _execute_in_parallel(runs: Sequence[Run], study: Study, settings: WorkerSettings) -> BaseException | None:
-    """Execute each run once. What breaks the backend, such as a killed worker, ends the pass and is returned."""
+def _execute_in_parallel(
+    runs: Sequence[Run],
+    study: Study,
+    settings: WorkerSettings,
+    task: Callable[[Run, WorkerSettings], None] = execute,
+) -> BaseException | None:
+    """Do a task for each run. What breaks the backend, such as a killed worker, ends the pass and is returned."""
     try:
         if study.backend == "ray":
             trouble = call_on_ray(
-                execute,
+                task,
                 [(run, replace(settings, threads=1, parent=None)) for run in runs],  # Ray deals out the GPUs
                 connect_to_ray(study.address, study.jobs, study.gpus_per_run),
             )
             if trouble is not None:
                 raise trouble
         else:
-            _execute_here(runs, study, settings)
+            _execute_here(runs, study, settings, task)
     except Exception as error:  # a worker or a node was lost, or a run cannot even write why it failed
         told = find_user_error(error)
         if told is not None:
@@ -206,7 +255,9 @@ def _execute_in_parallel(runs: Sequence[Run], study: Study, settings: WorkerSett
     return None
 
 
-def _execute_here(runs: Sequence[Run], study: Study, settings: WorkerSettings) -> None:
+def _execute_here(
+    runs: Sequence[Run], study: Study, settings: WorkerSettings, task: Callable[[Run, WorkerSettings], None]
+) -> None:
     jobs, threads = _jobs_and_threads(study)
     gpus = torch.cuda.device_count()
     tasks = []
@@ -216,7 +267,7 @@ def _execute_here(runs: Sequence[Run], study: Study, settings: WorkerSettings) -
             device = f"cuda:{number % gpus}"
         tasks.append((run, replace(settings, threads=threads, device=device)))
     with joblib.parallel_config(backend="loky", n_jobs=jobs):
-        joblib.Parallel(batch_size=1)(joblib.delayed(execute)(*task) for task in tasks)
+        joblib.Parallel(batch_size=1)(joblib.delayed(task)(*arguments) for arguments in tasks)
 
 
 def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapping[str, Data]) -> tuple[float, str]:
@@ -242,7 +293,10 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapp
     finished = [read_record(path) for path in find_runs(folder)]
     seconds = [record["cost"]["total_seconds"] for record in finished if record and record["status"] == "finished"]
     if seconds:
-        return len(runs) * sum(seconds) / len(seconds) / jobs, f"{len(seconds)} finished runs"
+        whole, told = sum(seconds) / len(seconds), f"{len(seconds)} finished runs"
+        cases = data[runs[0].dataset].cases
+        extra = robustness.mean_seconds(find_runs(folder), runs[0], cases) if study.robustness else None
+        return _in_all(len(runs) / jobs, whole, extra, told)
     with tempfile.TemporaryDirectory() as scratch:
         first = min(runs, key=lambda run: run.learning_rate)  # which does not diverge at once
         trial = replace(first, trial_steps=_TRIAL_STEPS)
@@ -259,4 +313,18 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapp
         cost = record["cost"]
         epochs, steps = record["length"]["epochs"], record["length"]["epochs"] * record["length"]["epoch_length"]
         whole = total + (epochs - 1) * cost["validation_seconds"] + cost["seconds_per_step"] * (steps - cost["steps"])
-    return len(runs) * whole / jobs, f"{cost['steps']} steps of one run"
+        extra, told = None, f"{cost['steps']} steps of one run"
+        if study.robustness:
+            robustness.measure(trial, WorkerSettings(Path(scratch), "trial", threads=threads))
+            extra = robustness.mean_seconds([final], trial, data[first.dataset].cases)
+            if why := robustness.failure_of(final):
+                told += f"; robustness cannot be measured: {why}"
+    return _in_all(len(runs) / jobs, whole, extra, told)
+
+
+def _in_all(rounds: float, each: float, extra: float | None, told: str) -> tuple[float, str]:
+    """The time of all runs, and what it is based on, with the share of what comes after the runs."""
+    if extra is None:
+        return rounds * each, told
+    price = f"{duration(rounds * extra)} of it to measure robustness, which --robustness false leaves out"
+    return rounds * (each + extra), f"{told}; {price}"

@@ -27,6 +27,10 @@ PAPER: dict[str, Any] = {
 """The paper's methods by their names in its tables, and the relatives that it leaves out."""
 
 
+FIRST_SEEDS = 3
+"""The seeds that a sequential study starts with: with fewer its rule would stop by luck."""
+
+
 def _key(default: Any, help: str, metavar: str) -> Any:
     """Make a field with its metadata."""
     metadata = {"help": help, "metavar": metavar}
@@ -117,10 +121,36 @@ class Study:
         None, "The initial learning rates; the training's own by default.", "[0.01, 0.002]"
     )
     seeds: Sequence[int] = _key((0,), "The seeds of the training.", "[0, 1, 2]")
+    margin: float | None = _key(
+        None,
+        "The difference of mean scores that does not matter: methods are practically equal where the 90 % interval of "
+        "theirs lies within it. The default is 0.01 of a score between 0 and 1, and none of other scores.",
+        "0.02",
+    )
+    half_width: float | None = _key(
+        None,
+        "The wanted half-width of the 95 % intervals against the reference. The study starts with three seeds and adds "
+        "one to all methods until every interval is as narrow, or max_seeds are used. It never stops because something "
+        "is significant: who looks often finds false differences often.",
+        "0.015",
+    )
+    max_seeds: int = _key(8, "The largest number of seeds of a study with half_width.", "8")
+    power: bool = _key(
+        False,
+        "Tells from the runs so far which difference grids of other sizes would find, what they cost, and how many "
+        "seeds an answer takes, and runs nothing.",
+        "true",
+    )
     overrides: Mapping[str, Any] = _key(
         {},
         "Values of the training by their ids, or of a bundle by the names of its properties, alike for all runs.",
         "{max_epochs: 20}",
+    )
+    robustness: bool = _key(
+        True,
+        "Measures, from the finished weights of a bundle, the scores under changes of its test images: of intensity, "
+        "place and size. Finished runs that lack it get it, too.",
+        "false",
     )
     output_dir: str = _key("study", "The folder of the study.", "DIR")
     jobs: int | None = _key(
@@ -137,6 +167,21 @@ class Study:
     redo_changed: bool = _key(
         False, "Does finished runs again whose configuration or data have changed; else they are refused.", "true"
     )
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds that the study may need: those that it names and, if it is sequential, up to its budget."""
+        seeds = list(self.seeds)
+        while self.half_width is not None and len(seeds) < self.max_seeds:
+            seeds.append(max(seeds) + 1)
+        return seeds
+
+    @property
+    def first_seeds(self) -> list[int]:
+        """The seeds that it starts with."""
+        if self.half_width is None:
+            return list(self.seeds)
+        return self.all_seeds[: max(FIRST_SEEDS, len(self.seeds))]
 
 
 def _is(value: Any, *kinds: type) -> bool:
@@ -175,10 +220,15 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: _is_list(v, int) and all(0 <= seed < 2**32 for seed in v),
         "a list of whole numbers such as [0], 0 or more",
     ),
+    "margin": (lambda v: v is None or (_is(v, int, float) and 0 < v < math.inf), "a number above 0"),
+    "half_width": (lambda v: v is None or (_is(v, int, float) and 0 < v < math.inf), "a number above 0"),
+    "max_seeds": (lambda v: _is(v, int) and v > 2, "a whole number, 3 or more"),
+    "power": (lambda v: _is(v, bool), "true or false"),
     "overrides": (
         lambda v: _is(v, Mapping) and all(_is(key, str) for key in v),
         "a mapping of ids of the training to values",
     ),
+    "robustness": (lambda v: _is(v, bool), "true or false"),
     "output_dir": (lambda v: _is(v, str) and v != "", "a folder"),
     "jobs": (lambda v: v is None or (_is(v, int) and v > 0), "a whole number, 1 or more"),
     "backend": (lambda v: v in ("loky", "ray"), "loky or ray"),

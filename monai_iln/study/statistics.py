@@ -1,25 +1,23 @@
-"""Tests, intervals and ranks of subjects' scores.
+"""Tests and ranks of subjects' scores.
 
-The unit of every test and interval is the subject, never the image: the slices of one heart are alike. A subject's
-score is the mean over its images, then over seeds, and subjects are paired over methods.
+The unit of every test is the subject, never the image: the slices of one heart are alike. A subject's score is the mean
+over its images, then over seeds, and subjects are paired over methods.
 
 What the tests assume and do not cover:
 
-- Subjects are taken as independent. In cross-validation they are not quite: the subjects of a fold are scored by the
-  same model, and the models of two folds share training subjects. p-values and intervals ignore both, hence are
-  somewhat too small and too narrow. They are about new subjects, not about new training data or a new seed:
-  :func:`seed_variance` is about seeds.
+- They know nothing of trainings. They ask whether the models that were trained differ on new subjects. Whether the
+  methods do, whose next training has another seed and other folds, :mod:`monai_iln.study.verdicts` answers, on which
+  the words of a report rest.
 - With the rule ``paper`` the test images choose the learning rate, so every score is optimistic.
-- Intervals are not corrected for the number of comparisons; p-values are, within one call of :func:`compare`. A study
-  that calls it for several structures, metrics or data sets has several families.
+- p-values are corrected for the number of comparisons within one call of :func:`compare`. A study that calls it for
+  several structures, metrics or data sets has several families.
 - An undefined distance (nothing predicted, or nothing there) is skipped. A method that predicts nothing where the task
   is hard looks better in hd95_mm and asd_mm for it: read them beside Dice, for which that image counts 0.
-- No evidence of a difference is no evidence of equality; the interval says how large a difference may still be.
+- No evidence of a difference is no evidence of equality.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -34,7 +32,6 @@ from statsmodels.stats.multitest import multipletests
 
 from monai_iln.errors import require
 from monai_iln.study.metric import METRICS, Metric, known_metric, metric_of
-from monai_iln.study.seeds import ALPHA, SeedVariance, seed_variance
 from monai_iln.study.selection import (
     DECIMALS,
     RULES,
@@ -53,15 +50,13 @@ __all__ = [
     "Comparison",
     "Metric",
     "Ranking",
-    "SeedVariance",
     "bland_altman",
-    "bootstrap_mean",
     "choose_rates",
     "compare",
+    "holm",
     "least_p",
     "metric_of",
     "rank",
-    "seed_variance",
     "select_images",
     "subject_scores",
     "volumes",
@@ -69,6 +64,7 @@ __all__ = [
 
 MIN_SUBJECTS = 6  # with five pairs the smallest two-sided p of a signed-rank test is 2/2^5 = 0.0625
 MOST_EXACT = 500  # subjects; the time of the exact test grows with their cube, and is a quarter of a second here
+ALPHA = 0.05
 _Floats = npt.NDArray[np.float64]
 
 
@@ -76,9 +72,8 @@ _Floats = npt.NDArray[np.float64]
 class Comparison:
     """The reference against another method, over the subjects that have a score with both.
 
-    ``difference`` is the mean of reference - other over subjects, ``low`` and ``high`` its 95 % interval (see
-    :func:`bootstrap_mean`), ``p`` that of the signed-rank test and ``p_holm`` the same after Holm's correction.
-    ``better`` names the better method where that is significant and mean and ranks agree on it.
+    ``difference`` is the mean of reference - other over subjects, ``p`` that of the signed-rank test and ``p_holm`` the
+    same after Holm's correction. ``better`` names the better method where that is significant and mean and ranks agree.
     """
 
     dataset: str
@@ -90,8 +85,6 @@ class Comparison:
     mean_reference: float
     mean_other: float
     difference: float
-    low: float
-    high: float
     p: float
     p_holm: float
     better: str | None = None
@@ -147,41 +140,16 @@ def compare(
         p, sign = _signed_rank(differences)
         signs.append(sign)
         first, second, difference = _mean(pairs[:, 0]), _mean(pairs[:, 1]), _mean(differences)
-        effect = (first, second, difference, *bootstrap_mean(differences), p, np.nan)
+        effect = (first, second, difference, p, np.nan)
         rows.append(Comparison(dataset, structure, metric.key, reference, str(other), len(pairs), *effect))
     family = [row.p for row in rows]
     if every_pair:
         family += [_p_of(scores, *pair) for pair in combinations(scores.columns.drop(reference), 2)]
     found = []
-    for row, p_holm, sign in zip(rows, _holm(family), signs, strict=False):  # the family may go on
+    for row, p_holm, sign in zip(rows, holm(family), signs, strict=False):  # the family may go on
         corrected = replace(row, p_holm=p_holm)
         found.append(replace(corrected, better=_better(corrected, sign, metric.higher_is_better)))
     return found
-
-
-def bootstrap_mean(values: npt.ArrayLike) -> tuple[float, float]:
-    """95 % interval of the mean of independent values; NaN is skipped, and the result NaN with fewer than two.
-
-    BCa bootstrap (Efron 1987, JASA 82) of 9999 resamples with a fixed seed; percentiles where BCa is degenerate. With
-    fewer than about ten values any bootstrap interval is too narrow, and around equal values it has no width.
-
-    Example:
-        >>> low, high = bootstrap_mean([1, 2, 3, 4, 5, 6, 7, 8, 9])
-        >>> round(low, 1), round(high, 1)
-        (3.3, 6.7)
-    """
-    data = np.asarray(values, float).ravel()
-    data = data[np.isfinite(data)]
-    if len(data) < 2:
-        return np.nan, np.nan
-    low = high = np.nan
-    for method in ("BCa", "percentile"):
-        if np.isnan(low) or np.isnan(high):
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")  # of degenerate data, for which the other method is there
-                result = stats.bootstrap((data,), np.mean, n_resamples=9999, method=method, rng=0)
-            low, high = result.confidence_interval
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -276,8 +244,13 @@ def _p_of(scores: pd.DataFrame, first: Any, second: Any) -> float:
     return _signed_rank(np.round(pairs[:, 0] - pairs[:, 1], DECIMALS))[0]
 
 
-def _holm(values: Sequence[float]) -> list[float]:
-    """Holm's correction over what was tested; NaN stays NaN."""
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's correction of p values (1979, Scand. J. Statist. 6) over what was tested; NaN stays NaN.
+
+    Example:
+        >>> holm([0.01, 0.04, float("nan")])
+        [0.02, 0.04, nan]
+    """
     corrected = np.array(values, float)
     tested = np.isfinite(corrected)
     if tested.any():

@@ -13,7 +13,7 @@ import torch
 from monai.utils import instantiate
 from monai.utils.enums import CompInitMode
 
-from monai_iln.errors import DivergedError, find_user_error
+from monai_iln.errors import DivergedError, find_user_error, require
 from monai_iln.files import write_json
 from monai_iln.run_files import CASE, LENGTH, OVERRIDES, WEIGHTS
 from monai_iln.study.bundles import OWN_IMAGES, makes
@@ -69,6 +69,33 @@ def train_and_evaluate(
         opened.close()
 
 
+def measure_robustness(run: Run, folder: Path, scratch: Path, device: str | None) -> None:
+    """Score the test subjects of a finished run under changes of their images, and leave the table in its folder.
+
+    Args:
+        run: The run. Of a trial, only one case is scored.
+        folder: The folder of the study.
+        scratch: The folder to work in.
+        device: The device, if it is not the bundle's own.
+
+    Raises:
+        UserError: If the evaluator has no inferer, or its weights are gone.
+    """
+    cases = read_cases(folder / run.datalist).of_split(run.split)
+    parts = cases.split(run.fold, run.validation_every)
+    if run.trial_steps is not None:
+        parts["test"] = parts["test"][:1]
+    weights = folder / run.path / WEIGHTS
+    require(weights.is_file(), f"{weights}: no such file", "robustness is measured from it", "do the run again")
+    _let_loaders_start()
+    opened = OpenBundle(run, scratch / BUNDLE, device)
+    try:
+        opened.start(_values(opened, cases, parts, "test"), "test")
+        _evaluate(opened, folder / run.path, cases, parts["test"], "test", "SaveRobustness")
+    finally:
+        opened.close()
+
+
 def _values(opened: OpenBundle, cases: Cases, parts: Mapping[str, Sequence[int]], part: str) -> dict[str, Any]:
     """What a bundle gets of the cases: all parts where it has an id for them, else items to train and validate on."""
     items = {name: _items(cases, numbers) for name, numbers in parts.items()}
@@ -110,20 +137,30 @@ def _train(opened: OpenBundle, scratch: Path) -> None:
         torch.save(network.state_dict(), path)
 
 
-def _evaluate(opened: OpenBundle, scratch: Path, cases: Cases, numbers: Sequence[int], part: str) -> None:
+def _evaluate(
+    opened: OpenBundle,
+    folder: Path,
+    cases: Cases,
+    numbers: Sequence[int],
+    part: str,
+    saver: str = "SaveCaseScores",
+) -> None:
+    """Evaluate the weights that lie in a folder, where a handler saves what it finds."""
     instantiate(
-        "monai_iln.networks.load_weights", CompInitMode.DEFAULT, network=opened.network, path=str(scratch / WEIGHTS)
+        "monai_iln.networks.load_weights", CompInitMode.DEFAULT, network=opened.network, path=str(folder / WEIGHTS)
     )
     evaluator = opened.get("evaluator")
-    if not makes(opened.workflow.parser, OWN_IMAGES):
-        opened.attach(
-            evaluator,
-            "SaveCaseScores",
-            output_dir=str(scratch),
-            subjects=[cases.subjects[number] for number in numbers],
-            images=[image_of(cases.items[number]) or str(number) for number in numbers],
-            metric=opened.get("val_key_metric"),
-            part=part,
-            structures=cases.structures,
-        )
+    if saver == "SaveCaseScores" and makes(opened.workflow.parser, OWN_IMAGES):
+        evaluator.run()
+        return
+    opened.attach(
+        evaluator,
+        saver,
+        output_dir=str(folder),
+        subjects=[cases.subjects[number] for number in numbers],
+        images=[image_of(cases.items[number]) or str(number) for number in numbers],
+        metric=opened.get("val_key_metric"),
+        part=part,
+        structures=cases.structures,
+    )
     evaluator.run()

@@ -26,12 +26,18 @@ rank of Z, Q an orthonormal basis of it, and x = y - u::
     V   = var(d) / N + c w
     df  = V^2 / [(var(d) / N)^2 / (N - 1) + (2 w mean W)^2 / (g K)]             the last term if c > 0
 
+Where some seeds share a split, w is on the safe side, as if all luck were that of folds: with t_j seeds for split j,
+w = (mean q sum (t_j / S)^2 - (1 - mean q) / (S N)) / (1 - sum t_j (t_j - 1) / (S (S - 1))).
+
 df is never below the least df that goes into it; with one seed it is (K - 1)(F - 1).
 
 The runs of all methods together tell the variances of folds and trainings, unless one of four or more methods is far
 noisier than most: if its W is more than 6 times the median W. With one seed, if its J is more than 8 times the
-median, J_k = sum_f (m_kf - m_k. less the median of that over methods)^2. Both numbers are set by hand. A pair with such
-a method has its own terms: W, E, I and Vs of the two alone, and the df of W is that of Satterthwaite.
+median, J_k = sum_f (m_kf - m_k. less the median of that over methods)^2. Both numbers are set by hand. Of methods that
+are all alike, one is left out by chance in 15 of 100 studies with one seed, in 4 with two, in none with four; one whose
+trainings scatter four times as much is found in 45, 75 and 90 of 100 (400 simulated studies each, 64 subjects, 3 folds,
+one split, 4 or 6 methods). A pair with such a method has its own terms: W, E, I and Vs of the two alone, and the df of
+W is that of Satterthwaite.
 """
 
 from __future__ import annotations
@@ -134,6 +140,9 @@ def new_splits(y: _Floats, folds: _Integers) -> Terms:
     explained = ((by_run @ vectors[:, kept]) ** 2 / values[kept]).sum(axis=1)
     total = subjects * (seeds - 1)  # the trace of that matrix
     q = float(((sizes / subjects) ** 2).sum()) / seeds
+    # Seeds with the same split share its luck, of which a comparison between them sees nothing.
+    times = np.unique(folds, axis=0, return_counts=True)[1]
+    shared, seen = float(((times / seeds) ** 2).sum()), 1 - float((times * (times - 1)).sum()) / (seeds * (seeds - 1))
     unexplained = np.sqrt(np.maximum((x**2).sum(axis=(1, 2)) - explained, 0))
     centred = u - u.mean(axis=1, keepdims=True)
     return Terms(
@@ -146,7 +155,7 @@ def new_splits(y: _Floats, folds: _Integers) -> Terms:
         run_df=g,
         noise=_mean_square(unexplained[:, None], total - g),
         leak=g / total,
-        run_weight=q / seeds - (1 - q) / (seeds * subjects),
+        run_weight=(q * shared - (1 - q) / (seeds * subjects)) / seen,
         between=np.zeros((methods, methods)),
         between_df=0,
         inverse=0.0,
@@ -155,7 +164,7 @@ def new_splits(y: _Floats, folds: _Integers) -> Terms:
     )
 
 
-def loud_methods(terms: Terms) -> set[int]:
+def noisy_methods(terms: Terms) -> set[int]:
     """The methods that are left out of the pool."""
     if len(terms.run) <= MOST_POOLED:
         return set()

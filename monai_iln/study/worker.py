@@ -69,9 +69,7 @@ def execute(run: Run, settings: WorkerSettings) -> None:
     Raises:
         UserError: If the system refuses to write even the failure.
     """
-    if settings.parent is not None and end_with(settings.parent):
-        # The usual one belongs to the system, which complains if a killed worker leaves it.
-        tqdm.set_lock(threading.RLock())
+    begin(settings)
     final = settings.folder / run.path
     scratch = unfinished_path(final, settings.token)
     leads = idist.get_rank() == 0
@@ -81,8 +79,6 @@ def execute(run: Run, settings: WorkerSettings) -> None:
         scratch.mkdir(parents=True)
     idist.barrier()
     try:
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
         with logged(scratch / LOG if leads else None):
             message, evaluating = train_and_evaluate(run, settings.folder, scratch, settings.device, settings.tracking)
         idist.barrier()  # no process works in the folder any more
@@ -98,6 +94,19 @@ def execute(run: Run, settings: WorkerSettings) -> None:
             if user_error is not None:
                 raise user_error from None
             raise
+
+
+def begin(settings: WorkerSettings) -> None:
+    """Prepare this process for the work of a study.
+
+    Args:
+        settings: The settings of the worker.
+    """
+    if settings.parent is not None and end_with(settings.parent):
+        # The usual one belongs to the system, which complains if a killed worker leaves it.
+        tqdm.set_lock(threading.RLock())
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
 
 
 def _leave_failure(run: Run, scratch: Path, final: Path, error: Exception, user_error: UserError | None) -> None:

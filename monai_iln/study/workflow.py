@@ -25,8 +25,17 @@ from monai_iln.study.grid import Plan, Run
 from monai_iln.study.progress import duration
 from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.report import report
-from monai_iln.study.scheduler import estimate_seconds, locked, pending, run_all, run_on_all_ranks
+from monai_iln.study.scheduler import (
+    count_jobs,
+    estimate_seconds,
+    locked,
+    measure_robustness,
+    pending,
+    run_all,
+    run_on_all_ranks,
+)
 from monai_iln.study.settings import Study, name_methods, read_settings
+from monai_iln.study.sizing import describe_power, stopping_sentence, widest_interval
 from monai_iln.study.statistics import ALPHA, least_p
 
 _ERRORS = ("mae", "mse", "error", "distance", "hausdorff", "loss")  # names of metrics where lower is better
@@ -90,23 +99,48 @@ class CrossValidationWorkflow(BundleWorkflow):
         if self.study.dry_run:
             self._estimate()
             return
+        if self.study.power:
+            print(describe_power(self.folder, count_jobs(self.study)))
+            return
         leads = idist.get_rank() == 0
         with locked(self.folder) if leads else contextlib.nullcontext():
             todo = pending(self.runs, self.folder, self.study.redo_changed)
             idist.barrier()  # all have looked before anything is done
             if leads:
                 self._tell_plan(todo)
-                self._write_study()
             try:
-                if idist.get_world_size() > 1:
-                    run_on_all_ranks(todo, self.study, self.folder)
-                else:
-                    run_all(todo, self.study, self.folder)
-                if leads:
-                    report(self.folder)
+                self._run_seeds(self.study.first_seeds)
             except KeyboardInterrupt as error:
                 error.args = ("Every finished run is kept: give the same command again to go on.",)
                 raise
+
+    def _run_seeds(self, seeds: list[int]) -> None:
+        """Do the runs of some seeds and, of a sequential study, of one more as long as its rule asks for it."""
+        leads = idist.get_rank() == 0
+        while True:
+            if leads:
+                self._write_study(seeds)
+            runs = [run for run in self.runs if run.seed in seeds]
+            todo = pending(runs, self.folder, self.study.redo_changed)
+            if idist.get_world_size() > 1:
+                run_on_all_ranks(todo, self.study, self.folder)
+            else:
+                run_all(todo, self.study, self.folder)
+                self._measure_robustness(runs)
+            if leads:
+                report(self.folder)
+            if self.study.half_width is None:
+                return
+            width = widest_interval(self.folder)
+            print(stopping_sentence(width, self.study, len(seeds)))
+            if not width > self.study.half_width or len(seeds) >= len(self.study.all_seeds):
+                return
+            seeds = self.study.all_seeds[: len(seeds) + 1]
+
+    def _measure_robustness(self, runs: Sequence[Run]) -> None:
+        if self.study.robustness:
+            for line in measure_robustness(runs, self.study, self.folder):
+                print(line)
 
     def _estimate(self) -> None:
         """Print the plan and how long it would take."""
@@ -132,7 +166,7 @@ class CrossValidationWorkflow(BundleWorkflow):
     def _set_property(self, name: str, property: dict[str, Any], value: Any) -> Any:
         raise AttributeError(f"a study has no {name}: set it for its runs, by 'overrides'")
 
-    def _write_study(self) -> None:
+    def _write_study(self, seeds: Sequence[int]) -> None:
         """Write the grid to ``study.json``, so that the folder can be read without its configuration."""
         methods = name_methods(self.study.methods)
         first = self.runs[0]
@@ -147,7 +181,8 @@ class CrossValidationWorkflow(BundleWorkflow):
             "reference": self.study.reference or next(iter(methods)),
             "folds": folds,
             "learning_rates": sorted({run.learning_rate for run in self.runs}, reverse=True),
-            "seeds": list(self.study.seeds),
+            "seeds": list(seeds),
+            "margin": self.study.margin,
             "datasets": {run.dataset: {**run.data, "path": self.plan.data[run.dataset].source} for run in self.runs},
             "training": [Path(file).name for file in first.training],
             "overrides": dict(self.study.overrides),

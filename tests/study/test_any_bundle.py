@@ -34,7 +34,7 @@ def data(tmp_path_factory):
 
 def study(tmp_path, name, data, **keys):
     bundle = write_bundle(name, tmp_path)
-    keys = {"num_folds": 3, "folds": [0], "overrides": {"max_epochs": 1}, "jobs": 1, **keys}
+    keys = {"num_folds": 3, "folds": [0], "overrides": {"max_epochs": 1}, "jobs": 1, "robustness": False, **keys}
     keys = {"datalist": str(data / "dataset.json"), **keys}
     return CrossValidationWorkflow(bundle=str(bundle), output_dir=str(tmp_path / "study"), **keys)
 
@@ -210,7 +210,7 @@ def test_a_rate_goes_to_the_optimizer(tmp_path, data):
     ("name", "kind", "higher"), [("classification", "classification", True), ("regression", "regression", False)]
 )
 def test_any_task_with_a_score_of_each_case(tmp_path, data, name, kind, higher):
-    workflow = study(tmp_path, name, data[kind], methods="ILN,IN")
+    workflow = study(tmp_path, name, data[kind], methods="ILN,IN", robustness=True)
     records = run(workflow)
     assert records.study["metric"]["higher_is_better"] is higher
     assert records.images["score"].notna().all()

@@ -105,7 +105,10 @@ def expected_of_one_split(scores, folds, pair, group):
         if c > 0:
             parts.append((q * 2 * run.mean() / seeds, run_df * number * (seeds - 1)))
         df = satterthwaite(v, *parts)
-    return v, df, c > 0, b > 0
+    variances = {"fold": b, "training": np.nan, "residual": np.nan, "subject": mean_vs}
+    if seeds > 1:
+        variances |= {"training": c, "residual": 2 * noise, "subject": max(0, mean_vs - 2 * noise / seeds)}
+    return v, df, variances
 
 
 @pytest.mark.parametrize("methods", [2, 3, 5])
@@ -119,12 +122,14 @@ def test_one_split_is_that_of_least_squares(methods, sizes, seeds):
         found = estimate(scores, folds)
         pool = [k for k in range(methods) if METHODS[k] not in found.noisy]
         for i, j in itertools.combinations(range(methods), 2):
-            *expected, has_c, has_b = expected_of_one_split(scores, folds, (i, j), pool)
+            *expected, variances = expected_of_one_split(scores, folds, (i, j), pool)
             difference = found.between(METHODS[i], METHODS[j])
             if not difference.apart:
                 assert (difference.variance, difference.df) == pytest.approx(expected, rel=1e-9)
             assert difference.mean == pytest.approx((scores[i] - scores[j]).mean())
-            cases.add((has_c, has_b))
+        sd = {name: np.sqrt(value) for name, value in variances.items()}
+        assert vars(found.components) == pytest.approx(sd, nan_ok=True)
+        cases.add((sd["training"] > 0, sd["fold"] > 0))
     assert len(cases) >= (2 if seeds == 1 else 3)
 
 
@@ -152,7 +157,10 @@ def expected_of_new_splits(scores, folds, pair, group):
     parts = [(d.var(ddof=1) / subjects, subjects - 1)]
     if c > 0:
         parts.append((w * 2 * run.mean(), g * run_df))
-    return v, satterthwaite(v, *parts), c > 0, noise.mean()
+    within = np.mean([(scores[i] - scores[j]).mean(axis=0).var(ddof=1) for i, j in itertools.combinations(group, 2)])
+    variances = {"training": c, "residual": 2 * noise.mean()}
+    variances["subject"] = max(0, within - (variances["residual"] + c * (1 - 1 / number)) / seeds)
+    return v, satterthwaite(v, *parts), variances
 
 
 @pytest.mark.parametrize("methods", [2, 3, 5])
@@ -165,13 +173,34 @@ def test_new_splits_are_those_of_large_matrices(methods, sizes, seeds):
         pool = [k for k in range(methods) if METHODS[k] not in found.noisy]
         assert found.design == "new splits"
         for i, j in itertools.combinations(range(methods), 2):
-            *expected, has_c, noise = expected_of_new_splits(scores, folds, (i, j), pool)
+            *expected, variances = expected_of_new_splits(scores, folds, (i, j), pool)
             difference = found.between(METHODS[i], METHODS[j])
             if not difference.apart:
                 assert (difference.variance, difference.df) == pytest.approx(expected, rel=1e-9)
-            assert found.components.residual == pytest.approx(np.sqrt(2 * noise))
-            cases.add(has_c)
+        sd = {name: np.sqrt(value) for name, value in variances.items()}
+        assert vars(found.components) == pytest.approx({**sd, "fold": np.nan}, nan_ok=True)
+        cases.add(sd["training"] > 0)
     assert cases == {False, True}
+
+
+@pytest.mark.parametrize("seeds_of_splits", [(2, 2), (3, 1), (1, 1, 2)], ids=str)
+@pytest.mark.parametrize(("fold", "training"), [(0.03, 0.0), (0.0, 0.03)])
+def test_seeds_that_share_a_split_are_no_more_certain(seeds_of_splits, fold, training):
+    rng = np.random.default_rng(0)
+    means, variances = [], []
+    for _ in range(400):
+        rows = [rng.permutation(np.arange(24) % 3) for _ in seeds_of_splits]
+        luck = [rng.normal(0, fold, (2, 3)) for _ in seeds_of_splits]
+        folds = np.repeat(rows, seeds_of_splits, axis=0)
+        scores = rng.normal(0, 0.005, (2, 4, 24))
+        for seed, of_folds in enumerate(np.repeat(luck, seeds_of_splits, axis=0)):
+            scores[:, seed] += (of_folds + rng.normal(0, training, (2, 3)))[:, folds[seed]]
+        found = estimate(scores, folds).between("a", "b")
+        means.append(found.mean)
+        variances.append(found.variance)
+    safety = np.mean(variances) / np.mean(np.square(means))
+    assert 0.9 < safety < (1.2 if fold else np.inf)
+    assert safety > 1.1 or fold
 
 
 # the pool
@@ -322,7 +351,8 @@ def test_what_cannot_be_told_is_nan_with_its_reason(shape, folds, reason):
 def test_a_score_that_is_not_finite_leaves_nothing_to_tell(value):
     scores, folds = draw(2, 2)
     scores[1, 0, 3] = value
-    found, numbers = told(np.where(np.isfinite(scores), scores, np.nan), folds)
+    scores[0, 1, 2] = -value
+    found, numbers = told(scores, folds)
     assert np.isnan([found.mean, *numbers]).all()
     assert found.reason == "a score is not finite"
 
@@ -388,7 +418,6 @@ def test_few_subjects_with_new_splits_leave_no_rest():
         ((2, 3, 4), np.zeros((3, 4), int), "abc", r"scores \(2, 3, 4\)"),
         ((3, 4), np.zeros((4,), int), "abc", r"scores \(3, 4\)"),
         ((2, 1, 4), [[0, 0, 1, 1]], "aa", "methods a, a: each has one name"),
-        ((2, 3, 4), [[0, 0, 1, 1], [0, 1, 0, 1], [1, 1, 0, 0]], "ab", "2 splits for 3 seeds: either all seeds share"),
     ],
 )
 def test_what_does_not_fit_is_refused(shape, folds, methods, message):

@@ -1,6 +1,7 @@
 """What the figures show: read back from the drawn artists, and compared with numbers known beforehand."""
 
 import itertools
+from dataclasses import replace
 
 import matplotlib
 import nibabel
@@ -21,7 +22,8 @@ from monai_iln.study.report import (
     style,
     volumes,
 )
-from monai_iln.study.statistics import Agreement, Comparison, Ranking
+from monai_iln.study.statistics import METRICS, Agreement, Ranking
+from monai_iln.study.verdicts import Verdict
 
 
 def line(axes, index=0):
@@ -70,6 +72,15 @@ def test_gate_curves_are_those_of_the_first_component():
     assert "instance" in axes.get_ylabel()
 
 
+def test_long_names_of_layers_keep_their_ends():
+    table = gate_table([0.9, 0.2], dead={1})
+    table["layer"] = "encoder.blocks." * 4 + table["layer"]
+    axes = gates.draw_gate_curves(table).axes[0]
+    labels = [text.get_text() for text in axes.texts]
+    assert [label[-12:] for label in labels] == ["locks.layer0", "ayer1 (dead)"]
+    assert all(label.startswith("\N{HORIZONTAL ELLIPSIS}") and len(label) < 36 for label in labels)
+
+
 def test_gate_curves_of_other_components_and_of_channels():
     axes = gates.draw_gate_curves(gate_table([0.9, 0.2], components=("batch", "layer"), spread=0.05)).axes[0]
     assert "batch" in axes.get_ylabel()
@@ -109,6 +120,18 @@ def test_learning_curves():
     assert len(learning_curves.draw_learning_curves({"ILN": losses}, {}, ["ILN"], "ILN").axes) == 1
 
 
+def test_the_legend_of_many_methods_leaves_room_for_the_curves():
+    curve = pd.DataFrame({"iteration": [1, 2], "loss": 1.0, "epoch": [1, 2], "val_mean_dice": [0.5, 0.8]})
+    methods = [f"GROUP (num_groups={number}, affine=False)" for number in range(11)]
+    curves = dict.fromkeys(methods, curve)
+    figure = learning_curves.draw_learning_curves(curves, curves, methods, methods[0])
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert axes.get_position().height * figure.get_figheight() > 1.8  # inches
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.02
+
+
 def test_rates_mark_what_diverged():
     scores = pd.DataFrame(
         [("ILN", 0.1, 0.8, 0, 3), ("ILN", 1.0, 0.9, 0, 3), ("IN", 0.1, 0.7, 0, 3), ("IN", 1.0, np.nan, 3, 3)],
@@ -126,7 +149,11 @@ def test_rates_mark_what_diverged():
 
 
 def comparison(other, difference, low, high, p, structure="LV"):
-    return Comparison("a", structure, "dice", "ILN", other, 9, 0.9, 0.8, difference, low, high, p, p)
+    answer = "unknown"
+    if p < 0.05:
+        answer = "better" if difference > 0 else "worse"
+    values = {"low": low, "high": high, "p": p, "p_holm": p, "answer": answer}
+    return Verdict("a", structure, "dice", "ILN", other, 9, 3, 2, 0.9, 0.8, difference, **values)
 
 
 def test_differences():
@@ -144,6 +171,15 @@ def test_differences():
     assert to_hex(lower.lines[2].get_markerfacecolor()) == style.INK  # found, but the reference is worse
     assert [text.get_text() for text in upper.texts] == ["+0.100  p = 0.010", "\N{MINUS SIGN}0.020  p = 0.600"]
     assert [text.get_text() for text in lower.texts] == ["\N{MINUS SIGN}0.100  p < 0.001"]
+
+
+def test_the_margin_is_a_band_and_what_is_equal_is_grey():
+    equal = replace(comparison("IN", 0.002, -0.004, 0.008, 0.6), answer="equal")
+    (axes,) = comparisons.draw_differences([equal], margin=0.01).axes
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_width()) == (-0.01, 0.02)
+    assert to_hex(axes.lines[2].get_markerfacecolor()) == style.GREY
+    assert not comparisons.draw_differences([equal]).axes[0].patches
 
 
 def test_ranks_join_what_is_not_told_apart():
@@ -202,15 +238,55 @@ def disc(shape, row, column, radius):
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
 
 
-def test_pick_images():
-    rows = [(0.0, 0.0), (0.0, 5.0), (0.0, 9.0), (0.4, 5.0), (0.7, 5.0), (0.9, 5.0), (1.0, 0.0), (np.nan, 5.0)]
-    images = pd.DataFrame(rows, columns=["dice", "truth_pixels"]).assign(subject="a", phase="ED", slice=range(8))
-    picked = overlays.pick_images(images)
+def scored(rows, **columns):
+    """Images of methods: a row for each method, slice, Dice, number of pixels and seed."""
+    table = pd.DataFrame(rows, columns=["method", "slice", "dice", "truth_pixels", "seed"])
+    return table.assign(subject="a", phase="ED", image="i", **columns)
+
+
+def picked(images, metric=METRICS["dice"]):
+    """The slices by rank and method, with the seed of each."""
+    return {
+        rank: {row["method"]: (row["slice"], row["seed"]) for _, row in rows.iterrows()}
+        for rank, rows in overlays.pick_cases(images, metric).items()
+    }
+
+
+def test_the_cases_are_the_same_for_all_methods():
+    """The mean over methods picks them: here the worst of ILN is 1, that of IN is 2, and that of both is 3."""
+    dice = {"ILN": [0.1, 0.9, 0.3, 0.8, 0.9], "IN": [0.9, 0.2, 0.3, 0.8, 0.9]}
+    rows = [(method, place + 1, value, 5, 0) for method, scores in dice.items() for place, value in enumerate(scores)]
+    assert picked(scored(rows)) == {
+        "worst": {"ILN": (3, 0), "IN": (3, 0)},
+        "median": {"ILN": (2, 0), "IN": (2, 0)},
+        "best": {"ILN": (5, 0), "IN": (5, 0)},
+    }
+    lower = replace(METRICS["dice"], higher_is_better=False)
+    assert picked(scored(rows), lower)["worst"] == {"ILN": (5, 0), "IN": (5, 0)}
+
+
+def test_cases_without_truth_or_without_a_method_are_not_picked():
+    rows = [("ILN", 1, 0.0, 0, 0), ("ILN", 2, 0.0, 5, 0), ("ILN", 3, 0.0, 9, 0), ("ILN", 4, 0.4, 5, 0)]
+    rows += [("ILN", 5, 0.7, 5, 0), ("ILN", 6, 0.9, 5, 0), ("ILN", 7, 1.0, 0, 0), ("ILN", 8, np.nan, 5, 0)]
+    places = {rank: cases["ILN"][0] for rank, cases in picked(scored(rows)).items()}
     # Without truth nothing counts: neither the 1.0 nor the first 0.0. Of two zeros the larger miss is the worst.
-    assert {rank: row["slice"] for rank, row in picked.items()} == {"worst": 2, "median": 3, "best": 5}
-    assert list(overlays.pick_images(images.iloc[3:5])) == ["worst", "best"]
-    assert list(overlays.pick_images(images.iloc[3:4])) == ["best"]
-    assert overlays.pick_images(images.iloc[7:]) == {}
+    assert places == {"worst": 3, "median": 4, "best": 6}
+    both = [*rows, ("IN", 4, 0.1, 5, 0), ("IN", 5, 0.1, 5, 0)]
+    assert picked(scored(both)) == {"worst": {"ILN": (4, 0), "IN": (4, 0)}, "best": {"ILN": (5, 0), "IN": (5, 0)}}
+    assert list(picked(scored(rows[4:5]))) == ["best"]
+    assert picked(scored(rows[7:])) == {}
+
+
+def test_the_mean_of_a_case_is_over_seeds_and_its_picture_of_the_lowest():
+    rows = [("ILN", 1, 0.9, 5, 1), ("ILN", 1, 0.5, 5, 0), ("ILN", 2, 0.6, 5, 1), ("ILN", 2, 0.6, 5, 0)]
+    assert picked(scored(rows)) == {"worst": {"ILN": (2, 0)}, "best": {"ILN": (1, 0)}}
+
+
+def test_stacks_are_told_apart_by_their_images():
+    rows = [(method, np.nan, value, 5, 0) for value in (0.2, 0.8) for method in ("ILN", "IN")]
+    images = scored(rows).assign(image=["a", "a", "b", "b"])
+    cases = overlays.pick_cases(images)
+    assert {rank: sorted(rows["image"]) for rank, rows in cases.items()} == {"worst": ["a", "a"], "best": ["b", "b"]}
 
 
 @pytest.fixture
@@ -261,7 +337,7 @@ def test_tile_is_the_slice_and_structure_of_its_row(tmp_path, row):
         (prediction & ~truth).sum(),
         (truth & prediction).sum(),
     ]
-    assert tile.caption == "S1 ED slice 7\nDice 0.876"
+    assert (tile.case, tile.score) == ("S1 ED slice 7", "Dice 0.876")
 
 
 def test_tile_of_a_stack_is_its_fullest_slice(tmp_path, row):
@@ -273,7 +349,7 @@ def test_tile_of_a_stack_is_its_fullest_slice(tmp_path, row):
     tile = overlays.make_tile(tmp_path, "best", stack)
     outer, inner = disc((64, 64), 44, 44, 7).sum(), disc((64, 64), 44, 44, 6).sum()
     assert colours(tile.pixels) == [outer - inner, 0, inner]
-    assert tile.caption.startswith("S1 ED slice 3 of the stack")
+    assert tile.case == "S1 ED slice 3 of the stack"
 
 
 def test_of_two_structures_of_one_size_the_tile_shows_the_one_of_the_truth(tmp_path, row):
@@ -309,16 +385,24 @@ def test_tile_says_what_is_wrong_with_a_file(tmp_path, row, spoil, said):
 
 def test_overlays_are_laid_out_by_method_and_rank(tmp_path, row):
     tiles = [overlays.make_tile(tmp_path, rank, row) for rank in ("worst", "median", "best")]
-    bad = overlays.Tile("IN", "best", "S2", None, "gone")
-    figure = overlays.draw_overlays([*tiles, bad], {"ILN": "#d55e00", "IN": "#0072b2"})
+    bad = overlays.Tile("IN", "best", "S1 ED slice 7", "Dice 0", None, "gone")
+    figure = overlays.draw_overlays([*tiles, bad], "ILN")
     assert len(figure.axes) == 6
     assert [len(axes.images) for axes in figure.axes] == [1, 0, 1, 0, 1, 0]
-    assert [axes.get_title(loc="left").split(":")[0] for axes in figure.axes] == [
-        "worst",
-        "",
-        "median",
-        "",
-        "best",
-        "best",
+    assert [axes.get_title(loc="left").strip() for axes in figure.axes] == [
+        *["Dice 0.876", ""] * 2,
+        "Dice 0.876",
+        "Dice 0",
     ]
-    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["ILN", "IN", "not drawn"]
+    texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    case = "S1 ED slice 7"
+    assert texts == [
+        [f"worst: {case}", "ILN"],
+        ["IN"],
+        [f"median: {case}"],
+        [],
+        [f"best: {case}"],
+        ["not drawn"],
+    ]
+    names = [figure.axes[0].texts[1], figure.axes[1].texts[0]]
+    assert [text.get_color() for text in names] == [style.REFERENCE_COLOR, style.INK]

@@ -134,3 +134,17 @@ def test_impossible_plans_are_refused(change, message):
 )
 def test_equal_methods_are_found_equal_as_often_as_in_a_simulation(cell, margin, simulated):
     assert Plan(SD, *cell, methods=6).chance_of_equal(margin) == pytest.approx(simulated, abs=0.03)
+
+
+def test_with_new_splits_the_luck_of_folds_and_trainings_averages_out():
+    plan = Plan(LUCKY_FOLDS, 45, 3, 4, 2, NEW_SPLITS)
+    expected = (0.03**2 + 0.035**2 / 4) / 45 + (0.01**2 + 0.01**2) / (3 * 4)
+    assert plan.variance == pytest.approx(expected)
+
+
+def test_with_new_splits_the_degrees_of_freedom_are_those_of_the_estimates():
+    plan = Plan(Components(0.01, 0.0, 0.03, 0.05), 21, 3, 3, 3, NEW_SPLITS)
+    rng = np.random.default_rng(1)
+    found = [trial(plan, rng) for _ in range(400)]
+    assert np.mean([difference.variance for difference in found]) == pytest.approx(plan.variance, rel=0.1)
+    assert np.median([difference.df for difference in found]) == pytest.approx(plan.df, rel=0.05)

@@ -6,38 +6,32 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from monai_iln.study.chance import Chance, Components
+from monai_iln.study.report.chances import chance_sentence, sensitivities
 from monai_iln.study.report.comparisons import comparison_sentence
 from monai_iln.study.report.ranks import ranking_sentence
-from monai_iln.study.report.seed_variance import seed_sentence
-from monai_iln.study.report.winners import tell, verdict_of
-from monai_iln.study.statistics import Comparison, Ranking, SeedVariance
+from monai_iln.study.report.winners import tell
+from monai_iln.study.statistics import Ranking
+from monai_iln.study.verdicts import Verdict
 
 NAN = np.nan
-BETTER = Comparison(
-    *("cine", "LV", "dice", "ILN", "IN", 6, 0.5667, 0.35, 0.2167, 0.15, 0.28, 0.015625, 0.03125), better="ILN"
+BETTER = Verdict(
+    *("cine", "LV", "dice", "ILN", "IN", 6, 3, 2, 0.5667, 0.35, 0.2167),
+    **{"low": 0.15, "high": 0.28, "p": 0.015625, "p_holm": 0.03125, "answer": "better"},
 )
-TEST = "(Wilcoxon signed-rank test, p = 0.031 after Holm's correction)"
-UNTESTED = {"p": NAN, "p_holm": NAN, "better": None}
-NOBODY = {
-    "subjects": 0,
-    "mean_reference": NAN,
-    "mean_other": NAN,
-    "difference": NAN,
-    "low": NAN,
-    "high": NAN,
-    **UNTESTED,
-}
+SIZE = "6 subjects, 3 folds and 2 seeds"
+TEST = "(p = 0.031 after Holm's correction)"
 
 
 def test_a_better_method():
     assert comparison_sentence(BETTER) == (
-        "cine, LV: Dice of ILN 0.567, of IN 0.350: difference 0.217 (95 % interval 0.150 to 0.280), 6 subjects; ILN is "
-        f"better {TEST}."
+        "cine, LV: Dice of ILN 0.567, of IN 0.350: difference 0.217 (95 % interval 0.150 to 0.280), "
+        f"{SIZE}; ILN is better {TEST}."
     )
-    nameless = replace(BETTER, dataset="", structure="", better="IN", difference=-0.2167, p_holm=0.0001)
+    nameless = replace(BETTER, dataset="", structure="", answer="worse", difference=-0.2167, p_holm=0.0001)
     assert comparison_sentence(nameless) == (
-        "Dice of ILN 0.567, of IN 0.350: difference -0.217 (95 % interval 0.150 to 0.280), 6 subjects; IN is better "
-        "(Wilcoxon signed-rank test, p < 0.001 after Holm's correction)."
+        f"Dice of ILN 0.567, of IN 0.350: difference -0.217 (95 % interval 0.150 to 0.280), {SIZE}; IN is better "
+        "(p < 0.001 after Holm's correction)."
     )
 
 
@@ -57,36 +51,31 @@ def test_a_better_method():
     ],
 )
 def test_distances_have_units_and_two_decimals(metric, start):
-    assert comparison_sentence(replace(BETTER, metric=metric)).startswith(f"cine, LV: {start}, 6 subjects;")
+    assert comparison_sentence(replace(BETTER, metric=metric)).startswith(f"cine, LV: {start}, {SIZE};")
 
 
 @pytest.mark.parametrize(
     ("changes", "end"),
     [
-        ({"low": -0.1}, f"; ILN is better {TEST}; the interval, which is of the mean, holds 0."),
+        ({"answer": "equal"}, f"; practically equal {TEST}."),
+        ({"answer": "equal", "p_holm": NAN}, "; practically equal."),
         (
-            {"better": None},
-            f"; the methods differ {TEST}, but the mean and the ranks of the differences disagree on the better.",
+            {"answer": "unknown", "p_holm": 0.0625, "low": -0.1},
+            "; no evidence of a difference (p = 0.062 after Holm's correction).",
         ),
         (
-            {"p_holm": 0.0625, "better": None, "low": -0.1},
-            "; no evidence of a difference (Wilcoxon signed-rank test, p = 0.062 after Holm's correction).",
+            {"answer": "unknown", "p_holm": 0.05},
+            "; no evidence of a difference (p = 0.050 after Holm's correction); the interval, not corrected, excludes "
+            "0.",
         ),
         (
-            {"p_holm": 0.05, "better": None},
-            "; no evidence of a difference (Wilcoxon signed-rank test, p = 0.050 after Holm's correction); the "
-            "interval excludes 0, but is of the mean and not corrected.",
-        ),
-        ({"subjects": 5, **UNTESTED}, " (95 % interval 0.150 to 0.280), 5 subjects; too few subjects to test."),
-        (
-            {"subjects": 1, "low": NAN, "high": NAN, **UNTESTED},
-            ": difference 0.217, 1 subject; too few subjects to test.",
+            {"answer": "untested", "low": NAN, "high": NAN, "p_holm": NAN, "reason": "there is one fold"},
+            f": difference 0.217, {SIZE}; nothing was tested: there is one fold.",
         ),
         (
-            NOBODY,
-            "cine, LV: Dice of ILN and of IN: no subject has both; too few subjects to test.",
+            {"answer": "untested", "difference": NAN, "low": NAN, "p_holm": NAN, "reason": "no seed is complete"},
+            "cine, LV: Dice of ILN and of IN: no seed is complete, so nothing was tested.",
         ),
-        (UNTESTED, "; no evidence of a difference, for no subject differs: there is nothing to test."),
     ],
 )
 def test_every_other_outcome_of_a_comparison(changes, end):
@@ -96,17 +85,44 @@ def test_every_other_outcome_of_a_comparison(changes, end):
     assert ("is better" in sentence) == ("is better" in end)
 
 
-@pytest.mark.parametrize(("difference", "p", "p_holm", "better", "verdict"), [
-    (0.1, 0.01, 0.04, "ILN", "better"),
-    (-0.1, 0.01, 0.04, "IN", "worse"),
-    (0.1, 0.01, 0.06, None, "none"),  # only the corrected p counts
-    (0.1, 0.01, 0.04, None, "mixed"),
-    (0.1, np.nan, np.nan, None, "untested"),
-])  # fmt: skip
-def test_verdicts(difference, p, p_holm, better, verdict):
-    row = Comparison("LV", "lv", "dice", "ILN", "IN", 9, 0.9, 0.8, difference, 0.0, 0.2, p, p_holm, better)
-    assert verdict_of(row) == verdict
-    assert "IN" in tell(verdict, [row])
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("better", "It is better than IN (+0.217; 0.150 to 0.280)."),
+        ("worse", "It is worse than IN (+0.217; 0.150 to 0.280)."),
+        (
+            "equal",
+            "It is practically equal to IN (+0.217; 0.150 to 0.280): the 90 % interval lies within \N{PLUS-MINUS SIGN}"
+            "0.01.",
+        ),
+        (
+            "unknown",
+            f"There is no evidence of a difference to IN (+0.217; 0.150 to 0.280); with {SIZE} that is no proof that "
+            "there is none.",
+        ),
+        ("untested", "Nothing was tested against IN (+0.217; 0.150 to 0.280): no difference varies."),
+    ],
+)
+def test_answers_in_words(answer, told):
+    assert tell(answer, [replace(BETTER, answer=answer)], margin=0.01) == told
+
+
+def test_what_one_seed_shows():
+    rows = [replace(BETTER, sensitivity=0.012), replace(BETTER, other="LN", sensitivity=0.0), BETTER]
+    assert sensitivities(rows) == [
+        "ILN and IN (+0.217): significant only if the difference of two runs varies by less than 0.012.",
+        "ILN and LN (+0.217): not significant, however little trainings vary.",
+    ]
+    sd = Components(subject=0.03, fold=0.01)
+    one = Chance("one split", ("A", "B", "C", "D"), 44, 3, 1, sd, (), {})
+    said = chance_sentence(one)
+    assert "between subjects 0.0300 and folds 0.0100 (standard deviations)" in said
+    assert "only honest if the trainings of all methods are alike in noise" in said
+    several = Chance("new splits", ("A", "B", "C", "D"), 44, 3, 4, replace(sd, fold=NAN, training=0.01), ("D",), {})
+    said = chance_sentence(several)
+    assert "alike in noise" not in said
+    assert "Each seed has a split of its own." in said
+    assert "Trainings of D are far noisier" in said
 
 
 def ranking_of(averages, subjects=6, p=0.01, close=()):
@@ -147,31 +163,3 @@ def test_ranks_without_evidence(ranking, end):
     assert sentence.startswith(
         f"Average ranks over {ranking.subjects} subjects (1 is best): A {ranking.average_ranks['A']:.2f}"
     )
-
-
-SEEDS = SeedVariance(0.1, 0.03, 0.02449, 0.01225, 0.08485, seeds=2, degrees=4, p=0.004)
-START = (
-    "A new seed changes the mean Dice of a fold by 0.0245 (standard deviation, 2 seeds). The means of the methods "
-    "differ by 0.0848, by chance of the seeds alone they would by 0.0123: the differences between methods "
-)
-
-
-@pytest.mark.parametrize(
-    ("variance", "sentence"),
-    [
-        (SEEDS, f"{START}exceed what a new seed would change (F test, p = 0.004)."),
-        (replace(SEEDS, p=0.05), f"{START}do not exceed what a new seed would change (F test, p = 0.050)."),
-        (replace(SEEDS, p=NAN), f"{START}do not exceed what a new seed would change."),
-        (
-            replace(SEEDS, between_methods=NAN, p=NAN),
-            "A new seed changes the mean Dice of a fold by 0.0245 (standard deviation, 2 seeds); there are no two "
-            "methods with a fold in common to compare it with.",
-        ),
-        (
-            replace(SEEDS, seed=NAN, degrees=0),
-            "No fold was trained with two seeds: a study with one seed cannot tell what a new seed would change.",
-        ),
-    ],
-)
-def test_seeds(variance, sentence):
-    assert seed_sentence(variance) == sentence

@@ -1,4 +1,4 @@
-"""The reference against every other method: the differences, their intervals and their tests."""
+"""The reference against every other method: the differences, their intervals and what is said of them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from matplotlib.figure import Figure
 
 from monai_iln.study.report.document import Block, Items, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.style import INK, REFERENCE_COLOR, new_figure, styled
-from monai_iln.study.report.wording import NO_NUMBER, count, minus, number, p_cell, p_value, place, shorten
-from monai_iln.study.statistics import ALPHA, METRICS, MIN_SUBJECTS, MOST_EXACT, Comparison, Metric
+from monai_iln.study.report.style import FAINT, GREY, INK, REFERENCE_COLOR, new_figure, styled
+from monai_iln.study.report.wording import NO_NUMBER, count, join, minus, number, p_cell, p_value, place, shorten
+from monai_iln.study.statistics import METRICS, Metric
+from monai_iln.study.verdicts import Verdict
 
 _BY_RULE = {
     "nested": "by the nested rule",
     "paper": "by the paper's rule, hence optimistic",
     "single": "of the one learning rate that was tried",
 }
+_WORDS = {"better": "better", "worse": "worse", "equal": "practically equal", "unknown": "not known"}
 
 
 def blocks(results: Results) -> list[Block]:
     """What a score is, then the comparisons: drawn, in numbers and in sentences."""
     unit = Text(
-        f"The unit is the subject: its score is its {results.metric.mean} over its test {results.unit}s. Scores here "
-        f"and below are {_BY_RULE[results.rule]}."
+        f"A subject's score is its {results.metric.mean} over its test {results.unit}s. Scores here and below are "
+        f"{_BY_RULE[results.rule]}. Intervals and p take in the chance of subjects, of folds and of trainings: they "
+        "are about training the methods on these subjects once more."
     )
-    rows, metric = results.comparisons, results.metric
+    rows, metric, margin = results.verdicts, results.metric, results.margin
     if rows:
         sentences = [minus(comparison_sentence(row, metric)) for row in rows]
-        return [unit, _picture(rows, metric), _table(rows, metric, results.unlearned), Items(sentences)]
+        table = _table(rows, metric, margin, results.unlearned)
+        return [unit, _picture(rows, metric, margin), table, Items(sentences)]
     if results.reference not in results.shown_methods:
         why = f"The reference, {results.reference}, has no finished run, so nothing can be compared with it."
     else:
@@ -39,19 +43,19 @@ def blocks(results: Results) -> list[Block]:
     return [unit, absent(why)]
 
 
-def comparison_sentence(row: Comparison, metric: Metric | None = None) -> str:
+def comparison_sentence(row: Verdict, metric: Metric | None = None) -> str:
     """What a comparison found, in a sentence.
 
     Args:
-        row: The comparison.
+        row: The verdict.
         metric: The metric of the study, if it is not one that every segmentation of this package has.
 
     Example:
-        >>> from monai_iln.study.statistics import compare
-        >>> scores = pd.DataFrame({"ILN": [0.9] * 6, "IN": [0.8, 0.81, 0.82, 0.83, 0.84, 0.85]})
-        >>> print(comparison_sentence(compare(scores, "ILN")[0]))
-        Dice of ILN 0.900, of IN 0.825: difference 0.075 (95 % interval 0.062 to 0.088), 6 subjects; ILN is better
-        (Wilcoxon signed-rank test, p = 0.031 after Holm's correction).
+        >>> row = Verdict("", "", "dice", "ILN", "IN", 6, 3, 2, 0.9, 0.825, 0.075, low=0.062, high=0.088, p=0.01,
+        ...     p_holm=0.02, answer="better")
+        >>> print(comparison_sentence(row))
+        Dice of ILN 0.900, of IN 0.825: difference 0.075 (95 % interval 0.062 to 0.088), 6 subjects, 3 folds and
+        2 seeds; ILN is better (p = 0.020 after Holm's correction).
     """
     metric = metric or METRICS[row.metric]
     unit = metric.unit
@@ -62,54 +66,54 @@ def comparison_sentence(row: Comparison, metric: Metric | None = None) -> str:
     text = f"{metric.name} of {row.reference} "
     if where := place(row.dataset, row.structure):
         text = f"{where}: {text}"
-    if not row.subjects:
-        return f"{text}and of {row.other}: no subject has both; too few subjects to test."
+    if np.isnan(row.difference):
+        return f"{text}and of {row.other}: {row.reason or 'no subject has both'}, so nothing was tested."
     text += f"{value(row.mean_reference)}{unit}, of {row.other} {value(row.mean_other)}{unit}: difference "
     text += value(row.difference) + unit
     if not np.isnan(row.low):
         text += f" (95 % interval {value(row.low)} to {value(row.high)})"
-    return f"{text}, {count(row.subjects, 'subject')}; {_conclusion(row)}."
+    size = join([count(row.subjects, "subject"), count(row.folds, "fold"), count(row.seeds, "seed")])
+    return f"{text}, {size}; {_conclusion(row)}."
 
 
-def _conclusion(row: Comparison) -> str:
-    if row.subjects < MIN_SUBJECTS:
-        return "too few subjects to test"
-    if np.isnan(row.p):
-        return "no evidence of a difference, for no subject differs: there is nothing to test"
-    test = f"(Wilcoxon signed-rank test, {p_value(row.p_holm)} after Holm's correction)"
-    holds_zero = row.low <= 0 <= row.high
-    if row.p_holm < ALPHA and row.better is None:
-        return f"the methods differ {test}, but the mean and the ranks of the differences disagree on the better"
-    if row.p_holm < ALPHA and holds_zero:
-        return f"{row.better} is better {test}; the interval, which is of the mean, holds 0"
-    if row.p_holm < ALPHA:
-        return f"{row.better} is better {test}"
-    if holds_zero:
-        return f"no evidence of a difference {test}"
-    return f"no evidence of a difference {test}; the interval excludes 0, but is of the mean and not corrected"
+def _conclusion(row: Verdict) -> str:
+    test = f"({p_value(row.p_holm)} after Holm's correction)"
+    if row.answer == "untested":
+        return f"nothing was tested: {row.reason or 'no difference varies'}"
+    if row.answer == "equal":
+        return f"practically equal {test}" if not np.isnan(row.p_holm) else "practically equal"
+    if row.answer == "unknown":
+        within = row.low <= 0 <= row.high
+        return f"no evidence of a difference {test}" + ("" if within else "; the interval, not corrected, excludes 0")
+    return f"{row.better} is better {test}"
 
 
-def _picture(rows: Sequence[Comparison], metric: Metric) -> Block:
+def _picture(rows: Sequence[Verdict], metric: Metric, margin: float | None) -> Block:
     if all(np.isnan(row.difference) for row in rows):
         return absent("No subject was scored with the reference and with another method.")
     reference = rows[0].reference
     said = "; ".join(f"{row.other} {number(row.difference, metric.decimals, sign=True)}" for row in rows)
+    caption = (
+        f"Mean difference in {metric.name} with its 95 % interval, and p after Holm's correction. A filled point: p "
+        f"below 0.05. Orange: {reference} is better."
+    )
+    if margin is not None:
+        caption += f" Grey: what is practically equal, \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}."
     return Picture(
         "differences",
-        f"Mean difference in {metric.name} over subjects with its 95 % bootstrap interval; p after Holm's correction. "
-        f"A filled point: p below 0.05. Orange: {reference} is better.",
+        caption,
         f"Forest plot of the differences in {metric.name}, {reference} minus the other method: {said}.",
-        draw_differences(rows, metric),
+        draw_differences(rows, metric, margin),
     )
 
 
-def _table(comparisons: Sequence[Comparison], metric: Metric, unlearned: set[tuple[str, str]]) -> Table:
+def _table(verdicts: Sequence[Verdict], metric: Metric, margin: float | None, unlearned: set[tuple[str, str]]) -> Table:
     def value(score: float, sign: bool = False) -> str:
         return number(score, metric.decimals, sign)
 
-    reference = comparisons[0].reference
+    reference = verdicts[0].reference
     rows: list[Row] = []
-    for (dataset, structure), group in _by_part(comparisons).items():
+    for (dataset, structure), group in _by_part(verdicts).items():
         learned = (dataset, structure) not in unlearned
         rows.append(Row([place(dataset, structure) + ("" if learned else ": no method learned it")], heading=True))
         for row in group:
@@ -118,44 +122,54 @@ def _table(comparisons: Sequence[Comparison], metric: Metric, unlearned: set[tup
                 interval = f"{value(row.low)} to {value(row.high)}"
             cells = [row.other, str(row.subjects), value(row.mean_reference), value(row.mean_other)]
             cells += [value(row.difference, sign=True), interval, p_cell(row.p), p_cell(row.p_holm)]
+            cells += [_WORDS.get(row.answer, NO_NUMBER), number(row.chance_of_better, 2), p_cell(row.p_subjects)]
             bold: frozenset[int] = frozenset()
-            if learned and row.p_holm < ALPHA:
-                bold = frozenset({len(cells) - 1})
+            if learned and row.better is not None:
+                bold = frozenset({cells.index(_WORDS[row.answer], 8)})
             rows.append(Row(cells, bold))
     caption = (
-        f"{reference} against every other method: {metric.mean} over subjects, mean difference with its 95 % bootstrap "
-        "interval, and p of Wilcoxon's signed-rank test, as it is and after Holm's correction (bold below 0.05)."
+        f"{reference} against every other method: {metric.mean} over subjects, mean difference with its 95 % interval, "
+        f"p as it is and after Holm's correction, what follows of {reference}, and the probability that it is better "
+        "in one new training of each. The last column is Wilcoxon's signed-rank test over subjects, which knows "
+        "nothing of folds and trainings: it asks whether these models differ, not whether the methods do."
     )
-    if max(row.subjects for row in comparisons) > MOST_EXACT:
-        caption += f" With more than {MOST_EXACT} subjects, p is by the normal approximation."
+    if margin is not None:
+        caption += f" Practically equal: the 90 % interval lies within \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}."
     header = ["Other", "Subjects", reference, "Other", "Difference", "95 % interval", "p", "p (Holm)"]
-    frame = pd.DataFrame([vars(row) for row in comparisons])
-    frame.insert(list(frame).index("better"), "sentence", [comparison_sentence(row, metric) for row in comparisons])
+    header += [f"{reference} is", "Next time", "p (these models)"]
+    frame = pd.DataFrame([vars(row) for row in verdicts])
+    frame.insert(list(frame).index("answer"), "better", [row.better for row in verdicts])
+    frame.insert(list(frame).index("better"), "sentence", [comparison_sentence(row, metric) for row in verdicts])
     return Table("comparisons", caption, header, rows, frame)
 
 
-def _by_part(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], list[Comparison]]:
+def _by_part(comparisons: Sequence[Verdict]) -> dict[tuple[str, str], list[Verdict]]:
     """Comparisons by data set and structure."""
-    groups: dict[tuple[str, str], list[Comparison]] = {}
+    groups: dict[tuple[str, str], list[Verdict]] = {}
     for row in comparisons:
         groups.setdefault((row.dataset, row.structure), []).append(row)
     return groups
 
 
 @styled
-def draw_differences(comparisons: Sequence[Comparison], metric: Metric = METRICS["dice"]) -> Figure:
+def draw_differences(
+    comparisons: Sequence[Verdict], metric: Metric = METRICS["dice"], margin: float | None = None
+) -> Figure:
     """Forest plot: the mean difference of the reference to every other method, with its interval.
 
     Args:
-        comparisons: The comparisons; those of a data set and structure get a panel. A filled point is a difference
-            that the test, corrected for their number, finds.
+        comparisons: The verdicts; those of a data set and structure get a panel. A filled point is a difference that
+            the test, corrected for their number, finds, or one that is practically none.
         metric: The metric that they are of.
+        margin: The difference that does not matter, drawn as a grey band.
     """
     panels = _by_part([row for row in comparisons if not np.isnan(row.difference)])
     heights = [0.62 + 0.24 * len(rows) for rows in panels.values()]
     figure = new_figure(sum(heights) + 0.3)
     grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     for axes, ((dataset, structure), rows) in zip(grid, panels.items(), strict=True):
+        if margin is not None:
+            axes.axvspan(-margin, margin, color=FAINT, alpha=0.6, linewidth=0)
         axes.axvline(0, color=INK, linewidth=0.8)
         for height, row in enumerate(rows):
             _draw_difference(axes, height, row, metric)
@@ -173,12 +187,14 @@ def draw_differences(comparisons: Sequence[Comparison], metric: Metric = METRICS
     return figure
 
 
-def _draw_difference(axes: Axes, height: int, row: Comparison, metric: Metric) -> None:
+def _draw_difference(axes: Axes, height: int, row: Verdict, metric: Metric) -> None:
     color, inside, test = INK, "white", "not tested"
-    if row.p_holm < ALPHA and (row.difference > 0) == metric.higher_is_better:
+    if row.answer == "better":
         color = REFERENCE_COLOR
-    if row.p_holm < ALPHA:
+    if row.better is not None:
         inside = color
+    if row.answer == "equal":
+        color = inside = GREY
     if not np.isnan(row.p_holm):
         test = p_value(row.p_holm)
     if not np.isnan(row.low):

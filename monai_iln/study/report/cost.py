@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,17 +30,24 @@ def blocks(results: Results) -> list[Block]:
     )
     if results.is_of_ventricles and {"ILN", _INSTANCE_NORM} <= set(methods):
         text += f" For ILN the paper reports {TIME_RATIO:.3f}."
-    found: list[Block] = [Text(text), _table(results.runs, methods, base)]
+    found: list[Block] = [Text(text), _table(records(results.runs, methods, base), base)]
     if finished["peak_memory_bytes"].isna().all():
         found.append(absent("Peak memory is missing: no run measured it."))
     return found
 
 
-def _table(runs: pd.DataFrame, methods: Sequence[str], base: str) -> Table:
+def records(runs: pd.DataFrame, methods: Sequence[str], base: str) -> list[dict[str, Any]]:
+    """What each method costs, unrounded.
+
+    Args:
+        runs: The runs, with the columns of ``runs.csv``.
+        methods: The methods, a record each.
+        base: The method whose time per step is 1 in ``"ratio"``.
+    """
     finished = runs[runs["status"] == "finished"]
     keys = ["dataset", "fold", "learning_rate", "seed"]
     steps = finished.pivot_table(index=keys, columns="method", values="seconds_per_step", aggfunc="first")
-    rows, records = [], []
+    found = []
     for method in methods:
         own = finished[finished["method"] == method]
         milliseconds = 1000 * own["seconds_per_step"]
@@ -58,18 +66,33 @@ def _table(runs: pd.DataFrame, methods: Sequence[str], base: str) -> Table:
             "train_minutes": _median(own["train_seconds"]) / 60,
             "all_runs_hours": runs.loc[runs["method"] == method, "total_seconds"].sum() / 3600,
         }
-        records.append(record)
-        parameters = NO_NUMBER
-        if not np.isnan(record["parameters"]):
-            parameters = f"{record['parameters']:,.0f}"
+        found.append(record)
+    return found
+
+
+def _table(found: Sequence[Mapping[str, Any]], base: str) -> Table:
+    rows = []
+    for record in found:
         time = number(record["ms_per_step"], 1)
-        if milliseconds.notna().sum() > 1:
-            time += f" ({number(milliseconds.min(), 1)}\N{EN DASH}{number(milliseconds.max(), 1)})"
-        cells = [method, parameters, time, number(ratio, 2), number(record["peak_memory_mib"], 0)]
-        rows.append(Row([*cells, number(record["train_minutes"], 1), number(record["all_runs_hours"], 2)]))
+        lowest, highest = record["ms_per_step_lowest"], record["ms_per_step_highest"]
+        if lowest < highest:
+            time += f" ({number(lowest, 1)}\N{EN DASH}{number(highest, 1)})"
+        cells = [record["method"], thousands(record["parameters"]), time, number(record["ratio"], 2)]
+        cells += [number(record["peak_memory_mib"], 0), number(record["train_minutes"], 1)]
+        rows.append(Row([*cells, number(record["all_runs_hours"], 2)]))
     header = ["Method", "Parameters", "Time of a step, ms: median (range)", f"Ratio to {base}", "Peak memory, MiB"]
     header += ["Training of one run, min", "All runs, h"]
-    return Table("cost", "What each method costs.", header, rows, pd.DataFrame(records))
+    return Table("cost", "What each method costs.", header, rows, pd.DataFrame(found))
+
+
+def thousands(value: float) -> str:
+    """A whole number with commas; a dash where there is none.
+
+    Example:
+        >>> thousands(2161880.0), thousands(float("nan"))
+        ('2,161,880', '–')
+    """
+    return NO_NUMBER if pd.isna(value) else f"{value:,.0f}"
 
 
 def _median(values: pd.Series[float]) -> float:

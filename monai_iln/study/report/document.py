@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from monai_iln.study.records import write_frame
 
 _DPI = 200
 _CSS_PIXELS = 96  # an inch
+LEAST_SCALE = 0.85  # of a figure on the page: text of 8 points, the smallest, is then 9 pixels high
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def write_document(document: Document, folder: Path) -> Path:
     Returns:
         The path of the HTML page, which needs no other file.
     """
+    document = replace(document, sections=_with_a_file_each(document.sections))
     images: dict[str, bytes] = {}
     for kind, ending in (("figures", "png"), ("tables", "csv")):
         (folder / kind).mkdir(parents=True, exist_ok=True)
@@ -166,10 +169,27 @@ def write_document(document: Document, folder: Path) -> Path:
         )
         environment.filters |= {"data": data, "width": _width, "markdown": _markdown, "wrap": _wrap}
         environment.tests |= {kind.__name__.lower(): _is(kind) for kind in (Text, Items, Table, Picture)}
-        text = environment.get_template(f"report.{form}.jinja").render(document=document)
+        text = environment.get_template(f"report.{form}.jinja").render(document=document, least_scale=LEAST_SCALE)
         with new_file(folder / f"report.{form}") as partial:
             partial.write_text(text, encoding="utf-8")
     return folder / "report.html"
+
+
+def _with_a_file_each(sections: Sequence[Section]) -> list[Section]:
+    """Number the figures and tables whose names are taken: those of ``GN 4`` and ``gn_4`` would share a file."""
+    taken: set[tuple[type, str]] = set()
+    found = []
+    for section in sections:
+        blocks: list[Block] = []
+        for block in section.blocks:
+            if isinstance(block, Picture | Table):
+                names = (f"{block.name}-{number}" if number > 1 else block.name for number in itertools.count(1))
+                kind = type(block)
+                block = replace(block, name=next(name for name in names if (kind, name.lower()) not in taken))
+                taken.add((kind, block.name.lower()))
+            blocks.append(block)
+        found.append(Section(section.title, blocks))
+    return found
 
 
 def _is(kind: type) -> Any:

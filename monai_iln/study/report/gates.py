@@ -10,16 +10,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.isotonic import isotonic_regression
 
 from monai_iln.run_files import GATES
 from monai_iln.study.report.document import Block, Picture, absent
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.style import COLORS, GREY, REFERENCE_COLOR, new_figure, styled
+from monai_iln.study.report.style import COLORS, GREY, LEAST_SIZE, REFERENCE_COLOR, new_figure, styled
 from monai_iln.study.report.wording import slug
 
-_LINE = 0.115  # inches, of a label of the smallest size
+_LINE = 0.14  # inches, of a label of the smallest size
+_LONGEST = 26  # letters of a label
 _LEADER = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
 
 
@@ -109,13 +111,14 @@ def draw_gate_curves(gates: pd.DataFrame) -> Figure:
     axes.set(xlabel="iteration", ylabel=f"weight of the {component} component", ylim=(low, high))
     first, last = rows["iteration"].min(), rows["iteration"].max()
     axes.set_xlim(first, max(last, first + 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid()
     # Labels at the ends of the lines, pushed apart so far that each can be read.
     ends = np.array([curve["weight"].iloc[-1] for curve in curves.values()], float)
     places = _spread(ends, low, high, _LINE / (height - 0.6) * (high - low))
     heights = (places - low) / (high - low)
-    # Colours beyond 0.8 are too pale on white.
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, max(len(curves), 2)))
+    # Colours beyond 0.6 are too pale on white.
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.6, max(len(curves), 2)))
     for (layer, curve), color, place in zip(curves.items(), colors, heights, strict=False):
         _draw_gate(axes, layer, curve, color, place)
     return figure
@@ -132,6 +135,8 @@ def _draw_gate(axes: Axes, layer: str, curve: pd.DataFrame, color: Sequence[floa
         place: The height of the name as a share of that of the axes.
     """
     line = "-"
+    if len(layer) > _LONGEST:  # names of layers differ at their ends
+        layer = "\N{HORIZONTAL ELLIPSIS}" + layer[1 - _LONGEST :]
     if curve["dead"].iloc[-1]:
         layer, color, line = f"{layer} (dead)", GREY, "--"
     axes.plot(curve["iteration"], curve["weight"], linewidth=1.1, color=color, linestyle=line)
@@ -143,8 +148,7 @@ def _draw_gate(axes: Axes, layer: str, curve: pd.DataFrame, color: Sequence[floa
         xytext=(1.05, place),
         textcoords="axes fraction",
         va="center",
-        fontsize=6.5,
-        color=color,
+        fontsize=LEAST_SIZE,
         annotation_clip=False,
         arrowprops=_LEADER | {"color": color},
     )

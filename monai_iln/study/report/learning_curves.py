@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from monai_iln.run_files import CURVES, LOSSES
 from monai_iln.study.report.document import Block, Picture, absent
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.style import method_colors, method_dashes, new_figure, styled
-from monai_iln.study.report.wording import join, slug
+from monai_iln.study.report.style import WIDTH, method_colors, method_dashes, new_figure, styled
+from monai_iln.study.report.wording import join, shorten, slug
 from monai_iln.study.statistics import METRICS, Metric
 
 
@@ -65,7 +65,9 @@ def draw_learning_curves(
         reference: The method to highlight.
         metric: The metric of the validation.
     """
-    figure = new_figure(3.2)
+    names = {method: shorten(method, 24) for method in methods}
+    columns = int(WIDTH / (0.6 + 0.07 * max(map(len, names.values()))))  # inches: of a line with its gaps, of a letter
+    figure = new_figure(2.6 + 0.18 * -(-len(names) // columns))
     colors = method_colors(methods, reference)
     dashes = method_dashes(colors)
     panels = figure.subplots(1, 1 + bool(validation), squeeze=False)[0]
@@ -93,5 +95,6 @@ def draw_learning_curves(
         axes.grid()
         drawn, labels = axes.get_legend_handles_labels()
         lines |= dict(zip(labels, drawn, strict=True))
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(len(lines), 8))
+    shown = [names[method] for method in lines]
+    figure.legend(lines.values(), shown, loc="outside lower center", ncols=min(len(shown), columns))
     return figure

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from monai_iln.study.report.document import Block, Picture, Row, Table, absent
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.style import FAINT, INK, WIDTH, method_colors, new_figure, styled
+from monai_iln.study.report.style import FAINT, INK, LEAST_SIZE, WIDTH, method_colors, new_figure, styled
 from monai_iln.study.report.wording import NO_NUMBER, join, number, shorten, slug
 from monai_iln.study.statistics import METRICS, Metric
 
@@ -94,9 +94,9 @@ def draw_rates(
         reference: The method to highlight.
         metric: The metric.
     """
-    columns = min(4, len(methods))
+    columns = min(3, len(methods))
     rows = -(-len(methods) // columns)
-    width = WIDTH if columns > 2 else 1.2 + 2.4 * columns
+    width = WIDTH if columns > 1 else 3.6
     figure = new_figure(0.5 + 1.55 * rows, width)
     colors = method_colors(methods, reference)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -113,9 +113,9 @@ def draw_rates(
             style = {"linewidth": 1.8, "marker": "o", "markersize": 3.5, "zorder": 3}
             axes.plot(line["learning_rate"], line["score"], color=colors[method], **style)
             _mark_diverged(axes, line[line["diverged"] > 0], low + 0.06 * (high - low))
-        axes.set_title(shorten(method, 24), color=colors[method], fontweight="bold")
+        axes.set_title(shorten(method, 21), fontweight="bold")
         axes.set_xscale("log")
-        axes.set_xticks(rates, [f"{rate:g}" for rate in rates], fontsize=7)
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=90 if len(rates) > 3 else 0)
         axes.minorticks_off()
         axes.margins(x=0.12)
         axes.set_ylim(low, high)
@@ -141,4 +141,4 @@ def _mark_diverged(axes: Axes, diverged: pd.DataFrame, place: float) -> None:
     for rate, count, runs in zip(diverged["learning_rate"], diverged["diverged"], diverged["runs"], strict=True):
         axes.plot(rate, place, "x", color=INK, markersize=5.5, markeredgewidth=1.5, zorder=4)
         label = f"{int(count)}/{int(runs)}"
-        axes.annotate(label, (rate, place), xytext=(0, 5), textcoords="offset points", fontsize=6.5, ha="center")
+        axes.annotate(label, (rate, place), xytext=(0, 5), textcoords="offset points", fontsize=LEAST_SIZE, ha="center")

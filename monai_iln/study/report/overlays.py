@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import nibabel
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
@@ -19,20 +20,40 @@ from numpy.typing import NDArray
 from monai_iln.overlays import overlay
 from monai_iln.study.report.document import Block, Picture, absent
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.style import SIDE_BY_SIDE, WIDTH, groups_of_methods, method_colors, new_figure, styled
+from monai_iln.study.report.style import (
+    INK,
+    LEAST_SIZE,
+    REFERENCE_COLOR,
+    SIDE_BY_SIDE,
+    WIDTH,
+    groups_of_methods,
+    new_figure,
+    styled,
+)
 from monai_iln.study.report.wording import join, place, shorten, slug
 from monai_iln.study.statistics import METRICS, Metric
 
 _RANKS = ("worst", "median", "best")
+_CASE = ["subject", "phase", "slice", "image"]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture: what it shows, where it comes from, and the pixels or why there are none."""
+    """One picture: what it shows, where it comes from, and the pixels or why there are none.
+
+    Attributes:
+        method: The method whose prediction it shows.
+        rank: The place that the case has among all cases, such as ``"worst"``.
+        case: The name of the case.
+        score: The metric and its value.
+        pixels: The picture, if there is one.
+        problem: The reason if there is none.
+    """
 
     method: str
     rank: str
-    caption: str
+    case: str
+    score: str
     pixels: NDArray[np.float32] | None
     problem: str = ""
 
@@ -44,13 +65,15 @@ def blocks(results: Results) -> list[Block]:
     """
     shown = results.shown[has_masks(results.shown)]
     found: list[Block] = []
-    colors = method_colors(results.methods, results.reference)
+    mean = results.metric.mean
     for dataset, structure in results.parts:
         images = results.part(shown, dataset, structure)
-        tiles = []
-        for method in results.shown_methods:
-            picked = pick_images(images[images["method"] == method], results.metric)
-            tiles += [make_tile(results.folder, rank, row, results.metric) for rank, row in picked.items()]
+        picked = pick_cases(images, results.metric)
+        tiles = [
+            make_tile(results.folder, rank, row, results.metric)
+            for rank, case in picked.items()
+            for _, row in case.iterrows()
+        ]
         where = place(dataset, structure)
         if missing := [tile for tile in tiles if tile.pixels is None]:
             of = " of Figure 2" if results.is_of_ventricles else ""
@@ -60,15 +83,15 @@ def blocks(results: Results) -> list[Block]:
         methods = [method for method in results.shown_methods if method in drawn]
         for number, group in enumerate(groups_of_methods(methods), 1):
             drawn_now = [tile for tile in tiles if tile.method in group]
-            said = "; ".join(f"{tile.method} {tile.rank}: {tile.caption}".replace("\n", ", ") for tile in drawn_now)
+            said = "; ".join(f"{tile.rank}, {tile.case}, {tile.method}: {tile.score}" for tile in drawn_now)
             found.append(
                 Picture(
                     slug("overlays", dataset, structure, str(number)),
-                    f"{results.figure(2)}{where}: worst, median and best test {results.unit} of {join(group)} by "
-                    f"{results.metric.name}, among those in which the truth is not empty. Truth red, prediction green, "
-                    "overlap yellow.",
+                    f"{results.figure(2)}{where}: the worst, median and best test {results.unit} by {mean} "
+                    f"over all methods and seeds, where the truth is not empty, with the predictions of {join(group)} "
+                    "(lowest seed). Truth red, prediction green, overlap yellow.",
                     f"Segmented images. {said}.",
-                    draw_overlays(drawn_now, colors),
+                    draw_overlays(drawn_now, results.reference),
                 )
             )
     return found
@@ -80,26 +103,33 @@ def has_masks(images: pd.DataFrame) -> pd.Series[bool]:
     return recorded & (images["truth"] != images["image"]) & images["truth_pixels"].notna()
 
 
-def pick_images(images: pd.DataFrame, metric: Metric = METRICS["dice"]) -> dict[str, pd.Series]:
-    """The worst, the median and the best image by a metric, among those in which the truth is not empty.
+def pick_cases(images: pd.DataFrame, metric: Metric = METRICS["dice"]) -> dict[str, pd.DataFrame]:
+    """The worst, the median and the best case, the same for all methods.
 
-    Of equal ones the one with the largest truth comes first.
+    A case counts by the mean of its scores over methods and seeds, if its truth is not empty and no method lacks it. Of
+    equal ones that with the largest truth comes first.
 
     Args:
-        images: The test images of one method, with the columns of ``images.csv``.
+        images: The test images of one data set and structure, with the columns of ``images.csv``.
         metric: The metric.
 
     Returns:
-        The rows by ``"worst"``, ``"median"`` and ``"best"``; fewer if there are fewer images.
+        By ``"worst"``, ``"median"`` and ``"best"``, the row of each method with the lowest seed; fewer if there are
+        fewer cases.
     """
     usable = images[images[metric.column].notna()]
-    if usable.empty:
-        return {}
     if (usable["truth_pixels"] > 0).any():
         usable = usable[usable["truth_pixels"] > 0]
-    goodness = usable[metric.column] if metric.higher_is_better else -usable[metric.column]
-    order = usable.assign(goodness=goodness, smaller=-usable["truth_pixels"]).sort_values(
-        ["goodness", "smaller", "subject", "phase", "slice"], kind="stable"
+    if usable.empty:
+        return {}
+    cases = usable.groupby(_CASE, dropna=False, as_index=False).agg(
+        score=(metric.column, "mean"), truth=("truth_pixels", "max"), methods=("method", "nunique")
+    )
+    cases = cases[cases["methods"] == cases["methods"].max()]
+    goodness = cases["score"] if metric.higher_is_better else -cases["score"]
+    # Rounded, for the mean of equal scores depends on their order by its last digit.
+    order = cases.assign(goodness=goodness.round(9), smaller=-cases["truth"]).sort_values(
+        ["goodness", "smaller", *_CASE], kind="stable"
     )
     last = len(order) - 1
     places = {"worst": 0, "median": last // 2, "best": last}
@@ -107,7 +137,8 @@ def pick_images(images: pd.DataFrame, metric: Metric = METRICS["dice"]) -> dict[
         del places["median"]
     if last < 1:
         del places["worst"]
-    return {rank: order.iloc[place] for rank, place in places.items()}
+    rows = usable.sort_values("seed", kind="stable").drop_duplicates([*_CASE, "method"])
+    return {rank: order.iloc[[place]][_CASE].merge(rows, on=_CASE) for rank, place in places.items()}
 
 
 def make_tile(folder: Path, rank: str, row: pd.Series, metric: Metric = METRICS["dice"]) -> Tile:
@@ -125,7 +156,8 @@ def make_tile(folder: Path, rank: str, row: pd.Series, metric: Metric = METRICS[
     shown = ""
     if not pd.isna(row["slice"]):
         shown = f"slice {row['slice']:g}"
-    tile = Tile(str(row["method"]), rank, _caption(row, shown, metric), None)
+    score = f"{metric.name} {row[metric.column]:.{metric.decimals}f}"
+    tile = Tile(str(row["method"]), rank, _case(row, shown), score, None)
     if any(pd.isna(row[key]) or not row[key] for key in ("image", "truth", "prediction")):
         return replace(tile, problem="no files are recorded")
     paths = (row["image"], row["truth"], Path(row["run"]) / row["prediction"])  # absolute ones stay so in the folder
@@ -145,15 +177,15 @@ def make_tile(folder: Path, rank: str, row: pd.Series, metric: Metric = METRICS[
     if true_class is None or predicted_class is None or image.size == 0:
         return replace(tile, problem="the masks do not hold the numbers of pixels that were recorded")
     true, predicted = truth == true_class, prediction == predicted_class
-    layer = int(np.argmax((true | predicted).sum(axis=(0, 1))))  # of a stack the fullest slice
+    # Of a stack the slice with most of the truth, which is the same for all methods.
+    layer = int(np.argmax((true if true.any() else predicted).sum(axis=(0, 1))))
     if is_stack:
-        tile = replace(tile, caption=_caption(row, f"slice {layer + 1} of the stack", metric))
+        tile = replace(tile, case=_case(row, f"slice {layer + 1} of the stack"))
     return replace(tile, pixels=overlay(image[..., layer], predicted[..., layer], true[..., layer]))
 
 
-def _caption(row: pd.Series, shown: str, metric: Metric) -> str:
-    what = " ".join(filter(None, (row["subject"], row["phase"], shown)))
-    return f"{what}\n{metric.name} {row[metric.column]:.{metric.decimals}f}"
+def _case(row: pd.Series, shown: str) -> str:
+    return " ".join(filter(None, (row["subject"], row["phase"], shown)))
 
 
 def _read(path: Path) -> NDArray[np.generic]:
@@ -184,19 +216,20 @@ def _class_of(mask: NDArray[np.generic], pixels: float, first: float | None = No
 
 
 @styled
-def draw_overlays(tiles: Sequence[Tile], colors: Mapping[str, str]) -> Figure:
-    """Tiles of at most four methods: a column a method, a row a rank.
+def draw_overlays(tiles: Sequence[Tile], reference: str) -> Figure:
+    """Tiles of at most four methods: a column a method, a row a case.
 
     Args:
         tiles: The tiles; those with pixels are drawn.
-        colors: The colours by method.
+        reference: The method to highlight.
     """
     methods = list(dict.fromkeys(tile.method for tile in tiles))
     present = {tile.rank for tile in tiles}
     ranks = [rank for rank in _RANKS if rank in present]
-    width = WIDTH * max(len(methods), 2) / SIDE_BY_SIDE
-    figure = new_figure((WIDTH / SIDE_BY_SIDE + 0.34) * len(ranks) + 0.25, width)
-    grid = figure.subplots(len(ranks), len(methods), squeeze=False)
+    columns = max(len(methods), 2)  # with one there is no room for the names of the cases
+    tile_width = WIDTH / SIDE_BY_SIDE
+    figure = new_figure((tile_width + 0.45) * len(ranks) + 0.25, tile_width * columns)
+    grid = figure.subplots(len(ranks), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for tile in tiles:
@@ -205,17 +238,25 @@ def draw_overlays(tiles: Sequence[Tile], colors: Mapping[str, str]) -> Figure:
             axes.text(0.5, 0.5, "not drawn", ha="center", va="center", transform=axes.transAxes)
         else:
             axes.imshow(tile.pixels, interpolation="nearest")
-        axes.set_title(f"{tile.rank}: {tile.caption}", fontsize=7, loc="left", linespacing=1.25)
-    for axes, method in zip(grid[0], methods, strict=True):
-        axes.annotate(
-            shorten(method, 20),
-            (0, 1),
-            xytext=(0, 24),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            fontsize=10,
-            fontweight="bold",
-            color=colors.get(method, matplotlib.rcParams["text.color"]),
-            va="bottom",
-        )
+        axes.set_title(f"\n{tile.score}", fontsize=LEAST_SIZE)
+    cases = {tile.rank: tile.case for tile in tiles}
+    for row, rank in zip(grid, ranks, strict=True):
+        # It is wider than its tile, which must not become wider for it.
+        _write_above(row[0], f"{rank}: {cases[rank]}", 14, fontsize=LEAST_SIZE, in_layout=False)
+    for axes, method in zip(grid[0], methods, strict=False):
+        color = REFERENCE_COLOR if method == reference else INK
+        _write_above(axes, shorten(method, 17), 28, fontsize=9, fontweight="bold", color=color)
     return figure
+
+
+def _write_above(axes: Axes, text: str, height: float, **properties: Any) -> None:
+    """Write above the title of a tile, so many points above the picture."""
+    axes.annotate(
+        text,
+        (0, 1),
+        xytext=(0, height),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        va="bottom",
+        **properties,
+    )

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monai_iln.study.report import (
+    answer,
+    chances,
     comparisons,
     cost,
     fairness,
@@ -17,8 +19,8 @@ from monai_iln.study.report import (
     positions,
     provenance,
     ranks,
+    robustness,
     scores,
-    seed_variance,
     summary,
     volumes,
 )
@@ -43,11 +45,13 @@ def write_report(folder: Path, records: Records) -> Path:
     """
     results = Results.of(Path(folder), records)
     sections = [
+        Section("The answer", answer.blocks(results)),
         Section("In short", summary.blocks(results)),
         _section_on_scores(results, _scores_title(results), scores.blocks),
-        _section_on_scores(results, "Statistics", comparisons.blocks, ranks.blocks, seed_variance.blocks),
+        _section_on_scores(results, "Statistics", comparisons.blocks, chances.blocks, ranks.blocks),
         positions.section(results),
         Section("Volumes and ejection fraction", volumes.blocks(results)),
+        Section("Robustness", robustness.blocks(results)),
         _figures(results),
         Section("What each method does to the network", fairness.blocks(results)),
         _training(results),

@@ -136,7 +136,7 @@ def draw_positions(images: pd.DataFrame, positions: Sequence[str], methods: Sequ
                 _draw_box(axes, values, height, colors[method])
         count = len(chosen.drop_duplicates(["subject", "phase", "slice"]))
         axes.set_title(f"{position} ({count} images)")
-        axes.set(xlabel="Dice", xlim=(-0.02, 1.02))
+        axes.set(xlabel="Dice", xlim=(-0.02, 1.02), xticks=(0, 0.5, 1))
         axes.grid(axis="x")
     panels[0].set_yticks(range(len(methods)), [shorten(method, 24) for method in methods])
     panels[0].set_ylim(len(methods) - 0.4, -0.6)

@@ -67,7 +67,7 @@ def _setup_table(results: Results) -> Table:
         facts.append((f"Data of {name}", str(about.get("path") or "made by the training")))
         facts.append((f"SHA-256 of {name}", str(about.get("sha256") or "not recorded")))
     for name, folds in dict(study.get("folds") or {}).items():
-        facts.append((f"Test folds of {name}", ", ".join(f"{name}-{fold + 1}" for fold in folds)))
+        facts.append((f"Test folds of {name}", ", ".join(map(str, folds))))
     facts += [
         ("Learning rates", ", ".join(f"{float(rate):g}" for rate in study.get("learning_rates") or ())),
         ("Seeds", ", ".join(str(seed) for seed in study.get("seeds") or ())),
@@ -109,9 +109,9 @@ def _configuration(hashes: Sequence[str]) -> str:
 def _not_finished_table(bad: pd.DataFrame) -> Table:
     rows = []
     for run in bad.to_dict("records"):
-        fold = f"{run['dataset']}-{number(run['fold'] + 1, 0)}"
-        cells = [run["method"], fold, f"{run['learning_rate']:g}", number(run["seed"], 0)]
+        fold = number(run["fold"], 0)
+        cells = [run["method"], run["dataset"], fold, f"{run['learning_rate']:g}", number(run["seed"], 0)]
         rows.append(Row([*cells, run["status"], run["message"]]))
-    header = ["Method", "Fold", "Rate", "Seed", "Status", "Message"]
-    left = frozenset({0, 1, 4, 5})
+    header = ["Method", "Data", "Fold", "Rate", "Seed", "Status", "Message"]
+    left = frozenset({0, 1, 5, 6})
     return Table("not_finished", "Runs that did not finish.", header, rows, bad, left)

@@ -17,7 +17,12 @@ from monai_iln.study.statistics import ALPHA, MIN_SUBJECTS, Ranking, rank
 
 def blocks(results: Results) -> list[Block]:
     """A sentence and a critical-difference diagram for each data set and structure."""
-    found: list[Block] = []
+    found: list[Block] = [
+        Text(
+            "Ranks within subjects, by Friedman's and Nemenyi's tests. They know nothing of folds and trainings: what "
+            "they tell apart is the models that were trained, and another training may rank the methods otherwise."
+        )
+    ]
     for dataset, structure in results.parts:
         scores = results.scores(dataset, structure)
         where = place(dataset, structure)
@@ -89,8 +94,8 @@ def draw_ranks(ranking: Ranking, reference: str) -> Figure:
             ranking.nemenyi.clip(0, 1),
             ax=axes,
             color_palette=colors,
-            label_fmt_left="{label}  {rank:.2f}\N{NO-BREAK SPACE}",
-            label_fmt_right="\N{NO-BREAK SPACE}{rank:.2f}  {label}",
+            label_fmt_left="{label:.20}  {rank:.2f}\N{NO-BREAK SPACE}",
+            label_fmt_right="\N{NO-BREAK SPACE}{rank:.2f}  {label:.20}",
             label_props={"fontsize": 8.5},
             marker_props={"s": 22},
             elbow_props={"linewidth": 0.9},
@@ -100,5 +105,6 @@ def draw_ranks(ranking: Ranking, reference: str) -> Figure:
     axes.spines["top"].set_visible(True)  # the axis: this report's style leaves it out elsewhere
     low, high = axes.get_xlim()
     axes.set_title("average rank, 1 is best", fontsize=8.5, loc="center", pad=14)
-    axes.set_xticks(np.arange(np.ceil(low * 2), np.floor(high * 2) + 1) / 2)
+    step = 0.5 if high - low < 4 else 1
+    axes.set_xticks(step * np.arange(np.ceil(low / step), np.floor(high / step) + 1))
     return figure

@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from monai_iln.run_files import ALL_IMAGES, COSTS, RECORD, RUNS
+from monai_iln.study.chance import Chance
 from monai_iln.study.report.published import published_group, ventricle_of
 from monai_iln.study.report.wording import four_digits
 from monai_iln.study.selection import GROUP, with_split
 from monai_iln.study.statistics import (
-    Comparison,
     Metric,
-    SeedVariance,
     choose_rates,
-    compare,
     metric_of,
-    seed_variance,
     select_images,
     subject_scores,
 )
+from monai_iln.study.verdicts import Verdict, default_margin, estimate, judge
 
 if TYPE_CHECKING:
     from monai_iln.study.records import Records
@@ -221,19 +219,25 @@ class Results:
         return {part for part in self.parts if self.metric.is_unlearned(self.scores(*part).mean().max())}
 
     @cached_property
-    def comparisons(self) -> list[Comparison]:
-        """The reference against every other method, over all data sets and structures, by :attr:`rule`."""
-        found: list[Comparison] = []
-        for dataset, structure in self.parts:
-            scores = self.scores(dataset, structure)
-            if self.reference in scores:
-                found += compare(scores, self.reference, self.metric, dataset, structure)
-        return found
+    def margin(self) -> float | None:
+        """The difference that does not matter, as the study has it, or else the default; ``None`` without any."""
+        margin = self.study.get("margin")
+        return default_margin(self.metric) if margin is None else float(margin)
 
     @cached_property
-    def seed_variance(self) -> SeedVariance:
-        """What a new seed would change, by :attr:`rule`."""
-        return seed_variance(self.shown, self.metric)
+    def chances(self) -> dict[tuple[str, str], Chance]:
+        """The chance in the differences of methods, for each data set and structure that was learned."""
+        parts = [part for part in self.parts if part not in self.unlearned]
+        return {part: estimate(self.part(self.shown, *part), self.metric, self.reference) for part in parts}
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """The reference against every other method, over all data sets and structures, by :attr:`rule`."""
+        found: list[Verdict] = []
+        for dataset, structure in self.parts:
+            images = self.part(self.shown, dataset, structure)
+            found += judge(images, self.reference, self.metric, self.margin, dataset, structure)
+        return found
 
     def typical_run(self, method: str, dataset: str) -> Path | None:
         """The folder of the run that stands for a method: chosen, of the first fold, with the lowest seed."""

@@ -34,9 +34,10 @@ def blocks(results: Results) -> list[Block]:
         sizes = join([f"{name} {IMAGES[name]} images of {SUBJECTS[name]} subjects" for name in names])
         found.append(
             Text(
-                "Laid out as in the paper: LV-1 tests on the first group of subjects and trains on the others. The "
-                "paper drew its groups at random and does not list them, so its numbers are of other folds, and of "
-                f"other image files ({sizes} over all folds): agreement to the third decimal is not to be expected."
+                "Laid out as in the paper, whose LV-1 tests on the first group of subjects and trains on the others, "
+                "as fold 0 does here. The paper drew its groups at random and does not list them, so its numbers are "
+                f"of other folds, and of other image files ({sizes} over all folds): agreement to the third decimal is "
+                "not to be expected."
             )
         )
     found += _about_rules(results)
@@ -207,9 +208,12 @@ def _title(results: Results, column: Column) -> str:
         return "all" if len(results.datasets) == 1 else f"{dataset}, all"
     images = results.part(results.by_either_rule, dataset, structure)
     images = images[images[results.column] == fold]
-    if results.column == "split":
-        return f"{dataset}, split {fold:.0f} ({_count_images(images)})"
-    return f"{dataset}-{fold + 1:.0f} ({_count_images(images)})"
+    return f"{_name(results, dataset, results.column, fold)} ({_count_images(images)})"
+
+
+def _name(results: Results, dataset: str, what: str, number: float) -> str:
+    """The name of a fold or split: its number, as in folders and files, after its data set where there are several."""
+    return place(dataset if len(results.datasets) > 1 else "", f"{what} {number:.0f}")
 
 
 def _number(results: Results) -> str:
@@ -294,6 +298,6 @@ def _rates_table(results: Results) -> Table:
             rows.append(Row([method, *cells]))
     header = ["Method"]
     for dataset, split, fold in folds:
-        name = f"{dataset}-{fold + 1:.0f}"
+        name = _name(results, dataset, "fold", fold)
         header.append(f"{name}, split {split:.0f}" if results.column == "split" else name)
     return Table("learning_rates", "Chosen learning rates.", header, rows, pd.concat(frames))

@@ -10,12 +10,14 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-WIDTH = 8.0  # inches, of every figure: the width of the page's text
+WIDTH = 6.0  # inches, of every figure but the smallest
+LEAST_SIZE = 8  # points, of any text: what the page needs to keep it legible on a phone, see document.LEAST_SCALE
 SIDE_BY_SIDE = 4  # methods beside one another
 INK, GREY, FAINT = "#1f2933", "#6b7280", "#d1d5db"
-REFERENCE_COLOR = "#d55e00"
-# Okabe and Ito's palette for all kinds of colour vision (its yellow is too pale on white), then two of Tol's.
-COLORS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#882255", "#332288")
+REFERENCE_COLOR = "#c24e00"
+# Of the palettes of Okabe and Ito and of Tol for all kinds of colour vision, those with a contrast of 3 to white. The
+# colour of the reference is Okabe and Ito's vermilion, so dark that text can have it (4.8).
+COLORS = ("#0072b2", "#009e73", "#aa4499", "#997700", "#6699cc", "#4d4d4d", "#882255", "#332288")
 _DASHES = ("--", "-.", ":")
 _STYLE = {
     "font.size": 8.5,
@@ -66,7 +68,7 @@ def method_colors(methods: Sequence[str], reference: str) -> dict[str, str]:
 
     Example:
         >>> method_colors(["IN", "ILN"], "ILN")
-        {'IN': '#0072b2', 'ILN': '#d55e00'}
+        {'IN': '#0072b2', 'ILN': '#c24e00'}
     """
     others = [method for method in methods if method != reference]
     colors = {method: COLORS[number % len(COLORS)] for number, method in enumerate(others)}

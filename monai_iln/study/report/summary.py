@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from monai_iln.study.report import deviations, fairness, winners
+from monai_iln.study.report import chances, deviations, fairness, robustness, winners
 from monai_iln.study.report.document import Block, Items, Text
 from monai_iln.study.report.results import NO_IMAGES, Results
-from monai_iln.study.report.seed_variance import seed_sentence
-from monai_iln.study.report.wording import count, join, minus, number
+from monai_iln.study.report.wording import count, join, number
 from monai_iln.study.selection import GROUP
-from monai_iln.study.statistics import ALPHA, least_p
+from monai_iln.study.verdicts import estimate
 
 _RULES = {
     "nested": "Validation images inside the training folds chose the learning rate.",
@@ -32,8 +31,8 @@ def blocks(results: Results) -> list[Block]:
     elif answers:
         found.append(Text(answers[0]))
     found.append(Text(" ".join([compared, *_how_it_was_compared(results)])))
-    if unfair := fairness.lines(results):
-        found.append(Items(unfair))
+    if notes := [*fairness.lines(results), *robustness.lines(results)]:
+        found.append(Items(notes))
     return [*found, Text(" ".join(["Before you rely on it:", *_caveats(results)]))]
 
 
@@ -42,12 +41,16 @@ def _how_it_was_compared(results: Results) -> list[str]:
     if not metric.is_dice:
         said.append(f"The score is {metric.key}, of which the {metric.best} is the best.")
     said += filter(None, [_RULES[results.rule]])
-    if not results.comparisons:
+    if not results.verdicts:
         return [*said, "Nothing can be compared with the reference yet."]
     said.append(
-        f"In brackets stand the difference in {metric.name} and its 95 % interval; better and worse are by signed-rank "
-        "tests over subjects after Holm's correction."
+        f"In brackets stand the difference in {metric.name} and its 95 % interval, which takes in the chance of "
+        "subjects, of folds and of trainings; better and worse are by the same estimate after Holm's correction."
     )
+    if results.margin is not None:
+        said.append(
+            f"Practically equal is what differs by less than {results.margin:g}{metric.unit} with 90 % confidence."
+        )
     return said
 
 
@@ -103,11 +106,7 @@ def _caveats(results: Results) -> list[str]:
             "The same held-out subjects chose the epoch and the learning rate of a run, so what they say of a rate is "
             "optimistic; the test subjects had no part in either."
         )
-    caveats += _impossible(results)
-    if results.runs["seed"].nunique() > 1:
-        caveats.append(minus(seed_sentence(results.seed_variance, results.metric)))
-    else:
-        caveats.append("Each setting was trained with one seed, so what a new seed would change is not known.")
+    caveats += _what_chance_allows(results)
     caveats += deviations.caveats(results)
     if unit := _without_spacing(results):
         caveats.append(
@@ -121,17 +120,15 @@ def _caveats(results: Results) -> list[str]:
     return caveats
 
 
-def _impossible(results: Results) -> list[str]:
-    """A sentence where no test could find a difference, however large."""
-    methods = len(results.shown_methods)
-    subjects = max((row.subjects for row in results.comparisons), default=0)
-    least = least_p(subjects, methods)
-    if not results.comparisons or least < ALPHA:
+def _what_chance_allows(results: Results) -> list[str]:
+    """What a grid of this size can show, told of the first data set; more stands below."""
+    learned = [part for part in results.parts if part not in results.unlearned]
+    structures = [structure for dataset, structure in learned if dataset == learned[0][0]]
+    if not structures:
         return []
-    return [
-        f"With {count(subjects, 'subject')} and {methods} methods no difference between two can be significant: the "
-        f"smallest p that is possible is {least:.3g}."
-    ]
+    images = winners.images_of(results, learned[0][0], structures)
+    chance = estimate(images, results.metric, results.reference)
+    return [chances.chance_sentence(chance, results.metric)] if len(chance.methods) > 1 else []
 
 
 def _without_spacing(results: Results) -> list[str]:

@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 
 from monai_iln.study.report.document import Block, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.style import FAINT, INK, REFERENCE_COLOR, groups_of_methods, new_figure, styled
+from monai_iln.study.report.style import (
+    FAINT,
+    INK,
+    LEAST_SIZE,
+    REFERENCE_COLOR,
+    groups_of_methods,
+    new_figure,
+    styled,
+)
 from monai_iln.study.report.wording import NO_NUMBER, join, number, place, shorten, slug
 from monai_iln.study.statistics import Agreement, bland_altman, volumes
 
@@ -26,8 +34,9 @@ def blocks(results: Results) -> list[Block]:
     found: list[Block] = [
         Text(
             "End-diastolic and end-systolic volume (EDV, ESV) are sums over the labelled slices of a phase, and the "
-            "ejection fraction is EF = (EDV \N{MINUS SIGN} ESV) / EDV. A point is a subject, seeds averaged; the solid "
-            "line is the bias, which the title gives, and dashed lines are the 95 % limits of agreement."
+            "ejection fraction is EF = (EDV \N{MINUS SIGN} ESV) / EDV. A point is a subject, seeds averaged, at the "
+            "mean of its predicted and true value; the solid line is the bias, which the title gives, and dashed lines "
+            "are the 95 % limits of agreement."
         )
     ]
     measured = [f"{measure}_{side}" for measure in _MEASURES for side in ("truth", "predicted")]
@@ -115,7 +124,7 @@ def draw_agreement(values: pd.DataFrame, agreements: Agreements, methods: Sequen
             truth, predicted = chosen[f"{measure}_truth"], chosen[f"{measure}_predicted"]
             axes.axhline(0, color=FAINT, linewidth=0.8)
             axes.scatter((truth + predicted) / 2, predicted - truth, s=11, color=color, alpha=0.6, linewidths=0)
-            title = f"{shorten(method, 16)}: {_MEASURES[measure]}"
+            title = f"{shorten(method, 12)}: {_MEASURES[measure]}"
             agreement = agreements.get((method, measure))
             if agreement is not None:
                 axes.axhline(agreement.bias, color=color, linestyle="-", linewidth=0.9)
@@ -123,8 +132,8 @@ def draw_agreement(values: pd.DataFrame, agreements: Agreements, methods: Sequen
             if agreement is not None and not np.isnan(agreement.sd):
                 axes.axhline(agreement.low, color=color, linestyle="--", linewidth=0.9)
                 axes.axhline(agreement.high, color=color, linestyle="--", linewidth=0.9)
-            axes.set_title(title, fontsize=8, color=color)
+            axes.set_title(title, fontsize=LEAST_SIZE, color=color)
     for axes, measure in zip(grid[-1], measures, strict=True):
-        axes.set_xlabel(f"mean of predicted and true {_MEASURES[measure]}", fontsize=8)
+        axes.set_xlabel(f"mean {_MEASURES[measure]}, {_UNITS[measure]}", fontsize=LEAST_SIZE)
     figure.supylabel("predicted minus true", fontsize=8.5)
     return figure

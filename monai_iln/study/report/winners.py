@@ -10,9 +10,10 @@ import pandas as pd
 
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.wording import NO_NUMBER, count, join, number, place
-from monai_iln.study.statistics import ALPHA, METRICS, MIN_SUBJECTS, Comparison, Metric, compare, rank
+from monai_iln.study.statistics import METRICS, Metric, rank, subject_scores
+from monai_iln.study.verdicts import Verdict, judge, over_structures
 
-_VERDICTS = ("better", "worse", "mixed", "none", "untested")
+_ANSWERS = ("better", "equal", "worse", "unknown", "untested")
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Winner:
         means: The mean scores by method.
         ranks: The mean ranks by method, 1 the best.
         subjects: The number of subjects.
-        comparisons: The comparisons of ``by_mean`` with every other method. Unless it is the reference, they are
-            corrected over every pair of methods, for the scores themselves chose it.
+        verdicts: The verdicts on ``by_mean`` beside every other method. Unless it is the reference, they are corrected
+            over every pair of methods, for the scores themselves chose it.
     """
 
     by_mean: str
@@ -34,7 +35,7 @@ class Winner:
     means: dict[str, float]
     ranks: dict[str, float]
     subjects: int
-    comparisons: Sequence[Comparison]
+    verdicts: Sequence[Verdict]
 
 
 def answers(results: Results) -> list[str]:
@@ -48,40 +49,46 @@ def answers(results: Results) -> list[str]:
         learned = [structure for structure in structures if (dataset, structure) not in results.unlearned]
         if len(learned) > 1:
             where = f"{dataset} over its {len(learned)} structures"
-            found.append(_answer(_mean_over(results, dataset, learned), where, results))
-        found += [
-            _answer(results.scores(dataset, structure), place(dataset, structure), results) for structure in learned
-        ]
+            found.append(_answer(images_of(results, dataset, learned), where, results))
+        for structure in learned:
+            images = results.part(results.shown, dataset, structure)
+            found.append(_answer(images, place(dataset, structure), results))
         for structure in structures:
             if structure not in learned:
                 found.append(f"No method learned {place(dataset, structure)}: every {metric.mean} is below 0.05.")
     return list(filter(None, found))
 
 
-def _mean_over(results: Results, dataset: str, structures: Sequence[str]) -> pd.DataFrame:
-    """The scores of the subjects, averaged over structures. Of a subject, those count that all methods have."""
-    scores = pd.concat([results.scores(dataset, structure) for structure in structures])
-    return scores.dropna().groupby(level="subject", sort=False).mean()
+def images_of(results: Results, dataset: str, structures: Sequence[str]) -> pd.DataFrame:
+    """The images of a data set; of several structures the mean stands for each subject."""
+    if len(structures) == 1:
+        return results.part(results.shown, dataset, structures[0])
+    shown = results.shown
+    own = shown[(shown["dataset"] == dataset) & shown["structure"].isin(structures)]
+    return over_structures(own, results.metric)
 
 
-def _answer(scores: pd.DataFrame, where: str, results: Results) -> str:
-    """The sentences on one table of scores."""
+def _answer(images: pd.DataFrame, where: str, results: Results) -> str:
+    """The sentences on the images of one data set and structure."""
     said, metric, reference = [], results.metric, results.reference
-    winner = find_winner(scores, reference, metric)
+    winner = find_winner(images, reference, metric, results.margin)
+    methods = set(images["method"])
     if winner is not None:
-        said += [_best(winner, where, metric), *_verdicts(winner.comparisons, metric)]
+        said += [_best(winner, where, metric), *tell_all(winner.verdicts, metric, results.margin)]
         if winner.by_mean != reference and len(winner.means) > 2:
             said.append("The scores themselves picked it, so its tests are corrected over every pair of methods.")
+        said += _next_training(winner, metric)
     said += [
         f"But all gates of {method} are dead, and it is instance norm: beside IN, chance is all that differs."
         for method, survey in dict(results.study.get("surveys") or {}).items()
-        if method in scores
+        if method in methods
         and survey.get("gates")
         and survey["dead_gates"] == survey["gates"]
         and _has_instance(results)
     ]
-    if reference in scores and scores.shape[1] > 1 and (winner is None or winner.by_mean != reference):
-        said += _of_reference(compare(scores, reference, metric), where, metric)
+    if reference in methods and len(methods) > 1 and (winner is None or winner.by_mean != reference):
+        rows = judge(images, reference, metric, results.margin)
+        said += _of_reference(rows, where, metric, results.margin)
     return " ".join(said)
 
 
@@ -93,20 +100,18 @@ def _has_instance(results: Results) -> bool:
     )
 
 
-def find_winner(scores: pd.DataFrame, reference: str, metric: Metric = METRICS["dice"]) -> Winner | None:
+def find_winner(
+    images: pd.DataFrame, reference: str, metric: Metric = METRICS["dice"], margin: float | None = None
+) -> Winner | None:
     """Find the best method; ``None`` if there is only one, or no subject has a score with all of them.
 
     Args:
-        scores: The scores, a row a subject, a column a method; see :func:`~monai_iln.study.statistics.subject_scores`.
+        images: The test images of one data set and structure, see :func:`~monai_iln.study.verdicts.judge`.
         reference: The method that the study compares the others with.
         metric: The metric.
-
-    Example:
-        >>> scores = pd.DataFrame({"IN": [0.8, 0.7], "ILN": [0.9, 0.8], "None": [0.5, 0.9]})
-        >>> winner = find_winner(scores, "IN")
-        >>> winner.by_mean, winner.by_rank, winner.subjects
-        ('ILN', 'ILN', 2)
+        margin: The difference that does not matter.
     """
+    scores = subject_scores(images, metric)
     common = scores[np.isfinite(scores.to_numpy(float)).all(axis=1)]
     if common.shape[1] < 2 or common.empty:
         return None
@@ -115,7 +120,7 @@ def find_winner(scores: pd.DataFrame, reference: str, metric: Metric = METRICS["
     ranks = rank(scores, metric).average_ranks
     by_mean = _first({method: sign * mean for method, mean in means.items()}, reference)
     by_rank = _first(ranks, by_mean)
-    found = compare(scores, by_mean, metric, every_pair=by_mean != reference)
+    found = judge(images, by_mean, metric, margin, every_pair=by_mean != reference)
     return Winner(by_mean, by_rank, means, ranks, len(common), found)
 
 
@@ -144,50 +149,52 @@ def _best(winner: Winner, where: str, metric: Metric) -> str:
     )
 
 
-def _of_reference(rows: Sequence[Comparison], where: str, metric: Metric) -> list[str]:
+def _next_training(winner: Winner, metric: Metric) -> list[str]:
+    """How likely the winner is ahead of the next one in a new training."""
+    known = [row for row in winner.verdicts if not np.isnan(row.chance_of_better)]
+    if not known:
+        return []
+    sign = 1 if metric.higher_is_better else -1
+    closest = min(known, key=lambda row: sign * row.difference)
+    return [
+        f"In one new training of each, it would be ahead of {closest.other} with a probability of "
+        f"{closest.chance_of_better:.2f}."
+    ]
+
+
+def _of_reference(rows: Sequence[Verdict], where: str, metric: Metric, margin: float | None) -> list[str]:
     mean = next((row.mean_reference for row in rows if not np.isnan(row.mean_reference)), np.nan)
     reached = number(mean, metric.decimals) + metric.unit
-    return [f"{rows[0].reference}, the reference, reaches {reached} on {where}.", *_verdicts(rows, metric)]
+    return [f"{rows[0].reference}, the reference, reaches {reached} on {where}.", *tell_all(rows, metric, margin)]
 
 
-def _verdicts(rows: Sequence[Comparison], metric: Metric) -> list[str]:
-    """A sentence for each verdict that there is."""
-    by_verdict: dict[str, list[Comparison]] = {verdict: [] for verdict in _VERDICTS}
+def tell_all(rows: Sequence[Verdict], metric: Metric, margin: float | None) -> list[str]:
+    """A sentence for each answer that there is."""
+    by_answer: dict[str, list[Verdict]] = {answer: [] for answer in _ANSWERS}
     for row in rows:
-        by_verdict[verdict_of(row)].append(row)
-    return [tell(verdict, found, metric) for verdict, found in by_verdict.items() if found]
+        by_answer[row.answer].append(row)
+    return [tell(answer, found, metric, margin) for answer, found in by_answer.items() if found]
 
 
-def verdict_of(row: Comparison) -> str:
-    """The verdict on the reference of a comparison beside the other method."""
-    if np.isnan(row.p_holm):
-        return "untested"
-    if row.p_holm >= ALPHA:
-        return "none"
-    if row.better is None:  # ranks and mean point in opposite directions
-        return "mixed"
-    if row.better == row.reference:
-        return "better"
-    return "worse"
-
-
-def tell(verdict: str, rows: Sequence[Comparison], metric: Metric = METRICS["dice"]) -> str:
-    """A sentence for all comparisons with one verdict, with their differences and intervals."""
+def tell(answer: str, rows: Sequence[Verdict], metric: Metric = METRICS["dice"], margin: float | None = None) -> str:
+    """A sentence for all verdicts with one answer, with their differences and intervals."""
     differences = join([_difference(row, metric) for row in rows])
-    subjects = count(max(row.subjects for row in rows), "subject")
+    grid = max(rows, key=lambda row: (row.seeds, row.subjects))
+    size = join([count(grid.subjects, "subject"), count(grid.folds, "fold"), count(grid.seeds, "seed")])
+    reasons = join(list(dict.fromkeys(filter(None, (row.reason for row in rows)))))
     sentences = {
         "better": f"It is better than {differences}.",
+        "equal": f"It is practically equal to {differences}: the 90 % interval lies within \N{PLUS-MINUS SIGN}"
+        f"{margin}{metric.unit}.",
         "worse": f"It is worse than {differences}.",
-        "mixed": f"It differs from {differences}, but mean and ranks disagree on which is better.",
-        "none": f"There is no evidence of a difference to {differences}; with {subjects} that is no proof that there "
-        "is none.",
-        "untested": f"Nothing was tested against {differences}: fewer than {MIN_SUBJECTS} subjects have both, or none "
-        "differs.",
+        "unknown": f"There is no evidence of a difference to {differences}; with {size} that is no proof that there is "
+        "none.",
+        "untested": f"Nothing was tested against {differences}: {reasons or 'no difference varies'}.",
     }
-    return sentences[verdict]
+    return sentences[answer]
 
 
-def _difference(row: Comparison, metric: Metric) -> str:
+def _difference(row: Verdict, metric: Metric) -> str:
     """The other method, with the difference to it and its interval."""
     interval = NO_NUMBER
     if not np.isnan(row.low):

@@ -1,0 +1,103 @@
+"""What chance does to the differences between methods, what a grid of this size can show, and how firm ranks are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from monai_iln.study.chance import NEW_SPLITS, Chance
+from monai_iln.study.power import Plan
+from monai_iln.study.report.document import Block, Items, Row, Table, Text
+from monai_iln.study.report.results import Results
+from monai_iln.study.report.wording import NO_NUMBER, count, join, number, place
+from monai_iln.study.statistics import METRICS, Metric
+from monai_iln.study.verdicts import Verdict, rank_chances
+
+_DESIGNS = {NEW_SPLITS: "Each seed has a split of its own.", "one split": "All seeds share one split."}
+
+
+def blocks(results: Results) -> list[Block]:
+    """The components of chance, the sensitivity of a study with one seed, and the chances of ranks."""
+    found: list[Block] = []
+    for (dataset, structure), chance in results.chances.items():
+        where = place(dataset, structure)
+        found.append(Text(f"{where}: {chance_sentence(chance, results.metric)}"))
+        own = [row for row in results.verdicts if (row.dataset, row.structure) == (dataset, structure)]
+        if lines := sensitivities(own, results.metric):
+            found.append(Items(lines))
+    if table := _ranks(results):
+        found.append(table)
+    return found
+
+
+def chance_sentence(chance: Chance, metric: Metric = METRICS["dice"]) -> str:
+    """Where a difference of two methods comes from by chance, and which difference such a grid would show."""
+    size = join([count(chance.subjects, "subject"), count(chance.folds, "fold"), count(chance.seeds, "seed")])
+    sd = chance.components
+    if np.isnan(sd.subject):
+        reason = next(iter({one.reason for one in chance.differences.values()}), "")
+        return f"With {size} the chance in a difference cannot be told{': ' + reason if reason else ''}."
+    decimals = metric.decimals + 1
+    names = {"subjects": sd.subject, "folds": sd.fold, "trainings": sd.training, "one subject's score": sd.residual}
+    parts = [f"{name} {number(value, decimals)}" for name, value in names.items() if not np.isnan(value)]
+    text = f"{_DESIGNS[chance.design]} By chance, the difference of two methods varies between {join(parts)} (standard"
+    text += f" deviations{metric.unit and ',' + metric.unit})."
+    if chance.seeds == 1:
+        text += " With one seed, folds stand for folds and trainings together, and that is only honest if the "
+        text += "trainings of all methods are alike in noise."
+    methods = len(chance.methods) - len(chance.noisy)
+    if methods > 1:
+        plan = Plan(sd, chance.subjects, chance.folds, chance.seeds, methods, chance.design)
+        least = number(plan.detectable(len(chance.methods) - 1), metric.decimals)
+        text += f" A study of {size} finds a difference of {least}{metric.unit} in four of five cases, after Holm's "
+        text += "correction against a reference."
+    if chance.noisy:
+        text += f" Trainings of {join(chance.noisy)} are far noisier than those of the others, so what is said of "
+        text += "them rests on an estimate of each pair."
+    return text
+
+
+def sensitivities(rows: Sequence[Verdict], metric: Metric = METRICS["dice"]) -> list[str]:
+    """With one seed, what must hold for a difference to be more than the luck of two trainings."""
+    said = []
+    for row in rows:
+        if np.isnan(row.sensitivity):
+            continue
+        between = f"{row.reference} and {row.other} ({number(row.difference, metric.decimals, sign=True)})"
+        if row.sensitivity == 0:
+            said.append(f"{between}: not significant, however little trainings vary.")
+        else:
+            spread = number(row.sensitivity, metric.decimals)
+            said.append(f"{between}: significant only if the difference of two runs varies by less than {spread}.")
+    return said
+
+
+def _ranks(results: Results) -> Table | None:
+    """How often each method would be the best, the second best, and so on."""
+    rows: list[Row] = []
+    frames, most = [], max((len(chance.methods) for chance in results.chances.values()), default=0)
+    for (dataset, structure), chance in results.chances.items():
+        shares = rank_chances(chance, results.metric)
+        if shares.isna().to_numpy().any():
+            continue
+        if len(results.chances) > 1:
+            rows.append(Row([place(dataset, structure)], heading=True))
+        for method, values in shares.sort_values(list(shares.columns), ascending=False).iterrows():
+            bold = frozenset((np.flatnonzero(values.to_numpy() >= 0.95) + 1).tolist())
+            cells = [str(method), *(_share(value) for value in values)]
+            rows.append(Row([*cells, *[NO_NUMBER] * (most + 1 - len(cells))], bold))
+        frames.append(shares.rename_axis("method").reset_index().assign(dataset=dataset, structure=structure))
+    if not frames:
+        return None
+    caption = (
+        "How firm the ranking is: the probability of each rank by mean, if the study were repeated with other "
+        "subjects, folds and seeds, drawn from the estimates above (bold: 0.95 and more)."
+    )
+    header = ["Method", *(f"rank {number}" for number in range(1, most + 1))]
+    return Table("rank_chances", caption, header, rows, pd.concat(frames))
+
+
+def _share(value: float) -> str:
+    return "< 0.01" if 0 < value < 0.005 else f"{value:.2f}"

@@ -1,0 +1,89 @@
+"""How large a study must be: its power from records, and the rule by which a sequential one stops."""
+
+import re
+
+import numpy as np
+import pytest
+from make_study import make_study
+
+from monai_iln.errors import UserError
+from monai_iln.study import CrossValidationWorkflow, workflow
+from monai_iln.study.settings import read_settings
+from monai_iln.study.sizing import describe_power, stopping_sentence, widest_interval
+
+
+@pytest.fixture
+def study(tmp_path):
+    make_study(tmp_path, ("ILN", "IN", "LN"), rates=(0.1,), seeds=(0, 1), subjects=4, pictures=False)
+    return tmp_path
+
+
+def test_power_of_larger_grids(study):
+    told = describe_power(study, 2)
+    lines = [line.split() for line in told.splitlines() if re.match(r"\s+\d+ ", line)]
+    assert {(int(line[0]), int(line[1])) for line in lines} >= {(1, 3), (8, 3), (8, 10)}
+    widths = {(int(line[0]), int(line[1])): float(line[3]) for line in lines}
+    assert widths[8, 3] < widths[4, 3] < widths[2, 3]
+    assert "in four of five studies" in told
+    assert [line[2] for line in lines if line[0] == "1"] == ["one"] * 3
+    hours = {(int(line[0]), int(line[1])): line[6:] for line in lines}
+    assert hours[1, 3] != hours[8, 3]
+
+
+def test_power_needs_a_pilot(tmp_path):
+    make_study(tmp_path, ("ILN", "IN"), rates=(0.1,), folds=(0,), pictures=False)
+    with pytest.raises(UserError, match="no power can be told from its 2 runs.*run such a pilot first"):
+        describe_power(tmp_path, 1)
+
+
+def test_widest_interval_is_that_of_the_least_known_method(study):
+    from monai_iln.study.records import read_records
+    from monai_iln.study.report.results import Results
+
+    rows = Results.of(study, read_records(study)).verdicts
+    assert widest_interval(study) == max(row.half_width for row in rows) > min(row.half_width for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "half_width", "first", "all_of_them"),
+    [
+        ([0], None, [0], [0]),
+        ([0], 0.01, [0, 1, 2], [0, 1, 2, 3, 4]),
+        ([3, 1], 0.01, [3, 1, 4], [3, 1, 4, 5, 6]),
+        ([0, 1, 2, 3, 4, 5], 0.01, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_seeds_of_a_sequential_study(seeds, half_width, first, all_of_them):
+    study = read_settings({"seeds": seeds, "half_width": half_width, "max_seeds": 5})
+    assert study.first_seeds == first
+    assert study.all_seeds == all_of_them
+
+
+@pytest.mark.parametrize(
+    ("widths", "seeds"),
+    [
+        ([0.005], 3),
+        ([0.03, 0.02, 0.009], 5),
+        ([0.03] * 9, 6),  # the budget
+        ([np.nan], 3),
+    ],
+)
+def test_seeds_are_added_until_the_widest_interval_is_narrow(tmp_path, monkeypatch, capsys, widths, seeds):
+    found = CrossValidationWorkflow(bundle=str(tmp_path), output_dir=str(tmp_path), half_width=0.01, max_seeds=6)
+    done = []
+    monkeypatch.setattr(found, "_write_study", done.append)
+    monkeypatch.setattr(workflow, "run_all", lambda *_: None)
+    monkeypatch.setattr(workflow, "report", lambda _: None)
+    monkeypatch.setattr(workflow, "pending", lambda *_: [])
+    monkeypatch.setattr(workflow, "widest_interval", lambda _: widths[len(done) - 1])
+    found._run_seeds(found.study.first_seeds)
+    assert done == [list(range(3 + more)) for more in range(seeds - 2)]
+    told = capsys.readouterr().out
+    assert ("used up" in told) == (seeds == 6)
+    assert told.count("all methods get another seed") == seeds - 3
+
+
+def test_significance_stops_nothing():
+    study = read_settings({"half_width": 0.01})
+    assert "another seed" in stopping_sentence(0.0101, study, 3)
+    assert "the study stops with 3 seeds" in stopping_sentence(0.01, study, 3)

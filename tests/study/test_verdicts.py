@@ -1,0 +1,154 @@
+"""What a study says of two methods: better, worse, practically equal, or not known."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from monai_iln.study.chance import estimate_chance, scores_of_runs
+from monai_iln.study.metric import METRICS, metric_of
+from monai_iln.study.statistics import holm
+from monai_iln.study.verdicts import default_margin, estimate, judge, over_structures, rank_chances
+
+
+def images_of(effects, seeds=3, folds=4, subjects=24, noise=0.004, new=False, column="dice", rng=0):
+    """Test images of runs: a subject's level, the method's effect, and chance of run and subject."""
+    rng = np.random.default_rng(rng)
+    rows, levels = [], rng.normal(0.8, 0.05, subjects)
+    for seed in range(seeds):
+        order = rng.permutation(subjects) if new else np.arange(subjects)
+        fold_of = dict(zip(order.tolist(), itertools.cycle(range(folds)), strict=False))
+        for method, effect in effects.items():
+            luck = rng.normal(0, noise, folds)
+            rows += [
+                (method, seed * new, fold, seed, f"s{i}", levels[i] + effect + luck[fold] + rng.normal(0, noise))
+                for i, fold in fold_of.items()
+            ]
+    images = pd.DataFrame(rows, columns=["method", "split", "fold", "seed", "subject", column])
+    return images.assign(dataset="d", structure="LV", part="test", learning_rate=0.1)
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_each_answer_is_given(new):
+    effects = {"A": 0.0, "same": 0.0, "worse": -0.05, "better": 0.05, "little": -0.004}
+    images = images_of(effects, new=new, seeds=8, subjects=60)
+    found = {row.other: row for row in judge(images, "A", margin=0.01)}
+    assert {other: row.answer for other, row in found.items()} == {
+        "same": "equal",
+        "worse": "better",
+        "better": "worse",
+        "little": "equal",  # within the margin, though significant
+    }
+    assert found["little"].p_holm < 0.05
+    assert found["better"].better == "better"
+    assert found["same"].better is None
+    without = {row.other: row.answer for row in judge(images, "A")}
+    assert without["same"] == "unknown"
+    assert without["little"] == "better"
+
+
+def test_numbers_are_those_of_the_estimate():
+    images = images_of({"A": 0.0, "B": 0.01, "C": 0.02})
+    chance = estimate_chance(*scores_of_runs(images))
+    rows = judge(images, "B", dataset="d", structure="LV")
+    for row in rows:
+        difference = chance.between("B", row.other)
+        assert (row.low, row.high) == difference.interval()
+        assert (row.low_90, row.high_90) == difference.interval(0.9)
+        assert (row.difference, row.p, row.df) == (difference.mean, difference.p, difference.df)
+        assert row.half_width == pytest.approx((row.high - row.low) / 2)
+        assert (row.subjects, row.folds, row.seeds) == (24, 4, 3)
+    assert [row.p_holm for row in rows] == holm([row.p for row in rows])
+    every = judge(images, "B", every_pair=True)
+    assert [row.p_holm for row in every] == holm([*(row.p for row in rows), chance.between("A", "C").p])[:2]
+
+
+def test_of_an_error_the_lower_one_is_better():
+    mae = metric_of({"metric": {"name": "mae", "higher_is_better": False}})
+    images = images_of({"A": 0.0, "B": 0.1}, column="score")
+    (row,) = judge(images, "A", mae)
+    assert (row.answer, row.chance_of_better) == ("better", pytest.approx(1, abs=0.01))
+    assert default_margin(mae) is None
+    assert default_margin(METRICS["dice"]) == 0.01
+
+
+def test_a_method_that_lacks_runs_is_compared_over_what_both_have():
+    images = images_of({"A": 0.0, "B": 0.02, "diverged": -0.1})
+    lacking = images[(images["method"] != "diverged") | (images["fold"] != 1)]
+    whole = {row.other: row for row in judge(images[images["method"] != "diverged"], "A")}
+    found = {row.other: row for row in judge(lacking, "A")}
+    assert found["B"].low == whole["B"].low  # its estimate has not changed
+    assert (found["diverged"].folds, found["diverged"].subjects, found["diverged"].answer) == (3, 18, "better")
+    assert estimate(lacking, "dice", "A").methods == ("A", "B")
+
+
+def test_of_new_splits_a_seed_counts_only_if_it_is_complete():
+    images = images_of({"A": 0.0, "B": 0.02}, new=True)
+    under_way = images[(images["seed"] < 2) | (images["fold"] == 0)]
+    (row,) = judge(under_way, "A")
+    assert (row.seeds, row.subjects) == (2, 24)
+    one_fold = images[images["fold"] == 0]
+    (row,) = judge(one_fold, "A")
+    assert row.answer == "untested"
+    assert row.reason
+    assert np.isnan([row.low, row.high, row.p, row.p_holm]).all()
+
+
+def test_a_method_without_a_common_run():
+    images = images_of({"A": 0.0, "B": 0.02}, seeds=2)
+    apart = images[(images["method"] == "A") == (images["seed"] == 0)]
+    (row,) = judge(apart, "A")
+    assert (row.answer, row.reason) == ("untested", "they have no run of a fold and seed in common")
+    assert judge(images, "C") == []
+    assert judge(images[images["method"] == "A"], "A") == []
+
+
+def test_a_split_that_seeds_share_counts_once_beside_others():
+    new = images_of({"A": 0.0, "B": 0.02}, new=True)
+    twin = new[new["seed"] == 0].assign(seed=7)
+    (row,) = judge(pd.concat([new, twin]), "A")
+    assert row.seeds == 3
+
+
+def test_one_seed_tells_what_must_hold():
+    (row,) = judge(images_of({"A": 0.0, "B": 0.02}, seeds=1), "A")
+    assert row.df == 3  # of four folds
+    assert row.sensitivity > 0
+    (row,) = judge(images_of({"A": 0.0, "B": 0.02}, seeds=2), "A")
+    assert np.isnan(row.sensitivity)
+
+
+def test_the_mean_over_structures_counts_what_all_methods_have():
+    first = images_of({"A": 0.0, "B": 0.02})
+    second = first.assign(structure="RV", dice=first["dice"] / 2)
+    both = over_structures(pd.concat([first, second]))
+    keys = ["method", "seed", "subject"]
+    merged = both.merge(first, on=keys)
+    assert len(merged) == len(first)
+    assert merged["dice_x"].to_numpy() == pytest.approx(merged["dice_y"] * 0.75)
+    lost = (second["method"] == "B") & (second["subject"] == "s0") & (second["seed"] == 0)
+    both = over_structures(pd.concat([first, second.assign(dice=second["dice"].where(~lost))])).set_index(keys)["dice"]
+    expected = first.set_index(keys)["dice"]
+    assert both["A", 1, "s0"] == pytest.approx(expected["A", 1, "s0"])  # its RV counts for nobody
+    assert both["A", 1, "s1"] == pytest.approx(expected["A", 1, "s1"] * 0.75)
+
+
+def test_ranks_are_as_firm_as_the_differences():
+    chance = estimate_chance(*scores_of_runs(images_of({"A": 0.0, "B": 0.0, "C": 0.1})))
+    shares = rank_chances(chance)
+    assert shares.sum(axis=0).to_numpy() == pytest.approx(1)
+    assert shares.sum(axis=1).to_numpy() == pytest.approx(1)
+    assert shares.loc["C", 1] > 0.99
+    lower = rank_chances(chance, "hd95_mm")
+    assert lower.loc["C", 3] == shares.loc["C", 1]
+    one = chance.between("A", "B")  # of two, the best is the better one
+    pair = rank_chances(estimate_chance(*scores_of_runs(images_of({"A": 0.0, "B": 0.0}))))
+    two = estimate_chance(*scores_of_runs(images_of({"A": 0.0, "B": 0.0}))).between("A", "B")
+    assert pair.loc["A", 1] == pytest.approx(1 - two.p / 2 if two.mean > 0 else two.p / 2, abs=0.015)
+    assert np.isfinite(one.p)
+
+
+def test_ranks_without_an_estimate_are_missing():
+    images = images_of({"A": 0.0, "B": 0.1}, folds=1)
+    assert rank_chances(estimate(images, "dice", "A")).isna().to_numpy().all()
