@@ -30,7 +30,7 @@ class SaveRobustness(SaveCaseScores):
 
     Attach it to an evaluator that is not used otherwise. A line has ``part``, ``subject``, ``image``, ``change``, and
 
-    - ``score``, the mean over classes;
+    - ``score``, the mean over classes; Dice where the key metric is of slices and not of cases;
     - of masks :math:`P` without and :math:`Q` with the change, ``disagreement``
       :math:`1 - 2|P \cap Q| / (|P| + |Q|)`, the mean over classes above 0 that either has; for shifted windows also
       ``near_borders`` of windows and ``elsewhere``;
@@ -109,6 +109,15 @@ class SaveRobustness(SaveCaseScores):
         self._place += 1
         self._lines.append(line if self._inferer.applied else None)
         return [{}] * classes
+
+    def _score_alone(self, output: Any) -> float:
+        """The key metric of one case or, where it is none of one case, as of slices, Dice of the whole."""
+        score = super()._score_alone(output)
+        masks = None if np.isfinite(score) else masks_of(output, len(self.structures))
+        if masks is None:
+            return score
+        truth, predicted = (mask[1:].bool() for mask in masks)
+        return 1 - (disagreement(truth, predicted) or 0.0)
 
     def _compare(self, truth: Tensor, predicted: Tensor) -> dict[str, Any]:
         windows = self._inferer.windows

@@ -90,7 +90,8 @@ def measure_robustness(run: Run, folder: Path, scratch: Path, device: str | None
     _let_loaders_start()
     opened = OpenBundle(run, scratch / BUNDLE, device)
     try:
-        opened.start(_values(opened, cases, parts, "test"), "test")
+        # The training's own evaluator, on the test subjects: what is laid over it for the evaluation saves images.
+        opened.start(_values(opened, cases, {**parts, "validation": parts["test"]}, "test"))
         _evaluate(opened, folder / run.path, cases, parts["test"], "test", "SaveRobustness")
     finally:
         opened.close()

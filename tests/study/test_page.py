@@ -14,7 +14,8 @@ from test_study_report import write
 from monai_iln.study.report import answer, document, style
 from monai_iln.study.report.document import LEAST_SCALE, Document, Picture, Row, Section, Table, write_document
 from monai_iln.study.report.results import Results
-from monai_iln.study.statistics import compare, subject_scores
+from monai_iln.study.statistics import subject_scores
+from monai_iln.study.verdicts import judge
 
 LONG = "InstanceLayerNorm (num_groups=alive, affine=False)"
 METHODS = ("ILN", "IN", LONG, "GROUP (num_groups=8)", "None")
@@ -152,16 +153,19 @@ def test_the_answer_says_which_by_how_much_how_sure_and_at_what_price(drawn):
     rows = page.table("The best method by mean Dice")
     assert [row[0] for row in rows] == ["", "Which norm", "By how much", "How sure", "At what price"]
     assert rows[0][1:] == ["LV, left ventricle", "ACDC, mean of 2 structures"]
-    scores = subject_scores(results.part(results.shown, "LV", "left ventricle"))
+    images = results.part(results.shown, "LV", "left ventricle")
+    scores = subject_scores(images)
     means = scores.mean().sort_values(ascending=False)
     best, second = means.index[:2]
     assert rows[1][1] == f"*{best} (mean Dice {means[best]:.3f})"
     every_pair = best != "ILN"
-    row = next(row for row in compare(scores, best, every_pair=every_pair) if row.other == second)
+    rows_of = judge(images, best, margin=0.01, every_pair=every_pair)
+    row = next(row for row in rows_of if row.other == second)
     told = f"{second} ({row.difference:+.3f}; {row.low:.3f} to {row.high:.3f})"
     assert told in rows[2][1].replace("\N{MINUS SIGN}", "-")
     assert f"p = {row.p_holm:.3f} against {second}" in rows[3][1]
-    assert "6 subjects, 2 folds, 1 seed. What another seed would change is not known." in rows[3][1]
+    assert "6 subjects, 2 folds and 1 seed. In one new training of each, it beats" in rows[3][1]
+    assert rows[3][1].endswith("One seed: the luck of trainings is taken from that of folds.")
     runs = results.runs[(results.runs["dataset"] == "LV")]
     steps = runs.pivot_table(index=["fold", "learning_rate"], columns="method", values="seconds_per_step")
     other = second if best == "ILN" else "ILN"

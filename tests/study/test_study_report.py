@@ -253,7 +253,10 @@ def test_headline_and_sentences_are_those_of_the_comparisons(study):
         assert (cells[1], cells[2], cells[3]) == ("12", f"{row.mean_reference:.3f}", f"{row.mean_other:.3f}")
         assert cells[4].replace("\N{MINUS SIGN}", "-") == f"{row.difference:+.3f}"
         assert cells[5].replace("\N{MINUS SIGN}", "-") == f"{row.low:.3f} to {row.high:.3f}"
-        assert cells[7] == (f"*{p}" if row.p_holm < 0.05 else p)
+        assert cells[7] == p
+        words = {"better": "*better", "worse": "*worse", "equal": "practically equal", "unknown": "not known"}
+        assert cells[8] == words[row.answer]
+        assert cells[9] == f"{row.chance_of_better:.2f}"
 
 
 def test_caveats(study):
