@@ -80,9 +80,7 @@ def _how_sure(rivals: Sequence[Verdict], metric: Metric) -> str:
     if pd.isna(first.chance_of_better):
         return text
     likely = number(first.chance_of_better, 2)
-    text += (
-        f" Of one new training of each, this one is better than that of {first.other} with a probability of {likely}."
-    )
+    text += f" In one new training of each, it beats {first.other} with a probability of {likely}."
     if first.seeds == 1:
         text += " One seed: the luck of trainings is taken from that of folds."
     return text
