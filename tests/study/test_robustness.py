@@ -221,7 +221,7 @@ def test_a_reader_is_told_what_is_steady_and_what_is_lost(tmp_path):
         "Not measured, since the network or its inferer does not take it: a bias field, a shift and a larger"
         in page.text
     )
-    assert "With one training of each method, what another seed would change is not known." in page.text
+    assert "There is one seed, so the luck of trainings is taken from that of folds" in page.text
     assert "is marked in windows without any object: ILN 2.00 %, IN 2.00 %." in page.text
     short = page.text[page.text.index("In short") : page.text.index("Dice of every method")]
     assert "What the scores hide: mean Dice falls by 0.100 (IN) and 0.050 (ILN) under a smaller field of view." in short

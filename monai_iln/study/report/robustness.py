@@ -172,14 +172,12 @@ def _lacking(cases: pd.DataFrame) -> str:
 
 def _uncertainty(cases: pd.DataFrame, decimals: int) -> str:
     summary = means(cases)
-    said = (
-        f"Brackets and lines are 95 % intervals of the mean over {count(cases['subject'].nunique(), 'subject')}; they "
-        "say nothing of another training."
-    )
+    subjects = count(cases["subject"].nunique(), "subject")
+    said = f"Brackets and lines are 95 % intervals, with the chance of {subjects}, of folds and of trainings."
     if (summary["seeds"] > 1).any():
         spread = number(summary["between_seeds"].max(), decimals)
         return f"{said} Between seeds, the mean of a method and change differs by up to {spread}."
-    return f"{said} With one training of each method, what another seed would change is not known."
+    return f"{said} There is one seed, so the luck of trainings is taken from that of folds; of one fold there is none."
 
 
 def _table(results: Results, dataset: str, summary: pd.DataFrame, margin: float) -> Table:
@@ -206,8 +204,8 @@ def _table(results: Results, dataset: str, summary: pd.DataFrame, margin: float)
 def _picture(results: Results, dataset: str, summary: pd.DataFrame, margin: float) -> Picture:
     return Picture(
         slug("robustness", dataset),
-        f"{dataset}: change of {results.metric.mean} under each change of the test cases, with 95 % intervals over "
-        "subjects. In the grey band a method is steady.",
+        f"{dataset}: change of {results.metric.mean} under each change of the test cases, with 95 % intervals. "
+        "In the grey band a method is steady.",
         f"Changes of {results.metric.mean} by method and change of the image; the table has the numbers.",
         draw_robustness(summary, results.methods_of(summary), results.reference, results.metric, margin),
     )

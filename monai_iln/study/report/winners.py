@@ -41,7 +41,7 @@ class Winner:
 def answers(results: Results) -> list[str]:
     """For each data set and structure the best method, and what the reference is better and worse than.
 
-    Of a data set with several structures, the mean over those that were learned comes first.
+    Of a data set with several structures, the mean over those that were learned comes first, and each is told briefly.
     """
     found, metric = [], results.metric
     for dataset in results.datasets:
@@ -52,7 +52,7 @@ def answers(results: Results) -> list[str]:
             found.append(_answer(images_of(results, dataset, learned), where, results))
         for structure in learned:
             images = results.part(results.shown, dataset, structure)
-            found.append(_answer(images, place(dataset, structure), results))
+            found.append(_answer(images, place(dataset, structure), results, brief=len(learned) > 1))
         for structure in structures:
             if structure not in learned:
                 found.append(f"No method learned {place(dataset, structure)}: every {metric.mean} is below 0.05.")
@@ -68,13 +68,16 @@ def images_of(results: Results, dataset: str, structures: Sequence[str]) -> pd.D
     return over_structures(own, results.metric)
 
 
-def _answer(images: pd.DataFrame, where: str, results: Results) -> str:
-    """The sentences on the images of one data set and structure."""
+def _answer(images: pd.DataFrame, where: str, results: Results, brief: bool = False) -> str:
+    """The sentences on the images of one data set and structure; if brief, only what is of the best method."""
     said, metric, reference = [], results.metric, results.reference
     winner = find_winner(images, reference, metric, results.margin)
     methods = set(images["method"])
     if winner is not None:
         said += [_best(winner, where, metric), *tell_all(winner.verdicts, metric, results.margin)]
+    if brief:
+        return " ".join(said)
+    if winner is not None:
         if winner.by_mean != reference and len(winner.means) > 2:
             said.append("The scores themselves picked it, so its tests are corrected over every pair of methods.")
         said += _next_training(winner, metric)
