@@ -163,7 +163,7 @@ class Chance:
         return replace(found, first=first, second=second, mean=-found.mean)
 
 
-def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequence[str]) -> Chance:
+def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequence[str], alike: bool = True) -> Chance:
     """Estimate how far chance of subjects, folds and trainings may have moved each difference of two methods.
 
     The formulas stand in :mod:`monai_iln.study.variances`. The design is read off the folds: a new split is another
@@ -179,6 +179,7 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
         folds: The number of the fold in which each subject is tested, integers ``(seeds, subjects)``. All methods of a
             seed share its split.
         methods: The names of the methods.
+        alike: Whether methods are pooled whose runs are alike in noise. Else every pair has its own terms.
 
     Raises:
         UserError: If the shapes do not fit together, or a name is there twice.
@@ -218,11 +219,30 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
     pooled = variances(terms, pool)
     found = {}
     for i, j in combinations(range(len(names)), 2):
-        apart = bool(noisy & {i, j})
-        own = variances(terms, [i, j]) if apart else pooled
+        apart = not alike or bool(noisy & {i, j})
+        own = variances(terms, [i, j], alike=False) if apart else pooled
         found[names[i], names[j]] = _difference(terms, own, (i, j), names, float(means[i] - means[j]), apart)
     told = _components(terms, pooled, design)
     return Chance(design, names, subjects, number, seeds, told, tuple(names[k] for k in sorted(noisy)), found)
+
+
+def estimate_mean(scores: npt.ArrayLike, folds: npt.ArrayLike) -> Difference:
+    """Estimate how far chance may have moved the mean of one score, such as what a change does to each training.
+
+    The formulas are those of a difference whose second method is 0 everywhere, and adds no degrees of freedom.
+
+    Args:
+        scores: The scores, an array ``(seeds, subjects)``.
+        folds: The number of the fold in which each subject is tested, integers ``(seeds, subjects)``.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> mean = estimate_mean(rng.normal(0.05, 0.02, (3, 12)), np.tile(np.arange(12) % 3, (3, 1)))
+        >>> mean.df, mean.p < 0.01
+        (11.0, True)
+    """
+    y = np.asarray(scores, np.float64)
+    return estimate_chance(np.stack([y, np.zeros_like(y)]), folds, ["", "0"], alike=False).between("", "0")
 
 
 def scores_of_runs(images: pd.DataFrame, metric: str | Metric = "dice") -> tuple[_Floats, _Integers, tuple[str, ...]]:

@@ -172,8 +172,8 @@ def noisy_methods(terms: Terms) -> set[int]:
     return set(np.flatnonzero(noise > most * max(np.median(noise), NOTHING)).tolist())
 
 
-def variances(terms: Terms, group: Sequence[int]) -> Variances:
-    """The variances of the methods of a group: of those that are pooled, or of a pair that is not."""
+def variances(terms: Terms, group: Sequence[int], alike: bool = True) -> Variances:
+    """The variances of the methods of a group: of those that are pooled or, if not alike, of a pair that is not."""
     pairs = tuple(np.array(list(combinations(group, 2)), int).reshape(-1, 2).T)
     run, noise = terms.run[list(group)], terms.noise[list(group)]
     within, between = terms.within[pairs], terms.between[pairs]
@@ -182,7 +182,7 @@ def variances(terms: Terms, group: Sequence[int]) -> Variances:
     c = max(0.0, run_part - terms.leak * noise_part)
     b = max(0.0, fold_part - terms.inverse * mean_within - c / terms.seeds)
     run_df = float(terms.run_df * len(group))
-    if len(group) == 2 < len(terms.run) and run.any():
+    if not alike and run.any():
         run_df = float(terms.run_df * run.sum() ** 2 / (run**2).sum())
     fold_df = terms.between_df * (len(group) - 1)
     return Variances(c, b, run_part, run_df, fold_part, fold_df, noise_part, mean_within)

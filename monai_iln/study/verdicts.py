@@ -194,13 +194,8 @@ def estimate(images: pd.DataFrame, metric: str | Metric, reference: str) -> Chan
 
 
 def _estimate(test: pd.DataFrame, metric: str | Metric) -> Chance:
-    """The same of all methods that are there. Of seeds that share a split beside others that do not, one counts."""
-    scores, folds, methods = scores_of_runs(test, metric)
-    _, first, counts = np.unique(folds, axis=0, return_index=True, return_counts=True)
-    if len(first) > 1 and counts.max() > 1:
-        first = np.sort(first)
-        scores, folds = scores[:, first], folds[first]
-    return estimate_chance(scores, folds, methods)
+    """The same of all methods that are there."""
+    return estimate_chance(*scores_of_runs(test, metric))
 
 
 def over_structures(images: pd.DataFrame, metric: str | Metric = "dice") -> pd.DataFrame:

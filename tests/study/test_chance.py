@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from monai_iln.errors import UserError
-from monai_iln.study.chance import Components, estimate_chance, scores_of_runs
+from monai_iln.study.chance import Components, estimate_chance, estimate_mean, scores_of_runs
 
 METHODS = ("a", "b", "c", "d", "e", "f")
 
@@ -529,3 +529,28 @@ def test_tables_of_several_kinds_are_refused(change, message):
 
 def test_components_may_be_left_unknown():
     assert np.isnan(astuple(Components())).all()
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_the_mean_of_one_score_has_the_chance_of_its_own_trainings(new):
+    """What trainings have in common cancels: the interval covers the truth, and is no wider than that asks for."""
+    rng = np.random.default_rng(5)
+    seeds, number, subjects = 3, 3, 30
+    inside, widths = 0, []
+    for _ in range(400):
+        order = [rng.permutation(subjects) if new else np.arange(subjects) for _ in range(seeds)]
+        folds = np.stack([np.argsort(one) % number for one in order])
+        luck = rng.normal(0, 0.01, (seeds, number))
+        scores = 0.05 + rng.normal(0, 0.02, subjects) + rng.normal(0, 0.02, (seeds, subjects))
+        scores += np.take_along_axis(luck, folds, axis=1)
+        low, high = estimate_mean(scores, folds).interval()
+        inside += low <= 0.05 <= high
+        widths.append(high - low)
+    assert 0.92 <= inside / 400 <= 0.985  # 0.95, three standard errors
+    sd = np.sqrt(0.02**2 / subjects + 0.02**2 / (subjects * seeds) + 0.01**2 / (seeds * number))
+    assert np.median(widths) < 2 * 2.7 * sd
+
+
+def test_a_change_without_effect_has_no_width():
+    folds = np.tile(np.arange(12) % 3, (2, 1))
+    assert estimate_mean(np.zeros((2, 12)), folds).interval() == (0, 0)

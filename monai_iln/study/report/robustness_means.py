@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from monai_iln.run_files import ROBUSTNESS, UNCHANGED
-from monai_iln.study.chance import estimate_chance, scores_of_runs
+from monai_iln.study.chance import estimate_mean, scores_of_runs
 from monai_iln.study.report.results import Results
 from monai_iln.study.selection import GROUP
 from monai_iln.study.statistics import Metric
@@ -70,8 +70,8 @@ def means(cases: pd.DataFrame) -> pd.DataFrame:
 def judge(cases: pd.DataFrame, metric: Metric, margin: float) -> pd.DataFrame:
     """The same with a 95 % interval of each difference, the loss, and a verdict.
 
-    The interval takes in the chance of subjects, folds and trainings, as if unchanged and changed images were two
-    methods: see :mod:`monai_iln.study.chance`. The verdict is ``"steady"`` where the mean changes by less than the
+    The interval takes in the chance of subjects, folds and trainings, see
+    :func:`~monai_iln.study.chance.estimate_mean`. The verdict is ``"steady"`` where the mean changes by less than the
     margin. Else it is ``"worse"`` or ``"better"`` where the interval excludes 0, and ``"unclear"`` where it does not.
 
     Args:
@@ -95,8 +95,6 @@ def judge(cases: pd.DataFrame, metric: Metric, margin: float) -> pd.DataFrame:
 
 def _interval(cases: pd.DataFrame, metric: Metric) -> tuple[float, float]:
     """The 95 % interval of the mean difference that a change makes for a method."""
-    cases = cases.assign(part="test", structure="")
-    changed = cases.assign(method="changed", **{metric.column: cases["score"]})
-    unchanged = cases.assign(method="unchanged", **{metric.column: cases["score"] - cases["difference"]})
-    chance = estimate_chance(*scores_of_runs(pd.concat([changed, unchanged]), metric))
-    return chance.between("changed", "unchanged").interval()
+    differences = cases.assign(part="test", structure="", **{metric.column: cases["difference"]})
+    (scores,), folds, _ = scores_of_runs(differences, metric)
+    return estimate_mean(scores, folds).interval()
