@@ -15,11 +15,16 @@ from monai_iln.study import simulation
 from monai_iln.study.chance import Components, estimate_chance
 from monai_iln.study.simulation import APPROACHES, World, draw, simulate
 from monai_iln.study.simulation_files import as_text
-from monai_iln.study.statistics import bootstrap_mean
 
 NONE = Components(0.0, 0.0, 0.0, 0.0)
 SMALL = World(subjects=18, methods=3)
 RATES = ("coverage", "false_alarms", "family_wise", "power", "wrong_equal", "right_equal", "half_width")
+
+
+def bootstrap_mean(values):
+    """The BCa interval of a mean, as scipy has it."""
+    interval = stats.bootstrap((np.ravel(values),), np.mean, n_resamples=9999, method="BCa", rng=0).confidence_interval
+    return interval.low, interval.high
 
 
 def differences(world, seeds, design, seed=0):
