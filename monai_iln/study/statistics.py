@@ -54,7 +54,6 @@ __all__ = [
     "choose_rates",
     "compare",
     "holm",
-    "least_p",
     "metric_of",
     "rank",
     "select_images",
@@ -207,29 +206,6 @@ def rank(scores: pd.DataFrame, metric: str | Metric = "dice") -> Ranking:
         if k >= 3 and (ranks != ranks[:, :1]).any():
             statistic, p = map(float, stats.friedmanchisquare(*ranks.T))
     return Ranking(average, n, statistic, p, critical, nemenyi)
-
-
-def least_p(subjects: int, methods: int = 2) -> float:
-    """The smallest p that :func:`compare` can give, after its correction: known before the first run.
-
-    Of ``n`` subjects the exact two-sided signed-rank test gives at least ``2 / 2^n``, where one method is the better
-    one for every subject. Holm's correction over the ``k - 1`` comparisons of the reference multiplies the smallest p
-    by their number. Where the result is not below :data:`ALPHA`, no difference can be significant, however large.
-
-    Args:
-        subjects: The number of subjects that are tested, over all folds.
-        methods: The number of methods ``k``.
-
-    Returns:
-        The p value, at most 1. With fewer than six subjects nothing is tested: then it is 1.
-
-    Example:
-        >>> least_p(6), least_p(6, methods=3), least_p(5)
-        (0.03125, 0.0625, 1.0)
-    """
-    if subjects < MIN_SUBJECTS:
-        return 1.0
-    return min(1.0, max(methods - 1, 1) * 2.0 ** (1 - subjects))
 
 
 def _pairs(scores: pd.DataFrame, first: Any, second: Any) -> _Floats:

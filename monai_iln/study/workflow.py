@@ -35,8 +35,7 @@ from monai_iln.study.scheduler import (
     run_on_all_ranks,
 )
 from monai_iln.study.settings import Study, name_methods, read_settings
-from monai_iln.study.sizing import describe_power, stopping_sentence, widest_interval
-from monai_iln.study.statistics import ALPHA, least_p
+from monai_iln.study.sizing import describe_power, expected_power, stopping_sentence, widest_interval
 
 _ERRORS = ("mae", "mse", "error", "distance", "hausdorff", "loss")  # names of metrics where lower is better
 
@@ -253,12 +252,7 @@ def describe_methods(plan: Plan) -> str:
     affine = {its["affine"] for its in plan.surveys.values() if its["norms"]}
     if len(affine) > 1:
         notes.append("Some methods have weight and bias in all norms, and others do not: that alone may differ.")
-    subjects, methods = max(map(plan.count_tested_subjects, plan.data)), len(plan.surveys)
-    if methods > 1 and (least := least_p(subjects, methods)) >= ALPHA:
-        notes.append(
-            f"No significant result is possible with {subjects} subjects and {methods} methods: the smallest "
-            f"p is {least:.2g}. Intervals and means say what there is to say."
-        )
+    notes += list(filter(None, (expected_power(plan, dataset) for dataset in plan.data)))
     metric = plan.metric or {}
     if metric.get("higher_is_better") and any(word in str(metric["name"]).lower() for word in _ERRORS):
         notes.append(

@@ -1,6 +1,8 @@
 """How large a study must be: its power from records, and the rule by which a sequential one stops."""
 
+import itertools
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ from make_study import make_study
 
 from monai_iln.errors import UserError
 from monai_iln.study import CrossValidationWorkflow, workflow
+from monai_iln.study.cases import Cases
+from monai_iln.study.grid import Plan
 from monai_iln.study.settings import read_settings
-from monai_iln.study.sizing import describe_power, stopping_sentence, widest_interval
+from monai_iln.study.sizing import describe_power, expected_power, stopping_sentence, widest_interval
 
 
 @pytest.fixture
@@ -87,3 +91,22 @@ def test_significance_stops_nothing():
     study = read_settings({"half_width": 0.01})
     assert "another seed" in stopping_sentence(0.0101, study, 3)
     assert "the study stops with 3 seeds" in stopping_sentence(0.01, study, 3)
+
+
+def planned(folds, seeds, split, metric=None, methods=("ILN", "IN", "LN")):
+    cases = Cases("d", ({},) * 12, tuple("abcdefghijkl"), tuple(number % 3 for number in range(12)))
+    runs = [
+        SimpleNamespace(dataset="d", method=method, fold=fold, seed=seed, split=seed if split else 0)
+        for method, fold, seed in itertools.product(methods, folds, seeds)
+    ]
+    return Plan(runs, {"d": SimpleNamespace(cases=cases)}, metric=metric)
+
+
+def test_what_a_plan_can_show_is_told_before_its_runs():
+    new, one = (expected_power(planned(range(3), range(3), split), "d") for split in (True, False))
+    assert "12 subjects, 3 folds and 3 seeds of d find a difference of 0.0" in new
+    least = [float(re.search(r"difference of (\S+) in", told)[1]) for told in (new, one)]
+    assert least[0] < least[1]
+    assert "Nothing can be tested on d with one fold" in expected_power(planned([0], [0], False), "d")
+    assert expected_power(planned(range(3), [0], False, methods=["ILN"]), "d") == ""
+    assert expected_power(planned(range(3), [0], False, metric={"in_unit_interval": False}), "d") == ""

@@ -11,7 +11,6 @@ from monai_iln.study.statistics import (
     bland_altman,
     choose_rates,
     compare,
-    least_p,
     metric_of,
     rank,
     select_images,
@@ -352,19 +351,6 @@ def test_holm_over_every_pair_by_hand():
     found = compare(scores, "D", every_pair=True)
     assert [one.p_holm for one in found] == pytest.approx([corrected[other, "D"] for other in "ABC"])
     assert found[0].p_holm > compare(scores, "D")[0].p_holm
-
-
-@pytest.mark.parametrize(("subjects", "methods"), [(6, 2), (6, 3), (7, 3), (9, 6), (6, 40)])
-def test_the_smallest_p_is_that_of_a_method_which_is_always_the_better(subjects, methods):
-    rng = np.random.default_rng(subjects)
-    table = pd.DataFrame(rng.normal(size=(subjects, methods)), columns=[f"m{number}" for number in range(methods)])
-    table["m0"] = table.max(axis=1) + np.arange(1, subjects + 1)
-    assert min(one.p_holm for one in compare(table, "m0")) == pytest.approx(least_p(subjects, methods))
-
-
-def test_with_too_few_subjects_no_p_is_small():
-    assert [least_p(count) for count in range(7)] == [1, 1, 1, 1, 1, 1, 2 / 2**6]
-    assert least_p(6, 3) > 0.05 > least_p(7, 3)
 
 
 def test_order_of_methods_and_subjects_plays_no_role():
