@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from monai_iln.study.report.document import Block, Items, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import FAINT, GREY, INK, REFERENCE_COLOR, new_figure, styled
-from monai_iln.study.report.wording import NO_NUMBER, count, join, minus, number, p_cell, p_value, place, shorten
+from monai_iln.study.report.wording import NO_NUMBER, count, join, minus, number, p_cell, p_value, place, shorten, slug
 from monai_iln.study.statistics import METRICS, Metric
 from monai_iln.study.verdicts import Verdict
 
@@ -35,7 +35,7 @@ def blocks(results: Results) -> list[Block]:
     if rows:
         sentences = [minus(comparison_sentence(row, metric)) for row in rows]
         table = _table(rows, metric, margin, results.unlearned)
-        return [unit, _picture(rows, metric, margin), table, Items(sentences)]
+        return [unit, *_pictures(rows, metric, margin), table, Items(sentences)]
     if results.reference not in results.shown_methods:
         why = f"The reference, {results.reference}, has no finished run, so nothing can be compared with it."
     else:
@@ -88,19 +88,27 @@ def _conclusion(row: Verdict) -> str:
     return f"{row.better} is better {test}"
 
 
-def _picture(rows: Sequence[Verdict], metric: Metric, margin: float | None) -> Block:
-    if all(np.isnan(row.difference) for row in rows):
-        return absent("No subject was scored with the reference and with another method.")
+def _pictures(rows: Sequence[Verdict], metric: Metric, margin: float | None) -> list[Block]:
+    """A picture for each data set and structure: one of all would be too small in print."""
+    parts = {part: its for part, its in _by_part(rows).items() if not all(np.isnan(row.difference) for row in its)}
+    if not parts:
+        return [absent("No subject was scored with the reference and with another method.")]
+    names = {part: slug("differences", *part) if len(parts) > 1 else "differences" for part in parts}
+    return [_picture(names[part], its, metric, margin) for part, its in parts.items()]
+
+
+def _picture(name: str, rows: Sequence[Verdict], metric: Metric, margin: float | None) -> Picture:
     reference = rows[0].reference
     said = "; ".join(f"{row.other} {number(row.difference, metric.decimals, sign=True)}" for row in rows)
     caption = (
-        f"Mean difference in {metric.name} with its 95 % interval, and p after Holm's correction. A filled point: p "
+        f"{place(rows[0].dataset, rows[0].structure)}: mean difference in {metric.name} with its 95 % interval, and p "
+        "after Holm's correction. A filled point: p "
         f"below 0.05. Orange: {reference} is better."
     )
     if margin is not None:
         caption += f" Grey: what is practically equal, \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}."
     return Picture(
-        "differences",
+        name,
         caption,
         f"Forest plot of the differences in {metric.name}, {reference} minus the other method: {said}.",
         draw_differences(rows, metric, margin),
