@@ -225,16 +225,17 @@ def describe_methods(plan: Plan) -> str:
         counted = f"{data.described['stacks']} cases of {data.described['subjects']} subjects"
         tested = plan.count_tested_subjects(dataset)
         lines.append(f"  {'data:':15s}{dataset}, {counted}, {tested} of them tested")
+    wide = max(15, *(len(method) + 1 for method in plan.surveys))
     lines += [
         "",
-        f"  {'method':15s}{'norms':>6s}{'left':>6s}{'gates':>7s}{'dead':>6s}{'parameters':>12s}{'MFLOPs':>9s}",
+        f"  {'method':{wide}s}{'norms':>6s}{'left':>6s}{'gates':>7s}{'dead':>6s}{'parameters':>12s}{'MFLOPs':>9s}",
     ]
     notes = []
     for method, its in plan.surveys.items():
         flops = "" if its["flops"] is None else f"{its['flops'] / 1e6:,.0f}"
         counts = f"{its['norms']:6d}{len(its['left']):6d}{its['gates']:7d}{its['dead_gates']:6d}"
         kinds = ", ".join(f"{count} {kind}" for kind, count in its["kinds"].items())
-        lines.append(f"  {method:15s}{counts}{its['parameters']:12,d}{flops:>9s}  {kinds or 'no norm'}")
+        lines.append(f"  {method:{wide}s}{counts}{its['parameters']:12,d}{flops:>9s}  {kinds or 'no norm'}")
         if its["dead_gates"]:
             notes.append(
                 f"{its['dead_gates']} of {its['gates']} gates of {method} are dead: its group norm has one channel a "

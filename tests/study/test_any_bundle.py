@@ -173,6 +173,18 @@ def test_the_plan_tells_what_a_method_does(tmp_path, data, capsys):
     assert "Nothing can be tested on spleen with one fold" in told
 
 
+def test_the_plan_keeps_its_columns_under_a_long_name(tmp_path, data, capsys):
+    methods = [["ILN", {"num_groups": "alive"}], "IN"]
+    workflow = study(tmp_path, "short_axis_3label", data["short_axis"], methods=methods, folds=[0, 1])
+    workflow.initialize()
+    workflow._tell_plan(workflow.runs)
+    told = capsys.readouterr().out
+    head, long, short = [line for line in told.splitlines() if line.startswith(("  method ", "  ILN-", "  IN "))]
+    end = head.index(" norms") + len(" norms")
+    assert long[:end].endswith("alive      9")
+    assert short[:end].endswith(" 9")
+
+
 def test_a_bundle_runs_as_it_is(tmp_path, data):
     bundle = tmp_path / "spleen"
     workflow = study(tmp_path, "spleen", data["spleen"], methods="IN,own", seeds=[0, 1])
