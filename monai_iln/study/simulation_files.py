@@ -75,7 +75,7 @@ def as_text(table: pd.DataFrame) -> str:
 @styled
 def draw_rates(table: pd.DataFrame, world: World, difference: float, margin: float, **_: Any) -> Figure:
     """Draw what the approaches do over the number of seeds: a line each, with two standard errors."""
-    figure = new_figure(8.0)
+    figure = new_figure(8.0, width=8.0)
     panels = figure.subplots(3, 2).ravel()
     numbers = sorted(table.loc[~table["approach"].str.endswith(GOES_ON), "seeds"].unique())
     for panel, (name, (title, level)) in zip(panels, _PANELS.items(), strict=False):

@@ -292,6 +292,7 @@ def test_the_command_writes_table_settings_and_picture(tmp_path, capsys):
     assert {"commit", "date", "versions"} <= set(document)
     picture = matplotlib.image.imread(output / "simulation.png")
     assert picture.shape[0] > 700
+    assert (picture[:30, [0, -1], :3] == 1).all()  # the title is not cut off
     assert picture[..., :3].std() > 0.05
 
 
