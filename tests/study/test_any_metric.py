@@ -249,9 +249,9 @@ def test_the_table_of_methods(tmp_path):
     rows = page.table("What each method makes of the network")
     dash = "\N{EN DASH}"
     assert rows[1:] == [
-        ["ILN", "9 InstanceLayerNorm", "with", "9 of 9", "0", "1", "1,018", "2.34"],
-        ["IN", "9 InstanceNorm3d", "without", dash, "0", "1", "1,000", "2.34"],
-        ["GN16", "9 GroupNorm", "with", dash, "2", "0", "1,000", "2.34"],
+        ["ILN", "9 InstanceLayerNorm", "with", "9 of 9", "0", "1", "1,018", "2,340"],
+        ["IN", "9 InstanceNorm3d", "without", dash, "0", "1", "1,000", "2,340"],
+        ["GN16", "9 GroupNorm", "with", dash, "2", "0", "1,000", "2,340"],
     ]
     assert "ILN and IN: left alone: out.norm (it has one channel)." in page.texts
     assert "GN16: groups that divide the channels: 8 instead of 16 in a.norm and b.norm." in page.texts

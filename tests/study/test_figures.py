@@ -173,6 +173,15 @@ def test_differences():
     assert [text.get_text() for text in lower.texts] == ["\N{MINUS SIGN}0.100  p < 0.001"]
 
 
+def test_the_axis_of_differences_is_read_whole_under_a_long_name():
+    rows = [replace(comparison("IN", 0.1, 0.05, 0.15, 0.01), reference="ILN-num_groups-alive-and-so-on")]
+    figure = comparisons.draw_differences(rows)
+    figure.canvas.draw()
+    drawn = figure.axes[0].xaxis.label.get_window_extent()
+    assert figure.bbox.x0 <= drawn.x0
+    assert drawn.x1 <= figure.bbox.x1
+
+
 def test_the_margin_is_a_band_and_what_is_equal_is_grey():
     equal = replace(comparison("IN", 0.002, -0.004, 0.008, 0.6), answer="equal")
     (axes,) = comparisons.draw_differences([equal], margin=0.01).axes

@@ -188,10 +188,10 @@ def draw_differences(
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.margins(x=0.08)
-    reference = comparisons[0].reference
+    reference = shorten(comparisons[0].reference, 24)
     side = "right" if metric.higher_is_better else "left"
     what = f"{metric.name} of {reference} minus {metric.name} of the other"
-    grid[-1].set_xlabel(f"{what}: {side} of 0, {reference} is better")
+    grid[-1].set_xlabel(f"{what}\n{side} of 0: {reference} is better")
     return figure
 
 

@@ -12,7 +12,7 @@ from monai_iln.study.report.results import Results
 from monai_iln.study.report.wording import NO_NUMBER, count, join, number
 
 _AFFINE = {True: "with", False: "without", None: NO_NUMBER}
-_GIGA = 1e9
+_MEGA = 1e6
 _MOST_NAMES = 4  # in a sentence; the CSV file has all
 
 
@@ -109,12 +109,12 @@ def _table(results: Results) -> Table:
         cells += [number(record[key], 0) for key in ("regrouped", "left")]
         parameters, flops = record["parameters"], record["flops"]
         cells.append(NO_NUMBER if parameters is None else f"{parameters:,.0f}")
-        cells.append(number(None if flops is None else flops / _GIGA, 2))
+        cells.append(NO_NUMBER if flops is None else f"{flops / _MEGA:,.0f}")
         rows.append(Row(cells))
     header = ["Method", "Norms of the network", "Affine", "Dead gates", "Groups changed", "Left alone", "Parameters"]
     caption = "What each method makes of the network, as the plan found it before the first run."
     left = frozenset({0, 1, 2})
-    return Table("methods", caption, [*header, "GFLOPs"], rows, pd.DataFrame(records), left)
+    return Table("methods", caption, [*header, "MFLOPs"], rows, pd.DataFrame(records), left)
 
 
 def _notes(results: Results, key: str, tell: Any) -> list[str]:
