@@ -218,7 +218,7 @@ def over_structures(images: pd.DataFrame, metric: str | Metric = "dice") -> pd.D
 
 
 def rank_chances(chance: Chance, metric: str | Metric = "dice") -> pd.DataFrame:
-    """How often each method would have each rank if the study were repeated.
+    """How likely each method has each rank by its true mean, which the study knows only within its chance.
 
     Means are drawn from the normal distribution whose differences have the means and variances of the estimate, over
     Student's t of the least degrees of freedom among the pairs; the draw has a fixed seed.

@@ -42,7 +42,8 @@ def chance_sentence(chance: Chance, metric: Metric = METRICS["dice"]) -> str:
     decimals = metric.decimals + 1
     names = {"subjects": sd.subject, "folds": sd.fold, "trainings": sd.training, "one subject's score": sd.residual}
     parts = [f"{name} {number(value, decimals)}" for name, value in names.items() if not np.isnan(value)]
-    text = f"{_DESIGNS[chance.design]} By chance, the difference of two methods varies between {join(parts)} (standard"
+    text = _DESIGNS[chance.design] + " " if chance.seeds > 1 else ""
+    text += f"By chance, the difference of two methods varies between {join(parts)} (standard"
     text += f" deviations{metric.unit and ',' + metric.unit})."
     if chance.seeds == 1:
         text += " With one seed, folds stand for folds and trainings together, and that is only honest if the "
@@ -92,8 +93,8 @@ def _ranks(results: Results) -> Table | None:
     if not frames:
         return None
     caption = (
-        "How firm the ranking is: the probability of each rank by mean, if the study were repeated with other "
-        "subjects, folds and seeds, drawn from the estimates above (bold: 0.95 and more)."
+        "How firm the ranking is: the probability that a method has each rank by mean score, if the luck of subjects, "
+        "folds and trainings were averaged out, drawn from the estimates above (bold: 0.95 and more)."
     )
     header = ["Method", *(f"rank {number}" for number in range(1, most + 1))]
     return Table("rank_chances", caption, header, rows, pd.concat(frames))

@@ -218,7 +218,7 @@ def draw_robustness(
     """Dots with intervals, a row for each change and in it one for each method.
 
     Args:
-        summary: The means as :func:`summarize` returns them.
+        summary: The means as :func:`~monai_iln.study.report.robustness_means.judge` returns them.
         methods: The methods, top to bottom.
         reference: The method to highlight.
         metric: The metric.

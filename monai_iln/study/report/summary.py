@@ -110,8 +110,8 @@ def _caveats(results: Results) -> list[str]:
     caveats += deviations.caveats(results)
     if unit := _without_spacing(results):
         caveats.append(
-            f"Every voxel of {join(unit)} is recorded as 1 x 1 x 1 mm, as of files that do not know their spacing, "
-            "such as PNG: then mm are pixels, ml thousands of voxels, and only ratios mean something."
+            f"Every voxel of {join(unit)} is recorded as 1 x 1 x 1 mm. If that is so because the files do not know "
+            "their spacing, as PNG does not, mm are pixels, ml thousands of voxels, and only ratios mean something."
         )
     if missing := [method for method in results.methods if method not in results.shown_methods]:
         caveats.append(f"Without a result by this rule: {join(missing)}.")
