@@ -16,7 +16,7 @@ split of it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -137,6 +137,7 @@ class Chance:
         components: The standard deviations of a difference.
         noisy: The methods that were left out of the pool.
         differences: The difference of every pair of methods, the one that comes first minus the other.
+        means: The mean score of each method, over the same subjects and seeds.
     """
 
     design: str
@@ -147,6 +148,7 @@ class Chance:
     components: Components
     noisy: tuple[str, ...]
     differences: Mapping[tuple[str, str], Difference]
+    means: Mapping[str, float] = field(default_factory=dict)
 
     def between(self, first: str, second: str) -> Difference:
         """The difference first - second, whatever their order.
@@ -206,13 +208,14 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
     design = ONE_SPLIT if distinct < 2 else NEW_SPLITS
     number = int(partitions.max(initial=-1)) + 1
     means = y.mean(axis=(1, 2)) if y[:1].size else np.full(len(names), np.nan)
+    told_means = dict(zip(names, means.tolist(), strict=True))
     reason = _reason(y, number)
     if reason:
         unknown = {
             (names[i], names[j]): Difference(names[i], names[j], float(means[i] - means[j]), reason=reason)
             for i, j in combinations(range(len(names)), 2)
         }
-        return Chance(design, names, subjects, number, seeds, Components(), (), unknown)
+        return Chance(design, names, subjects, number, seeds, Components(), (), unknown, told_means)
     terms = one_split(y, partitions[0]) if design == ONE_SPLIT else new_splits(y, partitions)
     noisy = noisy_methods(terms)
     pool = [k for k in range(len(names)) if k not in noisy]
@@ -223,7 +226,8 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
         own = variances(terms, [i, j], alike=False) if apart else pooled
         found[names[i], names[j]] = _difference(terms, own, (i, j), names, float(means[i] - means[j]), apart)
     told = _components(terms, pooled, design)
-    return Chance(design, names, subjects, number, seeds, told, tuple(names[k] for k in sorted(noisy)), found)
+    left_out = tuple(names[k] for k in sorted(noisy))
+    return Chance(design, names, subjects, number, seeds, told, left_out, found, told_means)
 
 
 def estimate_mean(scores: npt.ArrayLike, folds: npt.ArrayLike) -> Difference:

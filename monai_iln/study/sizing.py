@@ -15,8 +15,10 @@ from monai_iln.study.progress import duration
 from monai_iln.study.records import read_records
 from monai_iln.study.report.chances import chance_sentence
 from monai_iln.study.report.results import Results
+from monai_iln.study.report.winners import images_of
 from monai_iln.study.report.wording import count, join, number, place
 from monai_iln.study.settings import Study
+from monai_iln.study.verdicts import estimate
 
 USUAL = Components(subject=0.03, fold=0.01, training=0.01, residual=0.035)
 """Standard deviations of a difference in Dice between two norms, as in cardiac segmentation."""
@@ -25,12 +27,18 @@ _SEEDS = (1, 2, 3, 4, 6, 8)
 _FOLDS = (3, 5, 10)
 
 
-def widest_interval(folder: Path) -> float:
-    """The largest half-width of the intervals against the reference, over what was learned; NaN if there is none."""
+def widest_interval(folder: Path) -> tuple[float, str]:
+    """The largest half-width of the intervals against the reference, and which it is; NaN if there is none.
+
+    It is over all methods, data sets and structures that were learned.
+    """
     results = Results.of(folder, read_records(folder))
     learned = [row for row in results.verdicts if (row.dataset, row.structure) not in results.unlearned]
-    widths = [row.half_width for row in learned if np.isfinite(row.half_width)]
-    return max(widths, default=np.nan)
+    known = [row for row in learned if np.isfinite(row.half_width)]
+    if not known:
+        return np.nan, ""
+    widest = max(known, key=lambda row: row.half_width)
+    return widest.half_width, f"{widest.other}, {place(widest.dataset, widest.structure)}"
 
 
 def expected_power(plan: Plan, dataset: str) -> str:
@@ -73,12 +81,16 @@ def describe_power(folder: Path, jobs: int) -> str:
     results = Results.of(folder, read_records(folder))
     seconds = float(results.runs["total_seconds"].median())
     told = []
-    for part, chance in results.chances.items():
+    for dataset in results.datasets:
+        structures = [name for where, name in results.parts if where == dataset]
+        learned = [name for name in structures if (dataset, name) not in results.unlearned]
+        if not learned:
+            continue
+        chance = estimate(images_of(results, dataset, learned), results.metric, results.reference)
         if np.isfinite(chance.components.subject):
-            told += [
-                f"{place(*part)}: {chance_sentence(chance, results.metric)}",
-                *_table(chance, results, seconds, jobs),
-            ]
+            where = place(dataset, learned[0]) if len(learned) == 1 else f"{dataset}, mean of {len(learned)} structures"
+            told.append(f"{where}: {chance_sentence(chance, results.metric)}")
+            told += _table(chance, results, seconds, jobs)
     if not told:
         raise UserError(
             f"{folder}: no power can be told from its {len(results.runs)} runs. It needs all folds of all methods with "
@@ -117,12 +129,12 @@ def _table(chance: Chance, results: Results, seconds: float, jobs: int) -> list[
     wishes = []
     for wish in (margin, 2 * margin):
         narrow, same = _seeds(grid.seeds_for_half_width(wish)), _seeds(grid.seeds_for_equal(wish))
-        wishes.append(f"for a half-width of {wish:g}{metric.unit} {narrow}")
-        wishes.append(f"to find equal methods equal within {wish:g}{metric.unit} in four of five studies {same}")
+        wishes.append(f"a half-width of {wish:g}{metric.unit} takes {narrow}")
+        wishes.append(f"to find equal methods equal within {wish:g}{metric.unit} in four of five studies takes {same}")
     return [
         *lines,
         f"  equal: the chance that two equal methods are found practically equal within {margin:g}{metric.unit}.",
-        f"  With {chance.folds} folds and new splits it takes, {join(wishes)}.",
+        f"  With {chance.folds} folds and new splits {'; '.join(wishes)}.",
     ]
 
 
@@ -130,11 +142,11 @@ def _seeds(number: int | None) -> str:
     return "more than 50 seeds" if number is None else f"{number} seeds"
 
 
-def stopping_sentence(width: float, study: Study, seeds: int) -> str:
+def stopping_sentence(width: float, which: str, study: Study, seeds: int) -> str:
     """Why a sequential study goes on or stops."""
     if not np.isfinite(width):
         return f"No interval against the reference can be told with {seeds} seeds: the study stops."
-    text = f"The widest 95 % interval against the reference is {width:.4f} to either side"
+    text = f"The widest 95 % interval against the reference ({which}) is {width:.4f} to either side"
     if width <= (study.half_width or np.inf):
         return f"{text}, as narrow as {study.half_width:g}, which was asked for: the study stops with {seeds} seeds."
     if seeds >= len(study.all_seeds):

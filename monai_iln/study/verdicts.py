@@ -45,7 +45,7 @@ class Verdict:
         subjects: The number of subjects that have a score with both, and with all that are pooled.
         folds: The number of folds.
         seeds: The number of seeds that are complete.
-        mean_reference: The mean score of the reference, over subjects' means over images and seeds.
+        mean_reference: The mean score of the reference, over these subjects' means over images and these seeds.
         mean_other: That of the other method.
         difference: The mean of reference - other.
         low: The lower end of its 95 % interval.
@@ -168,8 +168,7 @@ def judge(
     for other in others:
         its = chance(reference, other)
         difference = _difference(its, reference, other)
-        means = scores[[reference, other]].dropna().mean()
-        values = (float(means[reference]), float(means[other]), difference.mean)
+        values = (its.means.get(reference, np.nan), its.means.get(other, np.nan), difference.mean)
         counted = (its.subjects, its.folds, its.seeds)
         row = Verdict(dataset, structure, metric.key, reference, other, *counted, *values)
         rows.append(replace(_with_chance(row, difference, metric), p_subjects=by_ranks[other]))

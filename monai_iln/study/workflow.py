@@ -116,6 +116,8 @@ class CrossValidationWorkflow(BundleWorkflow):
     def _run_seeds(self, seeds: list[int]) -> None:
         """Do the runs of some seeds and, of a sequential study, of one more as long as its rule asks for it."""
         leads = idist.get_rank() == 0
+        while len(seeds) < len(self.study.all_seeds) and not self._lacks(self.study.all_seeds[len(seeds)]):
+            seeds = self.study.all_seeds[: len(seeds) + 1]  # an earlier start has been there already
         while True:
             if leads:
                 self._write_study(seeds)
@@ -130,11 +132,15 @@ class CrossValidationWorkflow(BundleWorkflow):
                 report(self.folder)
             if self.study.half_width is None:
                 return
-            width = widest_interval(self.folder)
-            print(stopping_sentence(width, self.study, len(seeds)))
+            width, which = widest_interval(self.folder)
+            print(stopping_sentence(width, which, self.study, len(seeds)))
             if not width > self.study.half_width or len(seeds) >= len(self.study.all_seeds):
                 return
             seeds = self.study.all_seeds[: len(seeds) + 1]
+
+    def _lacks(self, seed: int) -> bool:
+        """Whether a run of a seed is not finished."""
+        return bool(pending([run for run in self.runs if run.seed == seed], self.folder, self.study.redo_changed))
 
     def _measure_robustness(self, runs: Sequence[Run]) -> None:
         if self.study.robustness:
@@ -211,6 +217,9 @@ def describe(runs: Sequence[Run], todo: Sequence[Run]) -> str:
     for key in GRID:
         values = dict.fromkeys(str(run.key[key]) for run in runs)
         lines.append(f"  {key + ':':15s}{', '.join(values)}")
+    if len({run.seed for run in runs}) > 1:
+        new = len({run.split for run in runs}) > 1
+        lines.append(f"  {'splits:':15s}{'a new one for each seed' if new else 'one for all seeds'}")
     return "\n".join(lines)
 
 

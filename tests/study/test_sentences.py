@@ -98,13 +98,19 @@ def test_every_other_outcome_of_a_comparison(changes, end):
         (
             "unknown",
             f"There is no evidence of a difference to IN (+0.217; 0.150 to 0.280); with {SIZE} that is no proof that "
-            "there is none.",
+            "there is none. An interval that excludes 0 is not corrected for the number of comparisons; p is.",
         ),
         ("untested", "Nothing was tested against IN (+0.217; 0.150 to 0.280): no difference varies."),
     ],
 )
 def test_answers_in_words(answer, told):
     assert tell(answer, [replace(BETTER, answer=answer)], margin=0.01) == told
+
+
+def test_an_interval_that_excludes_0_is_no_evidence_by_itself():
+    told = tell("unknown", [replace(BETTER, answer="unknown")])
+    assert told.endswith("An interval that excludes 0 is not corrected for the number of comparisons; p is.")
+    assert "not corrected" not in tell("unknown", [replace(BETTER, answer="unknown", low=-0.1)])
 
 
 def test_what_one_seed_shows():

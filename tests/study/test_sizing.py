@@ -45,7 +45,9 @@ def test_widest_interval_is_that_of_the_least_known_method(study):
     from monai_iln.study.report.results import Results
 
     rows = Results.of(study, read_records(study)).verdicts
-    assert widest_interval(study) == max(row.half_width for row in rows) > min(row.half_width for row in rows)
+    widest = max(rows, key=lambda row: row.half_width)
+    assert widest_interval(study) == (widest.half_width, f"{widest.other}, LV, left ventricle")
+    assert widest.half_width > min(row.half_width for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -76,10 +78,12 @@ def test_seeds_are_added_until_the_widest_interval_is_narrow(tmp_path, monkeypat
     found = CrossValidationWorkflow(bundle=str(tmp_path), output_dir=str(tmp_path), half_width=0.01, max_seeds=6)
     done = []
     monkeypatch.setattr(found, "_write_study", done.append)
+    monkeypatch.setattr(found, "_measure_robustness", lambda _: None)
     monkeypatch.setattr(workflow, "run_all", lambda *_: None)
     monkeypatch.setattr(workflow, "report", lambda _: None)
-    monkeypatch.setattr(workflow, "pending", lambda *_: [])
-    monkeypatch.setattr(workflow, "widest_interval", lambda _: widths[len(done) - 1])
+    found.plan = Plan([SimpleNamespace(seed=seed) for seed in range(6)])
+    monkeypatch.setattr(workflow, "pending", lambda runs, *_: runs)
+    monkeypatch.setattr(workflow, "widest_interval", lambda _: (widths[len(done) - 1], "IN, LV"))
     found._run_seeds(found.study.first_seeds)
     assert done == [list(range(3 + more)) for more in range(seeds - 2)]
     told = capsys.readouterr().out
@@ -87,10 +91,24 @@ def test_seeds_are_added_until_the_widest_interval_is_narrow(tmp_path, monkeypat
     assert told.count("all methods get another seed") == seeds - 3
 
 
+def test_a_sequential_study_goes_on_with_the_seeds_that_are_finished(tmp_path, monkeypatch):
+    found = CrossValidationWorkflow(bundle=str(tmp_path), output_dir=str(tmp_path), half_width=0.01, max_seeds=6)
+    done = []
+    found.plan = Plan([SimpleNamespace(seed=seed) for seed in range(6)])
+    monkeypatch.setattr(found, "_write_study", done.append)
+    for name in ("run_all", "report"):
+        monkeypatch.setattr(workflow, name, lambda *_: None)
+    monkeypatch.setattr(workflow, "pending", lambda runs, *_: [run for run in runs if run.seed > 3])
+    monkeypatch.setattr(workflow, "widest_interval", lambda _: (0.005, "IN, LV"))
+    monkeypatch.setattr(found, "_measure_robustness", lambda _: None)
+    found._run_seeds(found.study.first_seeds)
+    assert done == [[0, 1, 2, 3]]
+
+
 def test_significance_stops_nothing():
     study = read_settings({"half_width": 0.01})
-    assert "another seed" in stopping_sentence(0.0101, study, 3)
-    assert "the study stops with 3 seeds" in stopping_sentence(0.01, study, 3)
+    assert "another seed" in stopping_sentence(0.0101, "IN, LV", study, 3)
+    assert "the study stops with 3 seeds" in stopping_sentence(0.01, "IN, LV", study, 3)
 
 
 def planned(folds, seeds, split, metric=None, methods=("ILN", "IN", "LN")):

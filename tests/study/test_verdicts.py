@@ -8,6 +8,7 @@ import pytest
 
 from monai_iln.study.chance import estimate_chance, scores_of_runs
 from monai_iln.study.metric import METRICS, metric_of
+from monai_iln.study.report.winners import find_winner
 from monai_iln.study.statistics import holm
 from monai_iln.study.verdicts import default_margin, estimate, judge, over_structures, rank_chances
 
@@ -93,6 +94,16 @@ def test_of_new_splits_a_seed_counts_only_if_it_is_complete():
     assert row.answer == "untested"
     assert row.reason
     assert np.isnan([row.low, row.high, row.p, row.p_holm]).all()
+
+
+def test_means_are_of_the_runs_that_the_difference_is_of():
+    images = images_of({"A": 0.0, "B": 0.02}, new=True)
+    under_way = images[(images["seed"] < 2) | (images["method"] == "A")]
+    (row,) = judge(under_way, "A")
+    assert row.difference == pytest.approx(row.mean_reference - row.mean_other)
+    winner = find_winner(under_way, "A")
+    assert winner.by_mean == "B"
+    assert winner.means["B"] - winner.means["A"] == pytest.approx(winner.verdicts[0].difference)
 
 
 def test_a_method_without_a_common_run():

@@ -41,7 +41,7 @@ def chance_sentence(chance: Chance, metric: Metric = METRICS["dice"]) -> str:
         return f"With {size} the chance in a difference cannot be told{': ' + reason if reason else ''}."
     decimals = metric.decimals + 1
     names = {"subjects": sd.subject, "folds": sd.fold, "trainings": sd.training, "one subject's score": sd.residual}
-    parts = [f"{name} {number(value, decimals)}" for name, value in names.items() if not np.isnan(value)]
+    parts = [f"{name} {_spread(value, decimals)}" for name, value in names.items() if not np.isnan(value)]
     text = _DESIGNS[chance.design] + " " if chance.seeds > 1 else ""
     text += f"By chance, the difference of two methods varies between {join(parts)} (standard"
     text += f" deviations{metric.unit and ',' + metric.unit})."
@@ -58,6 +58,10 @@ def chance_sentence(chance: Chance, metric: Metric = METRICS["dice"]) -> str:
         text += f" Trainings of {join(chance.noisy)} are far noisier than those of the others, so what is said of "
         text += "them rests on an estimate of each pair."
     return text
+
+
+def _spread(value: float, decimals: int) -> str:
+    return number(value, decimals) if value > 0 else "less than can be told"
 
 
 def sensitivities(rows: Sequence[Verdict], metric: Metric = METRICS["dice"]) -> list[str]:

@@ -114,6 +114,7 @@ def find_winner(
         metric: The metric.
         margin: The difference that does not matter.
     """
+    images = _complete_seeds(images)
     scores = subject_scores(images, metric)
     common = scores[np.isfinite(scores.to_numpy(float)).all(axis=1)]
     if common.shape[1] < 2 or common.empty:
@@ -125,6 +126,15 @@ def find_winner(
     by_rank = _first(ranks, by_mean)
     found = judge(images, by_mean, metric, margin, every_pair=by_mean != reference)
     return Winner(by_mean, by_rank, means, ranks, len(common), found)
+
+
+def _complete_seeds(images: pd.DataFrame) -> pd.DataFrame:
+    """The images of the seeds that all methods have with all folds; all images where there is no such seed."""
+    runs = images[["method", "seed", "fold"]].drop_duplicates()
+    whole = runs["method"].nunique() * runs["fold"].nunique()
+    counts = runs["seed"].value_counts()
+    complete = images["seed"].isin(counts.index[counts == whole])
+    return images[complete] if complete.any() else images
 
 
 def _first(values: dict[str, float], preferred: str) -> str:
@@ -185,13 +195,16 @@ def tell(answer: str, rows: Sequence[Verdict], metric: Metric = METRICS["dice"],
     grid = max(rows, key=lambda row: (row.seeds, row.subjects))
     size = join([count(grid.subjects, "subject"), count(grid.folds, "fold"), count(grid.seeds, "seed")])
     reasons = join(list(dict.fromkeys(filter(None, (row.reason for row in rows)))))
+    uncorrected = ""
+    if any(row.low * row.high > 0 for row in rows):
+        uncorrected = " An interval that excludes 0 is not corrected for the number of comparisons; p is."
     sentences = {
         "better": f"It is better than {differences}.",
         "equal": f"It is practically equal to {differences}: the 90 % interval lies within \N{PLUS-MINUS SIGN}"
         f"{margin}{metric.unit}.",
         "worse": f"It is worse than {differences}.",
         "unknown": f"There is no evidence of a difference to {differences}; with {size} that is no proof that there is "
-        "none.",
+        f"none.{uncorrected}",
         "untested": f"Nothing was tested against {differences}: {reasons or 'no difference varies'}.",
     }
     return sentences[answer]
