@@ -264,6 +264,12 @@ def test_what_may_be_chance_is_no_loss(tmp_path):
     assert lines(results) == []
 
 
+def test_one_fold_does_not_tell_a_change_from_chance(tmp_path):
+    make(tmp_path, {"ILN": {"gain": -0.2}, "IN": {"gain": 0.0}}, folds=(0,))
+    text = page_of(tmp_path).text.replace("\N{MINUS SIGN}", "-")
+    assert "ILN may change under gain (-0.200), but one fold does not tell that from chance." in text
+
+
 def test_runs_without_measurement_are_named(tmp_path):
     make(tmp_path, MOVES)
     (tmp_path / "runs/liver/IN/fold_1/lr_0.1/seed_0" / ROBUSTNESS.name).unlink()

@@ -125,7 +125,10 @@ def _sentence(method: Any, rows: pd.DataFrame, metric: Metric) -> str:
         if found:
             parts.append(f"{verb} {join(found)}")
     if told["unclear"]:
-        parts.append(f"may change under {join(told['unclear'])}, but the interval includes 0")
+        why = "but the interval includes 0"
+        if rows.loc[rows["verdict"] == "unclear", "low"].isna().all():
+            why = "but one fold does not tell that from chance"
+        parts.append(f"may change under {join(told['unclear'])}, {why}")
     return f"{method} {'; it '.join(parts)}." if parts else ""
 
 
