@@ -68,6 +68,12 @@ def _which(winner: Winner, metric: Metric) -> str:
     text = f"{winner.by_mean} ({metric.mean} {number(winner.means[winner.by_mean], metric.decimals)}{metric.unit})"
     if winner.by_rank != winner.by_mean:
         text += f"; by mean rank {winner.by_rank}"
+    same = [row.other for row in winner.verdicts if row.answer == "equal"]
+    open_ = [row.other for row in winner.verdicts if row.answer in ("unknown", "untested")]
+    if same:
+        text += f"; practically equal to {join(same)}"
+    if open_:
+        text += f"; not told apart from {join(open_)}"
     return text
 
 
