@@ -264,6 +264,11 @@ def read_settings(config: Mapping[str, Any]) -> Study:
     for key in ("folds", "learning_rates", "seeds", "training"):
         values = list(getattr(study, key) or ())
         require(len(set(values)) == len(values), f"{key} {values!r}", "an entry occurs twice", "drop it")
+    small = study.half_width is not None and study.max_seeds < len(study.seeds)
+    many = f"max_seeds {study.max_seeds} and {len(study.seeds)} seeds"
+    require(
+        not small, many, "a sequential study adds seeds to those that it has", "raise max_seeds, or leave seeds out"
+    )
     if study.tracking == "mlflow":
         require_extra("tracking 'mlflow'", "mlflow", "mlflow")
     given = [key for key in ("datalist", "dataset_dir", "datasets") if getattr(study, key) is not None]
