@@ -51,8 +51,8 @@ class Cases:
 
         Example:
             >>> cases = Cases("four", ({},) * 4, tuple("abcd"), (0, 0, 1, 1))
-            >>> cases.of_split(0).folds, cases.of_split(1).folds
-            ((0, 0, 1, 1), (1, 0, 0, 1))
+            >>> cases.of_split(0).folds, cases.of_split(3).folds
+            ((0, 0, 1, 1), (1, 0, 1, 0))
         """
         if split == 0:
             return self

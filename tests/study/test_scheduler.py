@@ -27,6 +27,7 @@ from monai_iln.run_files import (
     OVERRIDES,
     PREDICTIONS,
     RECORD,
+    ROBUSTNESS,
     STUDY,
     SUMMARY,
     WEIGHTS,
@@ -84,7 +85,7 @@ def test_every_run_leaves_a_record_of_every_test_image(study, prepared):
     assert not list(folder.rglob(".seed_*")), "nothing unfinished is left"
     left = {path.name for path in find_runs(folder)[0].iterdir()}
     assert left == {
-        *(table.name for table in (CURVES, GATES, IMAGES, LOSSES)),
+        *(table.name for table in (CURVES, GATES, IMAGES, LOSSES, ROBUSTNESS)),
         *(CURVES_PICTURE, GATES_PICTURE, LOG, OVERLAY, OVERRIDES, PREDICTIONS, RECORD, WEIGHTS),
         *("tensorboard", f"test_{OVERLAY}", f"validation_{OVERLAY}"),
     }
