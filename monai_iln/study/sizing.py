@@ -15,7 +15,7 @@ from monai_iln.study.progress import duration
 from monai_iln.study.records import read_records
 from monai_iln.study.report.chances import chance_sentence
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.winners import images_of
+from monai_iln.study.report.winners import images_of, name_of
 from monai_iln.study.report.wording import count, join, number, place
 from monai_iln.study.settings import Study
 from monai_iln.study.verdicts import estimate
@@ -82,14 +82,12 @@ def describe_power(folder: Path, jobs: int) -> str:
     seconds = float(results.runs["total_seconds"].median())
     told = []
     for dataset in results.datasets:
-        structures = [name for where, name in results.parts if where == dataset]
-        learned = [name for name in structures if (dataset, name) not in results.unlearned]
+        learned = results.learned(dataset)
         if not learned:
             continue
         chance = estimate(images_of(results, dataset, learned), results.metric, results.reference)
         if np.isfinite(chance.components.subject):
-            where = place(dataset, learned[0]) if len(learned) == 1 else f"{dataset}, mean of {len(learned)} structures"
-            told.append(f"{where}: {chance_sentence(chance, results.metric)}")
+            told.append(f"{name_of(dataset, learned)}: {chance_sentence(chance, results.metric)}")
             told += _table(chance, results, seconds, jobs)
     if not told:
         raise UserError(

@@ -13,7 +13,6 @@ images, and two rasterizers of the same contour, differ by more, and a smaller o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -328,10 +327,3 @@ def _answer(
     if (row.difference > 0) == metric.higher_is_better:
         return "better"
     return "worse"
-
-
-def widest(rows: Sequence[Verdict]) -> float:
-    """The largest half-width of the intervals of verdicts; NaN if one of them has none, or there are none."""
-    if not rows:
-        return np.nan
-    return float(np.max([row.half_width for row in rows]))

@@ -23,6 +23,7 @@ from monai_iln.study.settings import read_settings
 LV = Path(__file__).parents[2] / "bundles" / "lv_short_axis_iln"
 SMALL = {"network_def#features": [8, 16]}
 
+# MONAI warns of what the bundles do, as it would without a study.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Orientationd.__init__.labels:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning"),

@@ -10,8 +10,8 @@ import pandas as pd
 from monai_iln.study.report import cost
 from monai_iln.study.report.document import Block, Row, Table
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.winners import Winner, find_winner, images_of, tell
-from monai_iln.study.report.wording import count, join, number, p_value, place
+from monai_iln.study.report.winners import Winner, find_winner, images_of, name_of, tell
+from monai_iln.study.report.wording import count, join, number, p_value
 from monai_iln.study.statistics import Metric
 from monai_iln.study.verdicts import Verdict
 
@@ -23,16 +23,14 @@ def blocks(results: Results) -> list[Block]:
     metric = results.metric
     header, columns, records = [""], [], []
     for dataset in results.datasets:
-        structures = [name for part, name in results.parts if part == dataset and (part, name) not in results.unlearned]
+        structures = results.learned(dataset)
         if not structures:
             continue
         images = images_of(results, dataset, structures)
         winner = find_winner(images, results.reference, metric, results.margin)
         if winner is None:
             continue
-        where = place(dataset, structures[0])
-        if len(structures) > 1:
-            where = f"{dataset}, mean of {len(structures)} structures"
+        where = name_of(dataset, structures)
         header.append(where)
         rivals = _rivals(winner, results.reference, metric)
         runs = results.runs[results.runs["dataset"] == dataset]

@@ -218,6 +218,10 @@ class Results:
         """The data sets and structures that no method learned."""
         return {part for part in self.parts if self.metric.is_unlearned(self.scores(*part).mean().max())}
 
+    def learned(self, dataset: str) -> list[str]:
+        """The structures of a data set that a method learned."""
+        return [name for part, name in self.parts if part == dataset and (part, name) not in self.unlearned]
+
     @cached_property
     def margin(self) -> float | None:
         """The difference that does not matter, as the study has it, or else the default; ``None`` without any."""

@@ -122,11 +122,10 @@ def _caveats(results: Results) -> list[str]:
 
 def _what_chance_allows(results: Results) -> list[str]:
     """What a grid of this size can show, told of the first data set; more stands below."""
-    learned = [part for part in results.parts if part not in results.unlearned]
-    structures = [structure for dataset, structure in learned if dataset == learned[0][0]]
-    if not structures:
+    first = next((dataset for dataset in results.datasets if results.learned(dataset)), None)
+    if first is None:
         return []
-    images = winners.images_of(results, learned[0][0], structures)
+    images = winners.images_of(results, first, results.learned(first))
     chance = estimate(images, results.metric, results.reference)
     return [chances.chance_sentence(chance, results.metric)] if len(chance.methods) > 1 else []
 

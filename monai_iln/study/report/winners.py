@@ -46,7 +46,7 @@ def answers(results: Results) -> list[str]:
     found, metric = [], results.metric
     for dataset in results.datasets:
         structures = [structure for name, structure in results.parts if name == dataset]
-        learned = [structure for structure in structures if (dataset, structure) not in results.unlearned]
+        learned = results.learned(dataset)
         if len(learned) > 1:
             where = f"{dataset} over its {len(learned)} structures"
             found.append(_answer(images_of(results, dataset, learned), where, results))
@@ -66,6 +66,13 @@ def images_of(results: Results, dataset: str, structures: Sequence[str]) -> pd.D
     shown = results.shown
     own = shown[(shown["dataset"] == dataset) & shown["structure"].isin(structures)]
     return over_structures(own, results.metric)
+
+
+def name_of(dataset: str, structures: Sequence[str]) -> str:
+    """What those images are of."""
+    if len(structures) == 1:
+        return place(dataset, structures[0])
+    return f"{dataset}, mean of {len(structures)} structures"
 
 
 def _answer(images: pd.DataFrame, where: str, results: Results, brief: bool = False) -> str:
