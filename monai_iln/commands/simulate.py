@@ -19,6 +19,7 @@ _NUMBERS = {
     "sd_training": (0.01, "that between trainings, shared by the subjects of a run"),
     "sd_residual": (0.035, "that of a subject between trainings, beside what is shared"),
     "noisy": (1.0, "the factor by which the trainings of the last method scatter more"),
+    "shared": (0.0, "the standard deviation of what the trainings of all methods of a fold and seed have in common"),
     "difference": (0.02, "the true difference that power is told for"),
     "margin": (0.01, "the margin within which methods are practically equal"),
     "half_width": (0.015, "the half-width at which a study that began with 3 seeds gets no more of them"),
@@ -56,9 +57,10 @@ def _simulate(options: argparse.Namespace) -> None:
     from monai_iln.study.simulation_files import write_simulation
 
     sd = Components(options.sd_subject, options.sd_fold, options.sd_training, options.sd_residual)
+    size = (options.subjects, options.folds, options.methods)
     write_simulation(
         options.output,
-        World(options.subjects, options.folds, options.methods, sd, options.heavy_tails, options.noisy),
+        World(*size, sd, options.heavy_tails, options.noisy, options.shared),
         options.seeds,
         options.repetitions,
         difference=options.difference,

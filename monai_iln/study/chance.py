@@ -21,12 +21,9 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy import special
 
 from monai_iln.errors import require
-from monai_iln.study.metric import Metric, known_metric
-from monai_iln.study.selection import select_test
 from monai_iln.study.variances import (
     NOTHING,
     Terms,
@@ -223,7 +220,7 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
     found = {}
     for i, j in combinations(range(len(names)), 2):
         apart = not alike or bool(noisy & {i, j})
-        own = variances(terms, [i, j], alike=False) if apart else pooled
+        own = variances(terms, [i, j]) if apart else pooled
         found[names[i], names[j]] = _difference(terms, own, (i, j), names, float(means[i] - means[j]), apart)
     told = _components(terms, pooled, design)
     left_out = tuple(names[k] for k in sorted(noisy))
@@ -247,58 +244,6 @@ def estimate_mean(scores: npt.ArrayLike, folds: npt.ArrayLike) -> Difference:
     """
     y = np.asarray(scores, np.float64)
     return estimate_chance(np.stack([y, np.zeros_like(y)]), folds, ["", "0"], alike=False).between("", "0")
-
-
-def scores_of_runs(images: pd.DataFrame, metric: str | Metric = "dice") -> tuple[_Floats, _Integers, tuple[str, ...]]:
-    """The arrays that :func:`estimate_chance` takes, from the test images of runs.
-
-    A score is the mean over a subject's images with one method and seed; NaN is skipped. Only seeds count whose runs
-    are there for all methods and folds, and only subjects with a finite score for each of them.
-
-    Args:
-        images: The images of one data set and structure, and of one learning rate for each method and fold, see
-            :func:`monai_iln.study.selection.select_images`.
-        metric: The metric, which names the column.
-
-    Returns:
-        The scores ``(methods, seeds, subjects)``, the folds ``(seeds, subjects)``, and the methods in order of
-        appearance.
-
-    Raises:
-        UserError: If there are two data sets, structures or learning rates, if a subject is tested in two folds of a
-            seed, or if the metric is unknown.
-
-    Example:
-        >>> rows = [(k, f, s, f"{f}{i}", 0.8) for k in ("ILN", "IN") for f in (0, 1) for s in (0, 1) for i in (0, 1, 2)]
-        >>> images = pd.DataFrame(rows, columns=["method", "fold", "seed", "subject", "dice"])
-        >>> images = images.assign(dataset="a", structure="LV", part="test", learning_rate=0.1)
-        >>> scores, folds, methods = scores_of_runs(images)
-        >>> scores.shape, folds.tolist(), methods
-        ((2, 2, 6), [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1]], ('ILN', 'IN'))
-    """
-    column = known_metric(metric).column
-    test = select_test(images, one_rate=True)
-    for name in ("dataset", "structure"):
-        several = ", ".join(map(str, test[name].unique()))
-        require(test[name].nunique() <= 1, f"{name}s {several}", "chance is told for one at a time", "choose one")
-    methods = list(test["method"].unique())
-    runs = test[["method", "fold", "seed"]].drop_duplicates()
-    by_seed = runs.groupby("seed").size()
-    complete = by_seed.index[by_seed == len(methods) * runs["fold"].nunique()]
-    test = test[test["seed"].isin(complete)]
-    places = test[["seed", "subject", "fold"]].astype({"subject": str}).drop_duplicates()
-    twice = places[places.duplicated(["seed", "subject"])]
-    seen = ", ".join(f"{row.subject} with seed {row.seed}" for row in twice.head(3).itertuples())
-    rule = "a subject is tested in one fold of a seed, the same for all methods"
-    require(not seen, f"two folds for {seen}", rule, "give the methods of a seed one split")
-    by_subject = test.astype({"subject": str, "method": str}).groupby(["method", "seed", "subject"])[column].mean()
-    table = pd.DataFrame(by_subject.unstack("subject"))
-    table = table[table.columns[np.isfinite(table.to_numpy(float)).all(axis=0)]]
-    names = tuple(map(str, methods))
-    rows = pd.MultiIndex.from_product([names, complete])
-    scores = table.reindex(rows).to_numpy(np.float64).reshape(len(names), len(complete), table.shape[1])
-    folds = places.pivot(index="seed", columns="subject", values="fold").reindex(complete)[table.columns]
-    return scores, folds.to_numpy(np.int64), names
 
 
 def _difference(

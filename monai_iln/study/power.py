@@ -152,4 +152,5 @@ class Plan:
         variance = within / n + w * run
         if not variance:
             return 0.0, float(n - 1)
-        return float(variance), float(variance**2 / (parts[0] ** 2 / (n - 1) + parts[1] ** 2 / (rank * self.methods)))
+        squares = parts[0] ** 2 / (n - 1) + parts[1] ** 2 / (rank * (self.methods - 1))
+        return float(variance), float(variance**2 / squares)

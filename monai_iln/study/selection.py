@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from monai_iln.errors import UserError, require
@@ -14,6 +16,8 @@ RULES = ("paper", "nested")
 DECIMALS = 12  # scores equal to so many are equal: sums in another order differ in the last bits
 GROUP = ["dataset", "method", "split", "fold"]
 """What a learning rate is chosen for. Folds of two splits have nothing in common but their number."""
+_Floats = npt.NDArray[np.float64]
+_Integers = npt.NDArray[np.int64]
 _SCORES = {"paper": "test_score", "nested": "validation_score"}
 
 
@@ -104,6 +108,58 @@ def subject_scores(images: pd.DataFrame, metric: str | Metric = "dice") -> pd.Da
     table = by_seed.groupby([*keys, "method"]).mean().unstack("method")
     index = pd.MultiIndex.from_frame(test[keys].drop_duplicates())
     return table.reindex(index=index, columns=pd.Index(test["method"].unique(), name="method"))
+
+
+def scores_of_runs(images: pd.DataFrame, metric: str | Metric = "dice") -> tuple[_Floats, _Integers, tuple[str, ...]]:
+    """The arrays that :func:`monai_iln.study.chance.estimate_chance` takes, from the test images of runs.
+
+    A score is the mean over a subject's images with one method and seed; NaN is skipped. Only seeds count whose runs
+    are there for all methods and folds, and only subjects with a finite score for each of them.
+
+    Args:
+        images: The images of one data set and structure, and of one learning rate for each method and fold, see
+            :func:`select_images`.
+        metric: The metric, which names the column.
+
+    Returns:
+        The scores ``(methods, seeds, subjects)``, the folds ``(seeds, subjects)``, and the methods in order of
+        appearance.
+
+    Raises:
+        UserError: If there are two data sets, structures or learning rates, if a subject is tested in two folds of a
+            seed, or if the metric is unknown.
+
+    Example:
+        >>> rows = [(k, f, s, f"{f}{i}", 0.8) for k in ("ILN", "IN") for f in (0, 1) for s in (0, 1) for i in (0, 1, 2)]
+        >>> images = pd.DataFrame(rows, columns=["method", "fold", "seed", "subject", "dice"])
+        >>> images = images.assign(dataset="a", structure="LV", part="test", learning_rate=0.1)
+        >>> scores, folds, methods = scores_of_runs(images)
+        >>> scores.shape, folds.tolist(), methods
+        ((2, 2, 6), [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1]], ('ILN', 'IN'))
+    """
+    column = known_metric(metric).column
+    test = select_test(images, one_rate=True)
+    for name in ("dataset", "structure"):
+        several = ", ".join(map(str, test[name].unique()))
+        require(test[name].nunique() <= 1, f"{name}s {several}", "chance is told for one at a time", "choose one")
+    methods = list(test["method"].unique())
+    runs = test[["method", "fold", "seed"]].drop_duplicates()
+    by_seed = runs.groupby("seed").size()
+    complete = by_seed.index[by_seed == len(methods) * runs["fold"].nunique()]
+    test = test[test["seed"].isin(complete)]
+    places = test[["seed", "subject", "fold"]].astype({"subject": str}).drop_duplicates()
+    twice = places[places.duplicated(["seed", "subject"])]
+    seen = ", ".join(f"{row.subject} with seed {row.seed}" for row in twice.head(3).itertuples())
+    rule = "a subject is tested in one fold of a seed, the same for all methods"
+    require(not seen, f"two folds for {seen}", rule, "give the methods of a seed one split")
+    by_subject = test.astype({"subject": str, "method": str}).groupby(["method", "seed", "subject"])[column].mean()
+    table = pd.DataFrame(by_subject.unstack("subject"))
+    table = table[table.columns[np.isfinite(table.to_numpy(float)).all(axis=0)]]
+    names = tuple(map(str, methods))
+    rows = pd.MultiIndex.from_product([names, complete])
+    scores = table.reindex(rows).to_numpy(np.float64).reshape(len(names), len(complete), table.shape[1])
+    folds = places.pivot(index="seed", columns="subject", values="fold").reindex(complete)[table.columns]
+    return scores, folds.to_numpy(np.int64), names
 
 
 def select_test(images: pd.DataFrame, one_rate: bool = False) -> pd.DataFrame:

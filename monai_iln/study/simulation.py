@@ -3,6 +3,7 @@
 A difference of two methods has a subject's part, which all trainings share; the part of a fold, whose training data
 suit one method better; the part of a training, which all subjects of that run share; and a rest for every subject and
 training. The parts of two methods are independent, so each has the standard deviations of a difference over sqrt(2).
+What all methods of a fold and seed have in common comes on top, and is in no difference.
 
 All methods are equal there. Every interval moves with the methods' means, so whether one would find a true difference
 is read off the same data.
@@ -44,6 +45,7 @@ class World:
         heavy_tails: If true, subjects come from a t distribution of 3 degrees of freedom, and a few scores fail. The
             standard deviations remain.
         noisy: The factor by which the last method's trainings scatter more, its rest included.
+        shared: The standard deviation of what the trainings of all methods of a fold and seed have in common.
 
     Raises:
         UserError: If there are fewer than two methods or folds, fewer than two subjects a fold, or a standard deviation
@@ -56,6 +58,7 @@ class World:
     sd: Components = USUAL
     heavy_tails: bool = False
     noisy: float = 1.0
+    shared: float = 0.0
 
     def __post_init__(self) -> None:
         for name, number, least in (
@@ -64,7 +67,7 @@ class World:
             ("subjects", self.subjects, 2 * self.folds),
         ):
             require(number >= least, f"{name} {number}", f"there must be {least} or more", "choose more")
-        for name, factor in (*vars(self.sd).items(), ("noisy", self.noisy)):
+        for name, factor in (*vars(self.sd).items(), ("noisy", self.noisy), ("shared", self.shared)):
             require(factor >= 0, f"{name} {factor}", "it is 0 or more", "choose a positive number")
         got = "a subject and a residual sd of 0"
         require(self.sd.subject + self.sd.residual > 0, got, "subjects must differ", "give one of them")
@@ -82,6 +85,7 @@ def draw(world: World, seeds: int, design: str, rng: np.random.Generator) -> tup
     dealt = np.arange(world.subjects) % world.folds
     split = rng.permutation(dealt)
     folds = np.array([rng.permutation(dealt) if design == NEW_SPLITS else split for _ in range(seeds)])
+    in_common = rng.normal(0, world.shared, (seeds, world.folds))
     for method in range(world.methods):
         louder = world.noisy if method == world.methods - 1 else 1.0
         of_subjects = _subjects(world, rng)
@@ -91,7 +95,8 @@ def draw(world: World, seeds: int, design: str, rng: np.random.Generator) -> tup
                 of_folds = rng.normal(0, world.sd.fold / np.sqrt(2), world.folds)
             of_trainings = rng.normal(0, louder * world.sd.training / np.sqrt(2), world.folds)
             rest = louder * _rest(world, rng)
-            scores[method, seed] = of_subjects + (of_folds + of_trainings)[folds[seed]] + rest
+            of_runs = of_folds + of_trainings + in_common[seed]
+            scores[method, seed] = of_subjects + of_runs[folds[seed]] + rest
     return scores, folds
 
 

@@ -1,43 +1,46 @@
 r"""The variances of folds and trainings, for :mod:`monai_iln.study.chance`.
 
-With y the scores of methods, seeds and subjects, u their means over seeds, d the differences of two methods' u, n_f
-subjects in fold f, h the mean of 1/n_f, and q = sum (n_f / N)^2:
+With y the difference of two methods' scores for each seed and subject, u its means over seeds, n_f subjects in fold f,
+h the mean of 1/n_f, and q = sum (n_f / N)^2. Means are over the pairs of the K methods that are pooled:
 
-One split, the same folds for every seed. r are the means of runs, m the fold means of u, and K methods are pooled::
+One split, the same folds for every seed. r are the means of runs, m the fold means of u::
 
-    Vs  = sum (d_i - its fold's mean)^2 / (N - F)
-    W_k = sum_fs (r_kfs - m_kf)^2 / (F (S - 1))
-    E_k = sum (y - r - u + m)^2 / ((N - F)(S - 1))
-    I   = sum_kf (m_kf - m_k. - m_.f + m_..)^2 / ((K - 1)(F - 1))
-    c   = max(0, 2 mean W - 2 h mean E)          of a training; 0 with one seed
-    b   = max(0, 2 I - h mean Vs - c / S)        of a fold; with one seed, of a fold and a training
-    V   = Vs / N + q (c / S + b)
+    Vs = sum (u_i - its fold's mean)^2 / (N - F)
+    W  = sum_fs (r_fs - m_f)^2 / (F (S - 1))
+    E  = sum (y - r - u + m)^2 / ((N - F)(S - 1))
+    I  = sum_f (m_f - m_.)^2 / (F - 1)
+    c  = max(0, mean W - h mean E)               of a training; 0 with one seed
+    b  = max(0, mean I - h mean Vs - c / S)      of a fold; with one seed, of a fold and a training
+    V  = Vs / N + q (c / S + b)
 
-    df  = V^2 (K - 1)(F - 1) / (2 q I)^2         if b > 0
-    df  = V^2 / [(Vs / N)^2 / (N - F) + (2 q mean W / S)^2 / (K F (S - 1))]     otherwise; the last term if c > 0
+    df = V^2 (K - 1)(F - 1) / (q mean I)^2       if b > 0
+    df = V^2 / [(Vs / N)^2 / (N - F) + (q mean W / S)^2 / ((K - 1) F (S - 1))]     otherwise; the last term if c > 0
 
 New splits, other folds for every seed. Z are the dummies of the runs less their means over a subject's seeds, g is the
 rank of Z, Q an orthonormal basis of it, and x = y - u::
 
-    W_k = |Q'x_k|^2 / (N (S - 1))
-    E_k = (|x_k|^2 - |Q'x_k|^2) / (N (S - 1) - g)
-    c   = max(0, 2 mean W - 2 g / (N (S - 1)) mean E)      of a fold and a training
-    w   = mean q / S - (1 - mean q) / (S N)
-    V   = var(d) / N + c w
-    df  = V^2 / [(var(d) / N)^2 / (N - 1) + (2 w mean W)^2 / (g K)]             the last term if c > 0
+    W  = |Q'x|^2 / (N (S - 1))
+    E  = (|x|^2 - |Q'x|^2) / (N (S - 1) - g)
+    c  = max(0, mean W - g / (N (S - 1)) mean E)           of a fold and a training
+    w  = mean q / S - (1 - mean q) / (S N)
+    V  = var(u) / N + c w
+    df = V^2 / [(var(u) / N)^2 / (N - 1) + (w mean W)^2 / ((K - 1) g)]          the last term if c > 0
+
+What all methods of a seed have in common, such as a start that is good for each of them, is in no difference. K sets of
+runs hold K - 1 independent differences, so a mean over pairs has the degrees of freedom of K - 1.
 
 Where some seeds share a split, w is on the safe side, as if all luck were that of folds: with t_j seeds for split j,
 w = (mean q sum (t_j / S)^2 - (1 - mean q) / (S N)) / (1 - sum t_j (t_j - 1) / (S (S - 1))).
 
 df is never below the least df that goes into it; with one seed it is (K - 1)(F - 1).
 
-The runs of all methods together tell the variances of folds and trainings, unless one of four or more methods is far
-noisier than most: if its W is more than 6 times the median W. With one seed, if its J is more than 8 times the
-median, J_k = sum_f (m_kf - m_k. less the median of that over methods)^2. Both numbers are set by hand. Of methods that
-are all alike, one is left out by chance in 15 of 100 studies with one seed, in 4 with two, in none with four; one whose
-trainings scatter four times as much is found in 45, 75 and 90 of 100 (400 simulated studies each, 64 subjects, 3 folds,
-one split, 4 or 6 methods). A pair with such a method has its own terms: W, E, I and Vs of the two alone, and the df of
-W is that of Satterthwaite.
+The pairs of all methods together tell the variances of folds and trainings, unless one of four or more methods is far
+noisier than most: if its J is more than 6 times the median J, with one seed 8 times. J is the sum of squares of what a
+method's runs deviate by, r - m or with new splits the runs' means of x, less the median of that over methods. With one
+seed it is that of m_f - m_. instead. Both numbers are set by hand. Of methods that are all alike, one is left out by
+chance in 15 of 100 studies with one seed, in 4 to 15 with two, in none with four; one whose trainings scatter four
+times as much is found in 45, 60 to 75 and 65 to 90 of 100 (400 simulated studies each, 64 subjects, 3 folds, either
+design, 4 or 6 methods). A pair with such a method has its own terms: W, E, I and Vs of the two alone.
 """
 
 from __future__ import annotations
@@ -67,12 +70,12 @@ class Terms:
     within: _Floats  # (M, M): Vs or var(d) of every pair
     within_df: int
     run_in_within: float  # so much of c is in it
-    run: _Floats  # (M,): W
-    run_df: int  # of one method
-    noise: _Floats  # (M,): E
+    run: _Floats  # (M, M): W
+    run_df: int
+    noise: _Floats  # (M, M): E
     leak: float  # so much of the noise is in W
     run_weight: float
-    between: _Floats  # (M, M): the variance of two methods' fold differences; its mean over pairs is 2 I
+    between: _Floats  # (M, M): I
     between_df: int
     inverse: float  # h
     fold_weight: float
@@ -85,11 +88,11 @@ class Variances:
 
     run: float  # c
     fold: float  # b
-    run_part: float  # 2 mean W
-    run_df: float
-    fold_part: float  # 2 I
+    run_part: float  # mean W
+    run_df: int
+    fold_part: float  # mean I
     fold_df: int
-    noise: float  # 2 mean E
+    noise: float  # mean E
     within: float  # mean Vs
 
 
@@ -104,6 +107,7 @@ def one_split(y: _Floats, folds: _Integers) -> Terms:
     rest = (y - r[..., folds]) - (u - m[..., folds])[:, None]
     centred = u - m[:, folds]
     effects = m - m.mean(axis=1, keepdims=True)
+    of_runs = (r - m[:, None]).reshape(methods, -1)
     q = float(((sizes / subjects) ** 2).sum())
     return Terms(
         seeds=seeds,
@@ -111,16 +115,16 @@ def one_split(y: _Floats, folds: _Integers) -> Terms:
         within=_mean_square(_of_pairs(centred), subjects - number),
         within_df=subjects - number,
         run_in_within=0.0,
-        run=_mean_square((r - m[:, None]).reshape(methods, -1), number * (seeds - 1)),
+        run=_mean_square(_of_pairs(of_runs), number * (seeds - 1)),
         run_df=number * (seeds - 1),
-        noise=_mean_square(rest.reshape(methods, -1), (subjects - number) * (seeds - 1)),
+        noise=_mean_square(_of_pairs(rest.reshape(methods, -1)), (subjects - number) * (seeds - 1)),
         leak=float((1 / sizes).mean()),
         run_weight=q / seeds,
         between=_mean_square(_of_pairs(effects), number - 1),
         between_df=number - 1,
         inverse=float((1 / sizes).mean()),
         fold_weight=q,
-        spread=((effects - np.median(effects, axis=0)) ** 2).sum(axis=1),
+        spread=_spread(effects if seeds == 1 else of_runs),
     )
 
 
@@ -137,13 +141,13 @@ def new_splits(y: _Floats, folds: _Integers) -> Terms:
     values, vectors = np.linalg.eigh(gram)
     kept = values > 1e-9 * values[-1]
     g = int(kept.sum())
-    explained = ((by_run @ vectors[:, kept]) ** 2 / values[kept]).sum(axis=1)
+    explained = (_of_pairs(by_run @ vectors[:, kept] / np.sqrt(values[kept])) ** 2).sum(axis=-1)
     total = subjects * (seeds - 1)  # the trace of that matrix
     q = float(((sizes / subjects) ** 2).sum()) / seeds
     # Seeds with the same split share its luck, of which a comparison between them sees nothing.
     times = np.unique(folds, axis=0, return_counts=True)[1]
     shared, seen = float(((times / seeds) ** 2).sum()), 1 - float((times * (times - 1)).sum()) / (seeds * (seeds - 1))
-    unexplained = np.sqrt(np.maximum((x**2).sum(axis=(1, 2)) - explained, 0))
+    unexplained = np.maximum((_of_pairs(x.reshape(methods, -1)) ** 2).sum(axis=-1) - explained, 0)
     centred = u - u.mean(axis=1, keepdims=True)
     return Terms(
         seeds=seeds,
@@ -153,14 +157,14 @@ def new_splits(y: _Floats, folds: _Integers) -> Terms:
         run_in_within=(1 - q) / seeds,
         run=explained / total,
         run_df=g,
-        noise=_mean_square(unexplained[:, None], total - g),
+        noise=unexplained / (total - g) if total > g else np.zeros_like(explained),
         leak=g / total,
         run_weight=(q * shared - (1 - q) / (seeds * subjects)) / seen,
         between=np.zeros((methods, methods)),
         between_df=0,
         inverse=0.0,
         fold_weight=0.0,
-        spread=np.zeros(methods),
+        spread=_spread(by_run / sizes),
     )
 
 
@@ -168,24 +172,20 @@ def noisy_methods(terms: Terms) -> set[int]:
     """The methods that are left out of the pool."""
     if len(terms.run) <= MOST_POOLED:
         return set()
-    noise, most = (terms.run, NOISY) if terms.seeds > 1 else (terms.spread, NOISY_ONE_SEED)
-    return set(np.flatnonzero(noise > most * max(np.median(noise), NOTHING)).tolist())
+    most = NOISY if terms.seeds > 1 else NOISY_ONE_SEED
+    usual = max(float(np.median(terms.spread)), NOTHING)
+    return set(np.flatnonzero(terms.spread > most * usual).tolist())
 
 
-def variances(terms: Terms, group: Sequence[int], alike: bool = True) -> Variances:
-    """The variances of the methods of a group: of those that are pooled or, if not alike, of a pair that is not."""
+def variances(terms: Terms, group: Sequence[int]) -> Variances:
+    """The variances of the methods of a group: of those that are pooled, or of a pair that is not."""
     pairs = tuple(np.array(list(combinations(group, 2)), int).reshape(-1, 2).T)
-    run, noise = terms.run[list(group)], terms.noise[list(group)]
-    within, between = terms.within[pairs], terms.between[pairs]
-    run_part, noise_part = 2 * float(run.mean()), 2 * float(noise.mean())
-    fold_part, mean_within = (float(part.mean()) if part.size else np.nan for part in (between, within))
-    c = max(0.0, run_part - terms.leak * noise_part)
-    b = max(0.0, fold_part - terms.inverse * mean_within - c / terms.seeds)
-    run_df = float(terms.run_df * len(group))
-    if not alike and run.any():
-        run_df = float(terms.run_df * run.sum() ** 2 / (run**2).sum())
-    fold_df = terms.between_df * (len(group) - 1)
-    return Variances(c, b, run_part, run_df, fold_part, fold_df, noise_part, mean_within)
+    means = (of[pairs] for of in (terms.run, terms.noise, terms.between, terms.within))
+    run, noise, between, within = (float(of.mean()) if of.size else np.nan for of in means)
+    c = max(0.0, run - terms.leak * noise)
+    b = max(0.0, between - terms.inverse * within - c / terms.seeds)
+    methods = len(group) - 1
+    return Variances(c, b, run, methods * terms.run_df, between, methods * terms.between_df, noise, within)
 
 
 def degrees(terms: Terms, of: Variances, over_subjects: float, v: float) -> float:
@@ -203,6 +203,12 @@ def _of_pairs(values: _Floats) -> _Floats:
     """The differences of every two rows."""
     pairs: _Floats = values[:, None] - values
     return pairs
+
+
+def _spread(values: _Floats) -> _Floats:
+    """J, the sum of squares of each row, less what the rows have in common."""
+    total: _Floats = ((values - np.median(values, axis=0)) ** 2).sum(axis=1)
+    return total
 
 
 def _mean_square(values: _Floats, df: int) -> _Floats:

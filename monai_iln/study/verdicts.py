@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from monai_iln.study.chance import Chance, Difference, estimate_chance, scores_of_runs
+from monai_iln.study.chance import Chance, Difference, estimate_chance
 from monai_iln.study.metric import Metric, known_metric
-from monai_iln.study.selection import GROUP, select_test, subject_scores
+from monai_iln.study.selection import GROUP, scores_of_runs, select_test, subject_scores
 from monai_iln.study.statistics import ALPHA, compare, holm
 
 MARGIN = 0.01

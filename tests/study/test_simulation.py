@@ -84,6 +84,15 @@ def test_the_last_method_alone_may_be_noisier():
     assert (rest.std(axis=1) / rest[0].std())[1:] == pytest.approx([1, 4], rel=0.1)
 
 
+def test_what_is_shared_is_new_for_each_run_and_cancels():
+    world = World(4000, 1000, 2, replace(NONE, subject=1e-9), shared=0.02)
+    scores, folds = draw(world, 2, "one split", np.random.default_rng(0))
+    luck = np.array([[row[folds[0] == f].mean() for f in range(1000)] for row in scores[0]])
+    assert luck.std(axis=1) == pytest.approx(0.02, rel=0.1)
+    assert np.corrcoef(luck)[0, 1] == pytest.approx(0, abs=0.1)
+    assert np.abs(scores[0] - scores[1]).max() < 1e-7
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -91,6 +100,7 @@ def test_the_last_method_alone_may_be_noisier():
         ({"folds": 1}, "folds 1"),
         ({"subjects": 5}, "subjects 5: there must be 6 or more"),
         ({"noisy": -1.0}, r"noisy -1\.0"),
+        ({"shared": -1.0}, r"shared -1\.0"),
         ({"sd": replace(NONE, fold=-0.1)}, r"fold -0\.1"),
         ({"sd": NONE}, "a subject and a residual sd of 0"),
     ],
@@ -274,16 +284,30 @@ def command(output, *options):
 
 def test_the_command_writes_table_settings_and_picture(tmp_path, capsys):
     output = tmp_path / "simulated"
-    assert command(output, "--seeds", "2", "4", "--sd_fold", "0", "--heavy_tails", "--noisy", "3", "--seed", "5") == 0
+    options = (
+        "--seeds",
+        "2",
+        "4",
+        "--sd_fold",
+        "0",
+        "--heavy_tails",
+        "--noisy",
+        "3",
+        "--shared",
+        "0.02",
+        "--seed",
+        "5",
+    )
+    assert command(output, *options) == 0
     printed = capsys.readouterr()
     assert "6/6" in printed.err
     sd = Components(0.03, 0.0, 0.01, 0.035)
-    expected = simulate(World(12, 3, 3, sd, True, 3.0), [2, 4], repetitions=6, seed=5)
+    expected = simulate(World(12, 3, 3, sd, True, 3.0, 0.02), [2, 4], repetitions=6, seed=5)
     assert as_text(expected) in printed.out
     pd.testing.assert_frame_equal(pd.read_csv(output / "simulation.csv"), expected)
     document = json.loads((output / "simulation.json").read_text(encoding="utf-8"))
     assert document["world"] == {
-        **{"subjects": 12, "folds": 3, "methods": 3, "heavy_tails": True, "noisy": 3.0},
+        **{"subjects": 12, "folds": 3, "methods": 3, "heavy_tails": True, "noisy": 3.0, "shared": 0.02},
         "sd": {"subject": 0.03, "fold": 0.0, "training": 0.01, "residual": 0.035},
     }
     assert (document["seeds"], document["repetitions"], document["seed"]) == ([2, 4], 6, 5)

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_iln.study.chance import estimate_chance, scores_of_runs
+from monai_iln.study.chance import estimate_chance
 from monai_iln.study.metric import METRICS, metric_of
 from monai_iln.study.report.winners import find_winner
+from monai_iln.study.selection import scores_of_runs
 from monai_iln.study.statistics import holm
 from monai_iln.study.verdicts import default_margin, estimate, judge, over_structures, rank_chances
 

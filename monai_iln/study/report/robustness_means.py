@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from monai_iln.run_files import ROBUSTNESS, UNCHANGED
-from monai_iln.study.chance import estimate_mean, scores_of_runs
+from monai_iln.study.chance import estimate_mean
 from monai_iln.study.report.results import Results
-from monai_iln.study.selection import GROUP
+from monai_iln.study.selection import GROUP, scores_of_runs
 from monai_iln.study.statistics import Metric
 from monai_iln.study.verdicts import MARGIN
 
