@@ -7,10 +7,10 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from monai_iln import __version__
-from monai_iln.errors import end_as_interrupted, find_user_error, tell_interruption
+from monai_iln.errors import UserError, did_you_mean, end_as_interrupted, find_user_error, tell_interruption
 
 COMMANDS = {
     "download": "fetch data that are public without registration",
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # the process is this command's
         end_as_interrupted()
     try:
-        options = _parser(given[:1]).parse_args(given)
+        options = _parse(given)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             options.run(options)
@@ -56,9 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one message, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        stop = "" if message.endswith("?") else "."
+        raise UserError(f"{message}{stop} {self.prog} --help tells what there is.")
+
+
+def _parse(given: Sequence[str]) -> argparse.Namespace:
+    options, unknown = _parser(given[:1]).parse_known_args(given)
+    if unknown:
+        command: _Parser = options.command
+        flag = next((text for text in unknown if text.startswith("-")), unknown[0])
+        near = did_you_mean(flag.partition("=")[0], command._option_string_actions)
+        command.error(f"{flag}: no option of {command.prog}{near and '.' + near}")
+    return options
+
+
 def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
     """The parser, with the options of the chosen command alone: those of the others need not be imported."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="monai-iln",
         description="Instance-layer normalization for MONAI: the data, the bundles and the studies to measure it with.",
         epilog="monai-iln COMMAND --help tells the options of a command, with an example.",
@@ -67,6 +85,7 @@ def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        command.set_defaults(command=command)
         if name in chosen:
             importlib.import_module(f"monai_iln.commands.{name.replace('-', '_')}").add_options(command)
     return parser

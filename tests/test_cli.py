@@ -42,6 +42,34 @@ def test_mistakes_are_one_message(tmp_path, official, capsys):
     assert len(messages) == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            ["study", "--metods", "ILN"],
+            "--metods: no option of monai-iln study. Did you mean '--methods'? monai-iln study",
+        ),
+        (["study", "--metods=ILN"], "--metods=ILN: no option of monai-iln study. Did you mean '--methods'?"),
+        (
+            ["check", "here", "there"],
+            "there: no option of monai-iln check. monai-iln check --help tells what there is.",
+        ),
+        (
+            ["simulate"],
+            "the following arguments are required: --output. monai-iln simulate --help tells what there is.",
+        ),
+        (["simulate", "--output", "x", "--subjects", "a"], "argument --subjects: invalid int value: 'a'. monai-iln"),
+        ([], "the following arguments are required: COMMAND. monai-iln --help tells what there is."),
+    ],
+    ids=str,
+)
+def test_a_misspelt_command_line_is_one_message(given, told, capsys):
+    assert main(given) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {told}")
+    assert printed.count("\n") == 1
+
+
 def test_left_out_subjects_are_warned_of(official, tmp_path, capsys):
     import shutil
 

@@ -118,16 +118,27 @@ class OpenBundle:
     def make_trainer(self) -> Any:
         """The trainer, with the run's learning rate. Groups of parameters keep the ratios of their rates."""
         optimizer = None if self.bundle.takes_grid else self.get("optimizer")
-        if optimizer is not None and self.run.learning_rate > 0:
-            first = float(optimizer.param_groups[0]["lr"])
+        rate = self.run.learning_rate
+        own = rate
+        if optimizer is not None and rate > 0:
+            own = float(optimizer.param_groups[0]["lr"])
             for group in optimizer.param_groups:  # before a schedule is made, which starts from what it finds
-                share = 1.0 if group["lr"] == first else float(group["lr"]) / first
-                group["lr"] = self.run.learning_rate * share
+                share = 1.0 if group["lr"] == own else float(group["lr"]) / own
+                group["lr"] = rate * share
         trainer = self.get("trainer")
-        own = {id(parameter) for parameter in self.network.parameters()}
+        if optimizer is not None and own != rate:
+            first = optimizer.param_groups[0]
+            start = first.get("initial_lr", first["lr"])  # which schedules leave there
+            require(
+                start == rate,
+                f"learning_rates {rate:g}",
+                f"the schedule of the bundle has a rate of its own, and starts from {start:g}",
+                "override its rates instead, or leave learning_rates out",
+            )
+        parameters = {id(parameter) for parameter in self.network.parameters()}
         trained = getattr(trainer, "network", None)
         require(
-            trained is None or not own or any(id(parameter) in own for parameter in trained.parameters()),
+            trained is None or not parameters or any(id(one) in parameters for one in trained.parameters()),
             f"the trainer's network and {self.bundle.ids['network_def']}",
             "a study compares norms of the network that is trained",
             "name the id of that network with --properties '{network_def: ID}'",

@@ -217,6 +217,18 @@ def test_a_rate_goes_to_the_optimizer(tmp_path, data):
     assert row["status"] == "diverged" or losses["loss"].max() > 0.999  # Dice has no more
 
 
+def test_a_schedule_with_a_rate_of_its_own_does_not_hide_a_grid_of_rates(tmp_path, data):
+    one_cycle = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "optimizer": "@optimizer", "total_steps": 1000}
+    overrides = {"max_epochs": 1, "lr_scheduler": {**one_cycle, "max_lr": 0.05}}
+    keys = {"methods": "IN", "overrides": overrides, "learning_rates": [0.5], "attempts": 1}
+    workflow = study(tmp_path, "dynunet", data["spleen"], **keys)
+    with pytest.raises(UserError, match="1 runs failed"):
+        run(workflow)
+    (row,) = read_records(workflow.folder).runs.to_dict("records")
+    message = "learning_rates 0.5: the schedule of the bundle has a rate of its own, and starts from 0.002."
+    assert row["message"].startswith(message)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "higher"), [("classification", "classification", True), ("regression", "regression", False)]
