@@ -24,7 +24,15 @@ _PANELS = {
     "right_equal": ("Equal methods found equal within {margin:g}", None),
     "wrong_equal": ("Methods {margin:g} apart found equal within {margin:g}", 0.05),
 }
-_SHOWN = ("coverage", "false_alarms", "family_wise", "power", "wrong_equal", "right_equal", "half_width")
+_SHOWN = {
+    "coverage": "how often the 95 % interval holds the truth: as near to 0.95 as can be",
+    "false_alarms": "how often one comparison of equal methods is significant at 5 %",
+    "family_wise": "how often any comparison of equal methods is, after Holm's correction: 0.05 or less",
+    "power": "how often one comparison finds a difference of {difference:g}: the more the better",
+    "wrong_equal": "how often methods that are {margin:g} apart are found equal within {margin:g}: 0.05 or less",
+    "right_equal": "how often equal methods are: the more the better",
+    "half_width": "the mean of half the width of the 95 % interval",
+}
 
 
 def write_simulation(output: Path, world: World, seeds: Sequence[int], repetitions: int, **how: Any) -> None:
@@ -43,7 +51,7 @@ def write_simulation(output: Path, world: World, seeds: Sequence[int], repetitio
     require_new(output)
     with tqdm(total=repetitions, unit="study") as bar:
         table = simulate(world, seeds, repetitions=repetitions, tick=bar.update, **how)
-    print(as_text(table))
+    print(as_text(table), *_explain(**how), sep="\n")
     document = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(torch.device("cpu")),
@@ -70,6 +78,12 @@ def as_text(table: pd.DataFrame) -> str:
     errors = [f"{table[f'{name}_error'].max():14.4f}" for name in _SHOWN]
     lines.append(f"{'largest standard error':50}" + "".join(errors))
     return "\n".join(lines)
+
+
+def _explain(difference: float, margin: float, **_: Any) -> list[str]:
+    """A line for each column of the table."""
+    told = (meaning.format(difference=difference, margin=margin) for meaning in _SHOWN.values())
+    return [f"{name.replace('_', ' '):14}{meaning}" for name, meaning in zip(_SHOWN, told, strict=True)]
 
 
 @styled

@@ -284,26 +284,14 @@ def command(output, *options):
 
 def test_the_command_writes_table_settings_and_picture(tmp_path, capsys):
     output = tmp_path / "simulated"
-    options = (
-        "--seeds",
-        "2",
-        "4",
-        "--sd_fold",
-        "0",
-        "--heavy_tails",
-        "--noisy",
-        "3",
-        "--shared",
-        "0.02",
-        "--seed",
-        "5",
-    )
-    assert command(output, *options) == 0
+    world = ["--sd_fold", "0", "--heavy_tails", "--noisy", "3", "--shared", "0.02"]
+    assert command(output, "--seeds", "2", "4", "--seed", "5", *world) == 0
     printed = capsys.readouterr()
     assert "6/6" in printed.err
     sd = Components(0.03, 0.0, 0.01, 0.035)
     expected = simulate(World(12, 3, 3, sd, True, 3.0, 0.02), [2, 4], repetitions=6, seed=5)
     assert as_text(expected) in printed.out
+    assert "power         how often one comparison finds a difference of 0.02" in printed.out
     pd.testing.assert_frame_equal(pd.read_csv(output / "simulation.csv"), expected)
     document = json.loads((output / "simulation.json").read_text(encoding="utf-8"))
     assert document["world"] == {
