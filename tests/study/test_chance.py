@@ -244,6 +244,20 @@ def test_a_method_is_left_out_above_the_threshold_only(factors, seeds, noisy):
     assert estimate(np.array(factors).reshape(-1, 1, 1) * scores, folds).noisy == noisy
 
 
+@pytest.mark.parametrize("new", [False, True])
+def test_noise_is_what_the_means_of_runs_deviate_by(new):
+    answers = set()
+    for number in range(60):
+        scores, folds = draw(4, 2, (2, 5, 9), number, fold=0.1, training=0.02, new=new, loud=3.0)
+        x = scores - scores.mean(axis=1, keepdims=True)
+        of_runs = [x[:, s, folds[s] == f].mean(axis=1) for s in range(2) for f in range(3)]
+        spread = ((np.array(of_runs) - np.median(of_runs, axis=1, keepdims=True)) ** 2).sum(axis=0)
+        expected = tuple(METHODS[k] for k in range(4) if spread[k] > 6 * np.median(spread))
+        assert estimate(scores, folds).noisy == expected
+        answers.add(expected)
+    assert {(), ("d",)} <= answers
+
+
 # what may not matter
 
 
