@@ -310,9 +310,10 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapp
         if record is None or record["status"] != "finished":
             message = failure["message"] if failure else "it diverged"
             raise UserError(f"{trial}: a trial of a few steps failed: {message} Mend it before the study.")
-        cost = record["cost"]
-        epochs, steps = record["length"]["epochs"], record["length"]["epochs"] * record["length"]["epoch_length"]
-        whole = total + (epochs - 1) * cost["validation_seconds"] + cost["seconds_per_step"] * (steps - cost["steps"])
+        cost, length = record["cost"], record["length"]
+        validation = length.get("validation_seconds", cost["validation_seconds"])
+        steps = length["epochs"] * length["epoch_length"] - cost["steps"]
+        whole = total + (length["validations"] - 1) * validation + cost["seconds_per_step"] * steps
         extra, told = None, f"{cost['steps']} steps of one run"
         if study.robustness:
             robustness.measure(trial, WorkerSettings(Path(scratch), "trial", threads=threads))

@@ -133,9 +133,23 @@ def _train(opened: OpenBundle, scratch: Path) -> None:
     trainer.run()
     if idist.get_rank() > 0:
         return
-    write_json(scratch / LENGTH, {"epochs": epochs, "epoch_length": length})
+    told = {"epochs": epochs, "epoch_length": length}
+    if opened.run.trial_steps is not None:
+        told |= _try_validation(opened, evaluator, epochs)
+    write_json(scratch / LENGTH, told)
     if not path.is_file():  # it never validated, or has no key metric
         torch.save(network.state_dict(), path)
+
+
+def _try_validation(opened: OpenBundle, evaluator: Any, epochs: int) -> dict[str, Any]:
+    """How often a training validates, and how long that takes where the one epoch of a trial had no validation."""
+    interval = int(opened.get("val_interval") or 1)
+    told: dict[str, Any] = {"validations": epochs // interval}
+    if interval > 1:
+        start = time.perf_counter()
+        evaluator.run()
+        told["validation_seconds"] = time.perf_counter() - start
+    return told
 
 
 def _evaluate(

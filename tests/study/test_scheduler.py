@@ -32,6 +32,7 @@ from monai_iln.run_files import (
     SUMMARY,
     WEIGHTS,
 )
+from monai_iln.study import scheduler
 from monai_iln.study.records import find_runs, read_record, read_records
 
 pytestmark = pytest.mark.slow
@@ -114,6 +115,23 @@ def test_a_changed_configuration_is_refused(study, prepared):
     assert "estimated time: " in done.stdout
     assert "rror" not in done.stderr.replace("UserWarning", ""), done.stderr
     assert len(read_records(folder).runs) == 6, "a dry run deletes nothing"
+
+
+@pytest.mark.parametrize(("interval", "validations"), [(1, 4), (3, 1)])
+def test_a_dry_run_counts_the_validations(prepared, tmp_path, monkeypatch, interval, validations):
+    lengths = []
+
+    def read(path):
+        record = read_record(path)
+        lengths.append(record and record["length"])
+        return record
+
+    monkeypatch.setattr(scheduler, "read_record", read)
+    overrides = SMALL["overrides"] | {"epochs": 4, "val_interval": interval}
+    done = run(prepared, tmp_path / "study", overrides=overrides, dry_run=True, robustness=False)
+    assert "estimated time" in done.stdout
+    assert lengths[-1]["validations"] == validations
+    assert ("validation_seconds" in lengths[-1]) == (interval > 1)  # the one epoch of the trial had none
 
 
 def test_redoing_deletes_nothing_before_its_successor_is_there(study, prepared, tmp_path):
