@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from monai_iln.handlers.overlays import SaveOverlay
     from monai_iln.handlers.robustness import SaveRobustness
     from monai_iln.handlers.slices import slices_from_engine
-    from monai_iln.handlers.weights import SaveWeights
+    from monai_iln.handlers.weights import SaveWeights, WeightsCheckpointLoader
 
 __all__ = [
     "SaveCaseScores",
@@ -30,6 +30,7 @@ __all__ = [
     "SaveRobustness",
     "SaveWeights",
     "TrainingCurves",
+    "WeightsCheckpointLoader",
     "slices_from_engine",
 ]
 
@@ -46,6 +47,7 @@ __getattr__ = lazy_getattr(
         "SaveRobustness": "robustness",
         "SaveWeights": "weights",
         "TrainingCurves": "curves",
+        "WeightsCheckpointLoader": "weights",
         "slices_from_engine": "slices",
     },
 )

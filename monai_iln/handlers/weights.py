@@ -12,6 +12,35 @@ from torch.nn.parallel import DistributedDataParallel
 
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import is_first
+from monai_iln.networks import load_weights
+
+
+class WeightsCheckpointLoader:
+    """Loads the weights of a network when an engine starts, by :func:`monai_iln.networks.load_weights`.
+
+    Until then the file need not be there. Clients of MONAI's federated learning disable every handler of an evaluation
+    with ``CheckpointLoader`` in its name, so that the weights of the server stay.
+
+    Args:
+        network: The network of the engine, without the wrapper for distributed training.
+        path: The file.
+
+    Raises:
+        UserError: At the start of the engine, if the file is missing, no checkpoint, or of another network.
+
+    Example:
+        >>> WeightsCheckpointLoader(network, "models/model.pt").attach(evaluator)
+    """
+
+    def __init__(self, network: nn.Module, path: str) -> None:
+        self.network = network
+        self.path = path
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._load)
+
+    def _load(self, _: Engine) -> None:
+        load_weights(self.network, self.path)
 
 
 class SaveWeights:

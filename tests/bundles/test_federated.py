@@ -2,18 +2,20 @@
 
 import csv
 import functools
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from monai.fl.client import MonaiAlgo
+from monai.bundle import ConfigWorkflow
+from monai.fl.client import MonaiAlgo, MonaiAlgoStats
 from monai.fl.utils.constants import ExtraItems, FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.metrics import DiceMetric
 from monai.networks.utils import one_hot
 
-from monai_iln.datasets import prepare_right_ventricle, prepare_sunnybrook
+from monai_iln.datasets import prepare_right_ventricle, prepare_sunnybrook, split_datalist
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.networks import PaperUNet
 from monai_iln.transforms import LargestComponent, LargestComponentSlicewise
@@ -79,7 +81,7 @@ def join(folder, tmp_path, monkeypatch):
                 config_train_filename="configs/train.yaml",
                 train_kwargs=dict(overrides),
                 config_evaluate_filename=["configs/train.yaml", "configs/evaluate.yaml"],
-                eval_kwargs=overrides | {"network": "$@network_def.to(@device)"},  # its weights come from the server
+                eval_kwargs=dict(overrides),
                 **options,
             )
             client.initialize({ExtraItems.CLIENT_NAME: f"site{number}"})
@@ -179,3 +181,57 @@ def test_differences_are_what_the_weights_changed_by(join):
     assert difference.keys() == weights.keys()
     for name, tensor in difference.items():
         torch.testing.assert_close(weights[name] + tensor, whole[name], rtol=1e-4, atol=1e-5)
+
+
+SITE = {"batch_size": 4, "device": "cpu", "epochs": 1, "network_def#features": list(FEATURES), "roi_size": [64, 64]}
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A copy of a bundle without weights, and a working directory outside it."""
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)  # the bundle sets it
+    name = "lv_short_axis_iln"
+    ignored = shutil.ignore_patterns("data", "eval", "models")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    return shutil.copytree(BUNDLES / name, tmp_path / name, ignore=ignored)
+
+
+def test_a_plain_client_works_in_any_folder(elsewhere):
+    """With the files that MONAI takes by default, and its phantoms; the folder of the site comes from the framework."""
+    client = MonaiAlgo(elsewhere.name, send_weight_diff=False, train_kwargs=dict(SITE), eval_kwargs=dict(SITE))
+    client.initialize({ExtraItems.CLIENT_NAME: "site", ExtraItems.APP_ROOT: str(elsewhere.parent)})
+    weights = start("ILN")
+    before = client.evaluate(ExchangeObject(weights=weights)).metrics["val_mean_dice"]
+    assert before == pytest.approx(dice_of(client, weights, "ILN"), abs=1e-4)
+    sent, _ = train(client, weights)
+    # Now there is a model.pt of the training: it must not replace what the server sends.
+    assert (elsewhere / "models" / "model.pt").is_file()
+    client.evaluate(ExchangeObject(weights=weights))
+    for name, tensor in client.evaluator.network.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    assert any(not torch.equal(tensor, weights[name]) for name, tensor in sent.items())
+    assert not list(Path.cwd().iterdir()), "everything lies in the bundle"
+    client.finalize()
+
+
+@pytest.mark.filterwarnings("ignore")  # MONAI's own: its analysis has old defaults, and four processes on any machine
+def test_statistics_of_a_site(elsewhere, folder):
+    data = two_sites("lv_short_axis_iln", folder / "lv_short_axis_iln")[1]
+    files = "$[{{'image': item['image'], 'label': item['label']}} for item in @parts['{}']]"
+    parts = {"train#dataset#data": files.format("training"), "validate#dataset#data": files.format("validation")}
+    training = ConfigWorkflow(
+        str(elsewhere / "configs" / "train.json"),
+        workflow_type="train",
+        logging_file=False,
+        dataset_dir=str(data),
+        device="cpu",
+        **parts,
+    )
+    client = MonaiAlgoStats(str(elsewhere), workflow=training)
+    client.initialize({ExtraItems.CLIENT_NAME: "site", ExtraItems.APP_ROOT: str(elsewhere.parent)})
+    found = client.get_data_stats({FlStatistics.HIST_BINS: 10, FlStatistics.HIST_RANGE: [0, 1000]}).statistics
+    parts = split_datalist(data, 0)
+    counts = {name: found[name][FlStatistics.DATA_COUNT] for name in ("train", "eval")}
+    assert counts == {"train": len(parts["training"]), "eval": len(parts["validation"])}
+    assert all(found[name][FlStatistics.FAIL_COUNT] == 0 for name in counts)
