@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,23 @@ def segment_cines(
     return joined
 
 
+def find_extremes(source: Path | str, bundle: Path | str, series: int | str | None = None) -> dict[str, dict[str, int]]:
+    """Find which phases of cines are ED and ES, by the volume that a bundle measures first.
+
+    Args:
+        source: The cines, as for :func:`segment_cines`.
+        bundle: The bundle.
+        series: The stack, as for :func:`~monai_iln.datasets.read_cine`.
+
+    Returns:
+        The numbers of the phases, from 1, by ``"ED"`` and ``"ES"``, by the absolute path of the cine.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cines = segment_cines(source, [bundle], Path(folder) / "measured", series=series)
+    curves = {name: cine.curves[0] for name, cine in cines.items()}
+    return {name: {"ED": curve.ed, "ES": curve.es} for name, curve in curves.items()}
+
+
 def _infer(bundle: Path, **values: Any) -> None:
     """Run the inference of a bundle, as ``python -m monai.bundle run`` does."""
     require_extra("a bundle", "bundle", "yaml", "matplotlib", "PIL", "tqdm")
@@ -83,9 +101,7 @@ def _infer(bundle: Path, **values: Any) -> None:
     configuration = bundle / "configs" / "inference.yaml"
     got, rule = f"{bundle}: no configs/inference.yaml", "cines are segmented by the inference of a bundle"
     require(configuration.is_file(), got, rule, "give the folder of a bundle, such as monai-iln bundle writes")
-    workflow = ConfigWorkflow(
-        str(configuration), workflow_type="infer", logging_file=False, bundle_root=str(bundle), **values
-    )
+    workflow = ConfigWorkflow(str(configuration), workflow_type="infer", bundle_root=str(bundle), **values)
     workflow.initialize()
     workflow.run()
     workflow.finalize()

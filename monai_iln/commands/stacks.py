@@ -6,6 +6,7 @@ import argparse
 import shlex
 
 from monai_iln.commands.options import add_output, describe
+from monai_iln.files import require_new
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +14,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         "Split cines into stacks, a NIfTI file for each phase, named SUBJECT_PHASE.\n"
-        "Files tell the number of a phase, and not which is ED and which ES. A table beside the cines may tell it (ACDC's\n"
-        "Info.cfg, M&Ms' CSV); else --bundle does: it segments all phases and takes the largest and smallest volume.",
+        "Files tell the number of a phase, and not which is ED and which ES. ACDC's Info.cfg does; else a bundle\n"
+        "segments all phases, and those of the largest and smallest volume are taken.",
         "monai-iln stacks SCD_IMAGES_01 --output studies",
         "monai-iln stacks SCD_IMAGES_01 --output studies --phases ED ES --bundle lv_short_axis_iln",
     )
@@ -24,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--phases",
         nargs="+",
         metavar="PHASE",
-        help="the phases to write: numbers, counted from 1, or ED and ES (default: all)",
+        help="the phases to write: numbers, counted from 1, or ED and ES (default: all; ED and ES with --bundle)",
     )
     parser.add_argument("--bundle", metavar="NAME", help="the bundle that finds ED and ES: its folder, or its name")
     parser.add_argument("--series", metavar="VALUE", help="the stack, as for monai-iln cine")
@@ -34,14 +35,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _split(options: argparse.Namespace) -> None:
     from monai_iln.datasets.cine_stacks import write_phases
 
-    extremes = None
+    extremes, phases = None, options.phases
     if options.bundle is not None:
         from monai_iln.cines import find_extremes
 
-        extremes = find_extremes(options.source, options.bundle, options.series)
-    written = write_phases(
-        options.source, options.output, phases=options.phases, extremes=extremes, series=options.series
-    )
+        require_new(options.output)  # before long work
+        extremes, phases = find_extremes(options.source, options.bundle, options.series), phases or ["ED", "ES"]
+    written = write_phases(options.source, options.output, phases, extremes, options.series)
     print(
         f"{options.output}: complete, {len(written)} stacks. Next, with an app of monai-iln label-app: monailabel "
         f"start_server --app DIR --studies {shlex.quote(str(options.output))} --host 127.0.0.1"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from monai_iln.lazy import lazy_getattr
 
 if TYPE_CHECKING:
+    from monai_iln.datasets.cine_stacks import write_phases
     from monai_iln.datasets.cines import find_phase_times, read_cine, split_phases
     from monai_iln.datasets.datalist import check_datalist, read_datalist
     from monai_iln.datasets.decathlon import prepare_decathlon
@@ -52,6 +53,7 @@ __all__ = [
     "slice_items",
     "split_datalist",
     "split_phases",
+    "write_phases",
 ]
 
 # A command's help, and whoever reads a datalist, do not wait for what the readers need.
@@ -85,5 +87,6 @@ __getattr__ = lazy_getattr(
         "slice_items": "splits",
         "split_datalist": "splits",
         "split_phases": "cines",
+        "write_phases": "cine_stacks",
     },
 )
