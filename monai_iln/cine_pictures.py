@@ -166,7 +166,8 @@ def _film_frame(
     from PIL import Image, ImageDraw, ImageFont
 
     tiles = _tiles(pixels[..., phase], [mask[..., phase] for mask in masks], _find_window(masks))
-    mosaic = _mosaic(tiles, min(_ROW_TILES, len(tiles)))
+    rows = math.ceil(len(tiles) / _ROW_TILES)
+    mosaic = _mosaic(tiles, math.ceil(len(tiles) / rows))
     height, width, _ = mosaic.shape
     lines = [f"phase {phase + 1} of {pixels.shape[3]}"]
     lines += [f"{curve.structure}: {curve.volumes_ml[phase]:.0f} ml {curve.name_of(phase + 1)}" for curve in curves]

@@ -17,10 +17,10 @@ from monai_iln.datasets.geometry.grids import is_unit
 from monai_iln.errors import UserError
 
 FEWEST_SLICES = 6  # of a stack: fewer do not cover a ventricle
-FEWEST_PHASES = 8  # of a curve that is asked to be smooth
-# Of the largest volume: how far a phase may lie outside of what its neighbours have. In the three cines of public data
-# no phase lies LARGEST_MEASURED outside; one whose mask lacks a slice, or holds one too many, lies about a tenth.
-LARGEST_JUMP = 0.08
+FEWEST_PHASES = 12  # of a curve that is asked to be smooth
+# Of the largest volume: how far a phase may lie from the mean of its neighbours. In the three public cines the left
+# ventricle's lie within 0.021. A beat of 12 phases that is a cosine, with an ejection fraction of 60 %, has 0.04.
+LARGEST_JUMP = 0.05
 LARGEST_DIFFERENCE = 0.2  # of stroke volumes, of their mean; seven core laboratories differ by half of it
 
 DOUBTS = {
@@ -177,11 +177,11 @@ def find_largest_jump(volumes: Sequence[float] | NDArray[Any]) -> float:
         volumes: The volume of each phase.
 
     Returns:
-        The largest of these distances; 0 for fewer than eight phases, between which a heart moves too far.
+        The largest of these distances; 0 for fewer than twelve phases, between which a heart moves too far.
 
     Example:
-        >>> find_largest_jump([100, 90, 70, 50, 70, 80, 90, 95])
-        0.2
+        >>> find_largest_jump([100, 95, 85, 75, 65, 55, 45, 40, 80, 65, 80, 90, 95])
+        0.275
     """
     values = np.asarray(volumes, dtype=float)
     if len(values) < FEWEST_PHASES or not values.any():
