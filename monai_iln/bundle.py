@@ -40,13 +40,34 @@ def write_bundle(name: str, output: Path | str) -> Path:
         ['LICENSE', 'configs', 'docs', 'models']
     """
     check_keys([name], BUNDLES, "bundle of this package")
-    folder = _IN_THE_WHEEL if _IN_THE_WHEEL.is_dir() else _IN_A_CLONE
-    weights = folder / name / "models" / WEIGHTS
+    folder = _shipped(name)
+    weights = folder / "models" / WEIGHTS
     require(weights.is_file(), f"{weights}: no such file", "a bundle comes with weights", "install the package again")
     output = Path(output)
     with new_folder(output) as partial:
-        copy_bundle(folder / name, partial)
+        copy_bundle(folder, partial)
     return output
+
+
+def find_bundle(bundle: Path | str) -> Path:
+    """Find the folder of a bundle.
+
+    Args:
+        bundle: The folder itself, or one of :data:`BUNDLES`.
+
+    Raises:
+        UserError: If there is neither.
+    """
+    if str(bundle) in BUNDLES and not Path(bundle).is_dir():
+        return _shipped(str(bundle))
+    rule = f"neither a folder nor a bundle of this package ({', '.join(BUNDLES)})"
+    require(Path(bundle).is_dir(), f"bundle {bundle}", rule, "give one of them")
+    return Path(bundle).resolve()
+
+
+def _shipped(name: str) -> Path:
+    folder = _IN_THE_WHEEL if _IN_THE_WHEEL.is_dir() else _IN_A_CLONE
+    return folder / name
 
 
 def copy_bundle(bundle: Path, target: Path) -> None:

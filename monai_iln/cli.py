@@ -17,6 +17,8 @@ COMMANDS = {
     "prepare": "turn raw data into NIfTI stacks and a datalist",
     "check": "look into every file that a datalist names",
     "phantom": "write synthetic hearts in the layout of a data set",
+    "cine": "segment cines: volume curves, ED and ES, ejection fractions",
+    "stacks": "split cines into stacks, a file for each phase",
     "bundle": "write a bundle with trained weights, ready to run",
     "study": "cross-validate norms on a datalist and report which is better",
     "report": "write tables and report of a study again, finished or under way",

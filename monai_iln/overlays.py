@@ -50,11 +50,19 @@ def overlay(image: NDArray[Any], prediction: NDArray[Any], truth: NDArray[Any] |
     marked = true | predicted
     rgb = np.repeat(grey[..., None], 3, axis=-1)
     rgb[marked] = 0.55 * rgb[marked] + 0.45 * colour[marked]
-    return rgb[_window(true if true.any() else marked, marked)].astype(np.float32)
+    return rgb[crop_window(true if true.any() else marked, marked)].astype(np.float32)
 
 
-def _window(centred: NDArray[np.bool_], shown: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """A square around the one, of at least :data:`DRAWN_PIXELS`, that holds the other."""
+def crop_window(centred: NDArray[np.bool_], shown: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Find a square around what is marked in one array, of at least :data:`DRAWN_PIXELS`, that holds the other.
+
+    Args:
+        centred: An array ``(H, W)``. Without a mark the square is in the middle.
+        shown: An array ``(H, W)``.
+
+    Returns:
+        The ranges of rows and columns.
+    """
     places, all_places = np.argwhere(centred), np.argwhere(shown)
     centre = places.mean(axis=0) if len(places) else np.array(shown.shape) / 2
     reach = np.abs(all_places - centre).max() + _MARGIN if len(all_places) else 0

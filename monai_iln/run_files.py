@@ -143,9 +143,24 @@ ROBUSTNESS_FAILURE = "robustness.json"
 """Why the above could not be measured."""
 SLICES = TableFile(  # beside the masks of an inference
     "slices.csv",
-    ("stack", "slice", "pixels", "probability", "area_ratio", "shift", "removed_pixels", "doubts"),
+    ("stack", "slice", "pixels", "probability", "area_ratio", "shift", "removed_pixels", "doubts", "phase"),
     texts=("stack", "doubts"),
 )
+PHASES = TableFile(  # beside the masks of cines: a row for each phase, and one for each cine
+    "phases.csv",
+    ("stack", "structure", "phase", "time_ms", "volume_ml", "name", "doubts"),
+    texts=("stack", "structure", "name", "doubts"),
+)
+SUBJECTS = TableFile(
+    "subjects.csv",
+    (
+        *("stack", "structure", "slices", "phases", "ed_phase", "es_phase", "edv_ml", "esv_ml", "sv_ml"),
+        *("ef_percent", "doubts", "mask"),
+    ),
+    texts=("stack", "structure", "doubts", "mask"),
+)
+MASK_ENDING, CINE_PICTURE, CINE_FILM = "_pred.nii.gz", "_cine.png", "_cine.gif"
+"""How the names of a cine's masks and pictures end."""
 CURVES = TableFile("curves.csv", ("epoch", "loss", "val_mean_dice"))
 LOSSES = TableFile("losses.csv", ("iteration", "loss"))
 GATES = TableFile(

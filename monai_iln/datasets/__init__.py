@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from monai_iln.lazy import lazy_getattr
 
 if TYPE_CHECKING:
+    from monai_iln.datasets.cine_stacks import write_phases
+    from monai_iln.datasets.cines import find_phase_times, read_cine, split_phases
     from monai_iln.datasets.datalist import check_datalist, read_datalist
     from monai_iln.datasets.decathlon import prepare_decathlon
     from monai_iln.datasets.inference import find_stacks, find_stacks_folder
@@ -33,6 +35,7 @@ __all__ = [
     "add_ranges",
     "check_datalist",
     "describe_datalist",
+    "find_phase_times",
     "find_stacks",
     "find_stacks_folder",
     "inspect_stacks",
@@ -42,12 +45,15 @@ __all__ = [
     "prepare_folders",
     "prepare_right_ventricle",
     "prepare_sunnybrook",
+    "read_cine",
     "read_datalist",
     "read_folders",
     "read_right_ventricle",
     "read_sunnybrook",
     "slice_items",
     "split_datalist",
+    "split_phases",
+    "write_phases",
 ]
 
 # A command's help, and whoever reads a datalist, do not wait for what the readers need.
@@ -63,6 +69,7 @@ __getattr__ = lazy_getattr(
         "add_ranges": "ranges",
         "check_datalist": "datalist",
         "describe_datalist": "splits",
+        "find_phase_times": "cines",
         "find_stacks": "inference",
         "find_stacks_folder": "inference",
         "inspect_stacks": "quality.subjects",
@@ -72,11 +79,14 @@ __getattr__ = lazy_getattr(
         "prepare_folders": "prepare",
         "prepare_right_ventricle": "prepare",
         "prepare_sunnybrook": "prepare",
+        "read_cine": "cines",
         "read_datalist": "datalist",
         "read_folders": "readers.folders",
         "read_right_ventricle": "readers.folders",
         "read_sunnybrook": "readers.sunnybrook",
         "slice_items": "splits",
         "split_datalist": "splits",
+        "split_phases": "cines",
+        "write_phases": "cine_stacks",
     },
 )

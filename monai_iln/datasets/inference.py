@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Collection, Sequence
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from monai_iln.datasets.datalist import FILE_NAME, read_datalist
+from monai_iln.datasets.formats.dicom import read_frames
 from monai_iln.datasets.formats.listing import is_dicom, list_files
-from monai_iln.datasets.formats.volumes import without_type
+from monai_iln.datasets.formats.volumes import read_header, without_type
 from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
-from monai_iln.errors import UserError
+from monai_iln.datasets.stacks import DataWarning
+from monai_iln.errors import UserError, first_of
 
 _STACK_NAME = re.compile(r".+\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
 _LABEL_NAME = re.compile(r"(?P<image>.+)_(gt|labels?|masks?|seg)", re.IGNORECASE)
 
 
-def find_stacks(path: Path | str) -> list[str]:
-    """Find the stacks that inference is to segment.
+def find_stacks(path: Path | str, series: int | str | None = None) -> list[str]:
+    """Find the stacks and cines that inference is to segment.
+
+    Of a folder in which a volume of four axes lies, labels are passed over, and so are single phases that begin with
+    its name: they were taken from it.
+
+    DICOM files are of one study if the folders that hold them are: then the path itself is the one stack, whatever
+    folders it has for its slices or series. Otherwise each folder below it is looked into in the same way.
 
     Args:
         path: A file, a folder with a datalist (its images are taken), a folder with files below it, or a folder with
-            the DICOM files of one stack in and below it. Files are those of NIfTI, NRRD and MetaImage.
+            the DICOM files of one study, or of several, in and below it. Files are those of NIfTI, NRRD and MetaImage.
+        series: The stack that is chosen of all DICOM files, if one is. Then the path itself is that stack.
 
     Returns:
-        The paths of the files, or of the one DICOM folder.
+        The paths of the files, or of the DICOM folders.
 
     Raises:
         UserError: If there is nothing of the kind, images and labels are mixed, or two files of a folder have one name:
@@ -44,6 +55,8 @@ def find_stacks(path: Path | str) -> list[str]:
         found = [file for file in files if _STACK_NAME.fullmatch(file.name)]
     stems = list(map(without_type, found))
     if files:
+        found = _without_frames(path, found)
+        stems = list(map(without_type, found))
         _refuse_labels(path, found, stems)
     names = Counter(stems)
     twins = [name for name, count in names.items() if count > 1]
@@ -54,12 +67,72 @@ def find_stacks(path: Path | str) -> list[str]:
         )
     if found:
         return [str(file) for file in found]
-    if any(map(is_dicom, files)):
+    studies = _find_studies(files)
+    if series is not None and studies:
         return [str(path)]
+    if studies:
+        return list(map(str, _split_studies(path, studies)))
     raise UserError(
         f"{path}: no stack found. It must be a NIfTI file, a folder with .nii, .nii.gz, .nrrd or .mha files, or a "
         "folder with the DICOM files of one short-axis stack."
     )
+
+
+def _find_studies(files: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
+    """The study of each folder that holds DICOM files, by the first of them that is an image of a stack."""
+    studies: dict[Path, tuple[str, ...]] = {}
+    for file in files:
+        if studies.get(file.parent) or not is_dicom(file):
+            continue
+        studies.setdefault(file.parent, ())
+        with suppress(UserError):  # told when the stack is read
+            studies[file.parent] = read_frames(file)[0].study
+    return studies
+
+
+def _split_studies(folder: Path, studies: Mapping[Path, tuple[str, ...]]) -> list[Path]:
+    """The folder, if it holds one study, or those below it that do."""
+    known = {home: study for home, study in studies.items() if study}
+    if folder in studies or len(set(known.values())) < 2:
+        return [folder]
+    children = sorted({folder / home.relative_to(folder).parts[0] for home in known})
+    found = []
+    for child in children:
+        found += _split_studies(child, {home: known[home] for home in known if home.is_relative_to(child)})
+    return found
+
+
+def _without_frames(path: Path, found: Sequence[Path]) -> list[Path]:
+    """The volumes without the labels and the single phases of cines that lie beside them."""
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for file in found:
+        folders[file.parent].append(file)
+    kept = set(found)
+    for files in folders.values():
+        stems = {without_type(file) for file in files}
+        labels = {file for file in files if _is_label(file.relative_to(path), without_type(file), stems)}
+        cines = [file for file in files if file not in labels and _is_cine(file)]
+        if cines:
+            names = tuple(map(_subject, cines))
+            kept -= {*labels, *(file for file in files if file.name.startswith(names) and file not in cines)}
+    passed = [str(file) for file in found if file not in kept]
+    if passed:
+        told = f"{path}: {len(passed)} labels and single phases beside cines are passed over: {first_of(passed)}."
+        warnings.warn(told, DataWarning, stacklevel=3)
+    return [file for file in found if file in kept]
+
+
+def _is_cine(file: Path) -> bool:
+    try:
+        return len(read_header(file).shape) == 4
+    except UserError:  # told when it is read
+        return False
+
+
+def _subject(cine: Path) -> str:
+    """How the name of a cine begins, which those of its phases share: patient001 of patient001_4d."""
+    stem = without_type(cine).name
+    return stem.rpartition("_")[0] or stem
 
 
 def _refuse_labels(path: Path, files: Sequence[Path], stems: Sequence[Path]) -> None:
@@ -83,17 +156,20 @@ def _is_label(place: Path, stem: Path, stems: Collection[Path]) -> bool:
     return match is not None and stem.with_name(match["image"]) in stems
 
 
-def find_stacks_folder(path: Path | str) -> str:
+def find_stacks_folder(path: Path | str, series: int | str | None = None) -> str:
     """Find the folder that the stacks of :func:`find_stacks` have in common. Their masks keep what lies below it.
 
     Args:
         path: The path, as for :func:`find_stacks`.
+        series: The stack, as for :func:`find_stacks`.
 
     Returns:
         The absolute path of the folder, or ``path`` where no stack is found: whoever loads them is told why.
     """
     try:
-        folders = [str(Path(file).absolute().parent) for file in find_stacks(path)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # told where stacks are asked for
+            folders = [str(Path(file).absolute().parent) for file in find_stacks(path, series)]
     except UserError:
         return str(path)
     return os.path.commonpath(folders)

@@ -32,7 +32,7 @@ def write_stack(stack: Stack, folder: Path) -> dict[str, Any]:
         UserError: If a name holds control characters, or cannot be part of a file's name.
     """
     files = _name_files(stack)
-    for key, array in (("image", _storable(stack.image)), ("label", stack.label)):
+    for key, array in (("image", storable(stack.image)), ("label", stack.label)):
         file = folder / files[key]
         file.parent.mkdir(exist_ok=True)
         nifti = nib.Nifti1Image(array, stack.affine)
@@ -73,8 +73,12 @@ def refuse_shared_files(names: Iterable[tuple[str, str]]) -> None:
             )
 
 
-def _storable(image: NDArray[Any]) -> NDArray[Any]:
-    """The image without 64-bit integers, which NIfTI knows and many of its readers do not."""
+def storable(image: NDArray[Any]) -> NDArray[Any]:
+    """The image without 64-bit integers, which NIfTI knows and many of its readers do not.
+
+    Args:
+        image: An array of any shape.
+    """
     if image.dtype.kind not in "iu" or image.dtype.itemsize < 8:
         return image
     fits = np.abs(image).max(initial=0) <= np.iinfo(np.int32).max

@@ -1,4 +1,4 @@
-"""Ignite handlers that MONAI lacks: curves, metrics per image, robustness, overlays, gates, weights and cost.
+"""Ignite handlers that MONAI lacks: curves, cines, metrics per image, robustness, overlays, gates, weights and cost.
 
 All of them work with several ranks of ``torch.distributed``: rank 0 prints and writes, of what all ranks have seen.
 """
@@ -10,6 +10,7 @@ from monai_iln.lazy import lazy_getattr
 
 if TYPE_CHECKING:
     from monai_iln.handlers.cases import SaveCaseScores
+    from monai_iln.handlers.cines import SaveCines
     from monai_iln.handlers.cost import SaveCost
     from monai_iln.handlers.curves import TrainingCurves
     from monai_iln.handlers.doubts import SaveDoubts
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SaveCaseScores",
+    "SaveCines",
     "SaveCost",
     "SaveDoubts",
     "SaveGates",
@@ -39,6 +41,7 @@ __getattr__ = lazy_getattr(
     __name__,
     {
         "SaveCaseScores": "cases",
+        "SaveCines": "cines",
         "SaveCost": "cost",
         "SaveDoubts": "doubts",
         "SaveGates": "gates",

@@ -19,14 +19,15 @@ from torch import Tensor
 from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
-from monai_iln.handlers.slices import file_of, slice_number
+from monai_iln.handlers.slices import file_of, phase_of, slice_number
 from monai_iln.overlays import MOST_TILES, as_bytes, contact_sheet, overlay
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Tile = tuple[str, NDArray[np.uint8]]
-Key = tuple[str, str]  # of a stack: what it is called, and the file that tells it from others of that name
+# Of a stack: what it is called, the file that tells it from others of that name, and its phase if it is one of a cine.
+Key = tuple[str, str, int | str]
 _DOUBTED = np.array([1.0, 0.5, 0.0], np.float32)  # orange
 _DOUBTED_INK = "#b04a00"  # as dark as text
 _FRAME_PIXELS = 3
@@ -80,7 +81,7 @@ class SaveOverlay:
 
     Where the output has the ``doubts`` of :class:`monai_iln.transforms.DoubtSlices`, a doubted slice has an orange
     frame and says why, and what was removed from it is red. Of more than 480 slices it then shows those that are
-    doubted.
+    doubted, and of the phases of a cine no others either. Where nothing is to be shown, it writes nothing.
 
     Attach it to an evaluator whose batches hold whole stacks. While a training validates, the sheet is redrawn only
     when the key metric is the best so far, so that it shows what the saved model does.
@@ -104,21 +105,23 @@ class SaveOverlay:
 
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            image, prediction = _array(output["image"][0]), _foreground(output["pred"])
-            layers = [image, prediction]
+            layers = [_array(output["image"][0]), _foreground(output["pred"])]
             if output.get("label") is not None:
                 layers.append(_foreground(output["label"]))
-            elif output.get("doubts") is not None:
+            elif any("removed" in row["doubts"] for row in output.get("doubts", ())):
                 layers.append(_removed(output))
             file = file_of(output["image"])
             name = f"{item['subject']} {item['phase']}" if "subject" in item else file or "slice"
             # Without a file nothing tells one stack from another of that name.
-            key = name, file or f"{idist.get_rank()} {len(self._stacks)}"
-            slices = image.shape[-1]
-            doubts = [row["doubts"] for row in output.get("doubts", ())] or [""] * slices
-            self._stacks[key] = _Stack(slices, sum(map(bool, doubts)))
-            for index in range(slices):
+            phase = phase_of(item)
+            key = name, file or f"{idist.get_rank()} {len(self._stacks)}", phase
+            doubts = [row["doubts"] for row in output.get("doubts", ())] or [""] * layers[0].shape[-1]
+            shown = [index for index, told in enumerate(doubts) if told or not phase]
+            self._stacks[key] = _Stack(len(shown), sum(map(bool, doubts)))
+            for index in shown:
                 caption, tile = str(slice_number(item, index)), overlay(*(layer[..., index] for layer in layers))
+                if phase:
+                    caption += f", phase {phase}"
                 if doubts[index]:
                     caption, tile = _frame(caption, tile, doubts[index])
                     self._doubted.add(key, (caption, as_bytes(tile)))
@@ -132,7 +135,7 @@ class SaveOverlay:
         for key, tile in self._doubted.tiles:
             self._stacks[key].doubted_tiles.append(tile)
         stacks = gather(self._stacks)
-        if not is_first():
+        if not is_first() or not any(stack.slices for stack in stacks.values()):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.path) as partial:
@@ -144,9 +147,9 @@ def _sheet(stacks: Mapping[Key, _Stack]) -> Image:
     total = sum(stack.slices for stack in stacks.values())
     doubted = sum(stack.doubted for stack in stacks.values())
     only_doubted = doubted > 0 and total > MOST_TILES
-    titles = _titles([name for name, _ in stacks])
+    titles = _titles([*dict.fromkeys(name for name, _, _ in stacks)])
     tiles = []
-    for (name, _), stack in stacks.items():
+    for (name, _, _), stack in stacks.items():
         shown = stack.doubted_tiles if only_doubted else stack.tiles
         tiles += [(f"{titles[name]} {caption}", pixels) for caption, pixels in shown]
     if not doubted:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from monai_iln.datasets.cines import PHASE_KEY
 from monai_iln.transforms.io import PSEUDONYM
 
 
@@ -32,6 +33,13 @@ def slice_number(item: Mapping[str, Any], index: int) -> int:
     if "slices" in item:
         return int(item["slices"][index])
     return index + 1
+
+
+def phase_of(item: Mapping[str, Any]) -> int | str:
+    """Find the phase of a cine that an item is, counted from 1; an empty text for a stack of one phase."""
+    if PHASE_KEY not in item:
+        return ""
+    return int(item[PHASE_KEY])
 
 
 def file_of(tensor: Tensor | None) -> str:

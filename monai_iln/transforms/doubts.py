@@ -64,8 +64,10 @@ class DoubtSlices(Transform):
                 "is taken."
             )
         marked = _array(mask[0]) != 0
-        removed = (_array(logits.argmax(0)) != 0) & ~marked
-        probability = 1 - _array(torch.as_tensor(logits).float().softmax(0)[0])
+        plain = torch.as_tensor(logits).detach().cpu().float()
+        removed = (plain[1:].amax(0) > plain[0]).numpy() & ~marked  # of equal logits the first counts
+        probability = np.zeros(marked.shape)
+        probability[marked] = 1 - plain[:, torch.from_numpy(marked)].softmax(0)[0].numpy()
         first, last = parse_range(slices or "-")
         count = marked.shape[-1]
         ends = [1, count]

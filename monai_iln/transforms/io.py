@@ -16,9 +16,10 @@ from monai.transforms import MapTransform, SaveImage, SaveImaged, Transform
 from monai.utils import CommonKeys, ImageMetaKey, MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
+from monai_iln.datasets.cines import PHASE_KEY, CineImage, read_cine
 from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
-from monai_iln.datasets.geometry.grids import displacement, same_place, slice_axis
+from monai_iln.datasets.geometry.grids import displacement, refuse_other_axis, same_place
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, require
@@ -46,13 +47,13 @@ class _Grid(NamedTuple):
 
 
 class LoadStack(Transform):
-    """Load a stack from a NIfTI, Analyze, NRRD or MetaImage file, or one phase of a cine from a folder of DICOM files.
+    """Load a stack, or one phase of a cine, from a NIfTI, Analyze, NRRD or MetaImage file or a folder of DICOM files.
 
     MONAI's readers take all files of a folder for one volume, which a cine is not, and read damaged files, colours and
     complex values into other numbers than they hold. DICOM, NRRD and MetaImage need the extra ``data``.
 
     Args:
-        phase: The cardiac phase to read from DICOM files, counted from 1. A stack of several phases needs it.
+        phase: The cardiac phase to read, counted from 1. A cine needs it; a file of three axes has one phase.
         series: The stack to read from DICOM files, if there are several: its number in the list that the message about
             them gives, or a SeriesInstanceUID.
 
@@ -60,8 +61,8 @@ class LoadStack(Transform):
         A path to ``(1, H, W, Z)`` as a ``MetaTensor`` with the affine to RAS millimetres.
 
     Raises:
-        UserError: If a file cannot be read, does not have three axes, or its slices do not lie along the last; see
-            :func:`monai_iln.datasets.formats.volumes.read_volume` for files and
+        UserError: If a file cannot be read, its slices do not lie along the third axis, or no phase of a cine is
+            chosen; see :func:`monai_iln.datasets.formats.volumes.read_volume` for files and
             :func:`monai_iln.datasets.readers.dicom_folder.read_stack` for folders.
 
     Warns:
@@ -75,6 +76,7 @@ class LoadStack(Transform):
         self.phase = phase
         self.series = series
         self._told: set[Path] = set()
+        self._cine: tuple[Path, CineImage] | None = None
 
     def __call__(self, path: Path | str) -> MetaTensor:
         pixels, grid = self.read(Path(path))
@@ -88,22 +90,36 @@ class LoadStack(Transform):
         if not path.exists():
             raise UserError(f"{path}: no such file. Give the path of a stack or of a folder with DICOM files.")
         header = read_header(path)
-        if len(header.shape) != 3:
-            raise UserError(
-                f"{path}: an image of shape {header.shape}. A stack has three axes (rows, columns, slices): split a "
-                "cine into its phases (nibabel.four_to_three does, and --phase chooses one of DICOM files), or stack "
-                "single slices."
-            )
-        if (axis := slice_axis(header.shape, header.affine)) != 2:
-            sizes = " x ".join(f"{size:.2f}" for size in np.linalg.norm(header.affine[:3, :3], axis=0))
-            raise UserError(
-                f"{path}: shape {header.shape}, voxels of {sizes} mm: by these, axis {axis} counts the slices. It must "
-                "be the last (rows, columns, slices): reorder the axes."
-            )
-        if header.doubt and path not in self._told:
-            self._told.add(path)
-            warnings.warn(DataWarning(f"{path}: {header.doubt}."), stacklevel=3)
+        refuse_other_axis(path, header.shape, header.affine)
+        if len(header.shape) == 4:
+            return self.read_phase(path, self._checked(path, header.shape[3]))
+        self._tell(path, header.doubt)
         return read_voxels(header), _Grid(header.shape, header.affine, header.oriented)
+
+    def read_phase(self, path: Path, phase: int) -> tuple[NDArray[Any], _Grid]:
+        """Read one phase of a cine, counted from 1. The cine stays in memory until another file is read."""
+        if self._cine is None or self._cine[0] != path:
+            self._cine = None  # before the next one comes
+            self._cine = path, read_cine(path, self.series)
+        cine = self._cine[1]
+        self._tell(path, cine.doubt)
+        return cine.pixels[..., phase - 1], _Grid(cine.pixels.shape[:3], cine.affine, cine.oriented)
+
+    def _checked(self, path: Path, phases: int) -> int:
+        """The phase that is to be read of a volume with several."""
+        told = f"1 to {phases}"
+        if self.phase is None:
+            raise UserError(
+                f"{path}: a cine with {phases} phases. One phase is segmented at a time: choose it with phase ({told})."
+            )
+        require(1 <= self.phase <= phases, f"{path}: phase {self.phase}", f"phases count from {told}", "choose one")
+        return self.phase
+
+    def _tell(self, path: Path, doubt: str) -> None:
+        """Warn of a header that contradicts itself, once."""
+        if doubt and path not in self._told:
+            self._told.add(path)
+            warnings.warn(DataWarning(f"{path}: {doubt}."), stacklevel=4)
 
 
 def _as_tensor(pixels: NDArray[Any], affine: NDArray[np.float64], path: Path | str, name: str = "") -> MetaTensor:
@@ -121,6 +137,9 @@ def _as_tensor(pixels: NDArray[Any], affine: NDArray[np.float64], path: Path | s
 
 class LoadStackd(MapTransform):
     """Dictionary version of :class:`LoadStack`; replaces the paths by the stacks.
+
+    An item that is one phase of a cine, see :func:`~monai_iln.datasets.split_phases`, says which. Such items are read
+    from one cine, which is kept until that of another file is read.
 
     The stacks of an item, such as an image and its label, lie on one grid. They all get the affine of the first of them
     that knows its orientation: headers differ by rounding, and Analyze keeps none. The stack under ``"label"`` holds
@@ -169,8 +188,12 @@ class LoadStackd(MapTransform):
             text = re.sub(rf"{re.escape(path)}([/\\][^\s:,;)]*)?", self.names[path], text)
         return text
 
+    def _read(self, data: Mapping[Hashable, Any], key: Hashable) -> tuple[NDArray[Any], _Grid]:
+        path = Path(data[key])
+        return self.load.read_phase(path, data[PHASE_KEY]) if PHASE_KEY in data else self.load.read(path)
+
     def _load(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        read = {key: self.load.read(Path(data[key])) for key in self.key_iterator(data)}
+        read = {key: self._read(data, key) for key in self.key_iterator(data)}
         first = next((key for key, (_, grid) in read.items() if grid.oriented), next(iter(read), None))
         stacks = {}
         for key, (pixels, grid) in read.items():
@@ -240,11 +263,17 @@ class SaveStack(SaveImage):
 
 
 class SaveStackd(SaveImaged):
-    """Dictionary version of :class:`SaveStack`."""
+    """Dictionary version of :class:`SaveStack`.
+
+    It does not save the phases of a cine, which have one file: see :class:`monai_iln.handlers.SaveCines`.
+    """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, **options: Any) -> None:
         super().__init__(keys, allow_missing_keys=allow_missing_keys)
         self.saver = SaveStack(**options)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Any:
+        return dict(data) if PHASE_KEY in data else super().__call__(data)
 
 
 LoadStackD = LoadStackDict = LoadStackd

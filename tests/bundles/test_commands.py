@@ -21,7 +21,7 @@ from monai_iln.datasets import prepare_folders
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.networks import PaperUNet
-from monai_iln.run_files import SLICES
+from monai_iln.run_files import SLICES, SUBJECTS
 
 pytestmark = pytest.mark.slow
 
@@ -224,15 +224,21 @@ def test_inference_does_not_depend_on_how_a_stack_is_stored(python, trained, pre
     np.testing.assert_allclose(back.affine, masks[0].affine, atol=1e-4)
 
 
-def test_a_cine_without_a_phase_is_one_message(python, trained, official):
+def test_a_cine_without_a_phase_is_segmented_whole(python, trained, official, tmp_path):
     bundle, _ = trained
     path = next(official.glob("SCD_IMAGES_01/*/CINESAX_300"))
     features = ("--network_def#features", "[8,16]", "--roi_size", "[48,48]")
-    done = run(python, bundle, "--dataset_dir", path, *features, config="configs/inference.yaml")
-    assert done.returncode == 1
-    assert done.stderr.endswith("choose it with phase (1 to 4).\n")
-    assert (done.stdout + done.stderr).count("a cine with 4 phases") == 1
-    assert "Traceback" not in done.stdout + done.stderr
+    options = ("--dataset_dir", path, "--output_dir", tmp_path / "cine", *features)
+    output = succeed(python, bundle, *options, config="configs/inference.yaml")
+    mask = np.asanyarray(nib.load(tmp_path / "cine" / "CINESAX_300_pred.nii.gz").dataobj)
+    assert mask.shape == (96, 96, 6, 4)
+    (row,) = SUBJECTS.read_rows(tmp_path / "cine")
+    assert f"left ventricle: EDV {float(row['edv_ml']):.1f} ml (phase {row['ed_phase']})" in output
+    options = ("--dataset_dir", path, "--output_dir", tmp_path / "third", "--phase", "3", *features)
+    succeed(python, bundle, *options, config="configs/inference.yaml")
+    third = nib.load(tmp_path / "third" / "CINESAX_300_pred.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(third.dataobj), mask[..., 2])
+    assert not (tmp_path / "third" / SUBJECTS.name).exists()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ MAX_VOXELS = 1 << 28  # a cine of 512 x 512 x 20 with 50 phases; more is a damag
 _MAX_RATIO = 1100  # deflate packs at most 1032 to 1: a smaller file cannot hold what its header says
 _LARGEST = float(np.finfo(np.float32).max)
 _SPACING_MM = (0.01, 100.0)
+_PHASE_MS = (5.0, 250.0)
 #: What a header must describe, as messages say it.
 RULE = (
     f"A header must be whole and describe 3 or 4 axes of real numbers, up to {MAX_VOXELS} voxels, and their sizes of "
@@ -36,6 +38,7 @@ class VolumeHeader:
         doubt: The parts of the header that contradict each other, and what is believed; empty if there are none.
         dtype: The data type of the voxels in the file.
         offset: The number of bytes before the voxels.
+        frame_ms: The time from one phase of a cine to the next in milliseconds; NaN where the file does not tell it.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class VolumeHeader:
     doubt: str
     dtype: np.dtype[Any]
     offset: int
+    frame_ms: float
 
     @property
     def size(self) -> int:
@@ -79,6 +83,29 @@ def check_affine(affine: NDArray[np.float64]) -> None:
         raise ValueError(f"voxels of {' x '.join(f'{size:.3g}' for size in spacing)} mm")
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 0.01:
         raise ValueError("two axes that point the same way")
+
+
+def decide_frame_ms(step: float, milliseconds: float = 0.0) -> float:
+    """The time from one phase of a cine to the next.
+
+    Units are often missing or wrong. A phase lasts 0.005 to 0.25 seconds, so the number tells whether it counts seconds
+    or milliseconds. A step of 1, which programs write where they know none, is none.
+
+    Args:
+        step: The step along the axis of time.
+        milliseconds: The milliseconds in a unit of the step, 0 if the file does not tell.
+
+    Returns:
+        The time in milliseconds, or NaN.
+
+    Example:
+        >>> decide_frame_ms(0.04), decide_frame_ms(40.0), decide_frame_ms(40.0, 1000.0), decide_frame_ms(1.0)
+        (40.0, 40.0, 40.0, nan)
+    """
+    for unit in (milliseconds, 1.0, 1000.0):
+        if _PHASE_MS[0] <= step * unit <= _PHASE_MS[1]:
+            return float(step * unit)
+    return math.nan
 
 
 def check_size(header: VolumeHeader, packed: bool) -> None:

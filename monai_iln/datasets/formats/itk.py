@@ -24,6 +24,7 @@ from monai_iln.datasets.formats.header import (
     check_shape,
     check_size,
     check_values,
+    decide_frame_ms,
     unreadable,
     wrong_size,
 )
@@ -147,7 +148,10 @@ def _read_header(path: Path, start: bytes) -> ItkHeader:
     check_affine(affine)
     shape = check_shape(reader.GetSize())
     dtype = _dtype(reader).newbyteorder(text.order)
-    return ItkHeader(path, data, shape, affine, text.oriented, "", dtype, offset, text.encoding)
+    frame_ms = math.nan
+    if reader.GetDimension() > 3:
+        frame_ms = decide_frame_ms(reader.GetSpacing()[3])
+    return ItkHeader(path, data, shape, affine, text.oriented, "", dtype, offset, frame_ms, text.encoding)
 
 
 def _read_text(path: Path, start: bytes) -> tuple[_Text, int]:

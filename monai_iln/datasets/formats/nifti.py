@@ -27,6 +27,7 @@ from monai_iln.datasets.formats.header import (
     check_shape,
     check_size,
     check_values,
+    decide_frame_ms,
     unreadable,
     wrong_size,
 )
@@ -36,6 +37,8 @@ from monai_iln.errors import UserError
 _HEADER_BYTES = 544  # the longest header, that of NIfTI-2, and the flag of its extensions
 _PACKED = b"\x1f\x8b"  # how gzip files begin
 _MAGICS = {b"n+1\0": Nifti1Header, b"ni1\0": Nifti1PairHeader, b"n+2\0": Nifti2Header, b"ni2\0": Nifti2PairHeader}
+
+_MILLISECONDS = {8: 1e3, 16: 1.0, 24: 1e-3}  # in NIfTI's units of time
 
 _silent = logging.Logger("nibabel headers")  # nibabel prints what it mends in a header
 _silent.addHandler(logging.NullHandler())
@@ -143,7 +146,14 @@ def _check(header: Any, path: Path, data: Path) -> NiftiHeader:
         raise ValueError(f"voxels from byte {offset}")
     affine, oriented, doubt = decide_geometry(header)
     check_affine(affine)
-    return NiftiHeader(path, data, shape, affine, oriented, doubt, dtype, offset, header.get_slope_inter())
+    frame_ms = decide_frame_ms(*_read_step(header))
+    return NiftiHeader(path, data, shape, affine, oriented, doubt, dtype, offset, frame_ms, header.get_slope_inter())
+
+
+def _read_step(header: Any) -> tuple[float, float]:
+    """The step along the fourth axis, and the milliseconds in its unit, 0 where that is not told."""
+    unit = int(header["xyzt_units"]) & 56 if "xyzt_units" in header.keys() else 0  # noqa: SIM118 - as in headers
+    return float(header["pixdim"][4]), _MILLISECONDS.get(unit, 0.0)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,26 @@ def slice_axis(shape: tuple[int, ...], affine: NDArray[np.float64]) -> int:
             "and far apart: correct the voxel sizes in the header, or the order of the axes."
         )
     return next(iter(candidates), 2)
+
+
+def refuse_other_axis(path: Path | str, shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
+    """Refuse a stack or a cine whose slices do not lie along the third axis.
+
+    Args:
+        path: The file, for the message.
+        shape: The shape of the array.
+        affine: The affine to millimetres.
+
+    Raises:
+        UserError: If another axis counts slices, see :func:`slice_axis`.
+    """
+    axis = slice_axis(shape, affine)
+    if axis != 2:
+        sizes = " x ".join(f"{size:.2f}" for size in np.linalg.norm(affine[:3, :3], axis=0))
+        raise UserError(
+            f"{path}: shape {shape}, voxels of {sizes} mm: by these, axis {axis} counts the slices. It must be the "
+            "last (rows, columns, slices): reorder the axes."
+        )
 
 
 def displacement(image: NDArray[np.float64], label: NDArray[np.float64], shape: Sequence[int]) -> float:

@@ -1,7 +1,8 @@
-"""One stack from a folder of DICOM files."""
+"""One stack from a folder of DICOM files, in one phase or in all."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,23 +44,82 @@ def read_stack(
             damaged or unlike their series; or if the phase is not given or out of range.
     """
     folder = Path(folder)
+    cine, notes = _open(folder, series)
+    members = _take_phase(folder, cine, phase)
+    _refuse_uneven(folder, members)
+    _tell(folder, notes)
+    return np.stack([read_pixels(frame) for frame in members], axis=-1), stack_affine(members)
+
+
+def read_cine_folder(
+    folder: Path | str, series: int | str | None = None
+) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """Read all phases of one short-axis stack from a folder of DICOM files, each file once.
+
+    Args:
+        folder: The folder, as for :func:`read_stack`. Where ``series`` chooses none of several stacks, and only one of
+            them is a cine of several slices, it is taken.
+        series: The stack, as for :func:`read_stack`.
+
+    Returns:
+        The cine ``(rows, columns, slices, phases)`` and its NIfTI affine.
+
+    Raises:
+        UserError: As :func:`read_stack` raises it.
+    """
+    folder = Path(folder)
+    cine, notes = _open(folder, series, cines_first=True)
+    _refuse_uneven(folder, _take_phase(folder, cine, 1))
+    _tell(folder, notes)
+    slices = [np.stack([read_pixels(frame) for frame in slice_], axis=-1) for slice_ in cine.slices]
+    return np.stack(slices, axis=2), stack_affine([slice_[0] for slice_ in cine.slices])
+
+
+def find_times(folder: Path | str, series: int | str | None = None) -> list[float]:
+    """Find when the phases of the stack in a folder of DICOM files were taken, from headers alone.
+
+    Args:
+        folder: The folder, as for :func:`read_cine_folder`.
+        series: The stack, as for :func:`read_stack`.
+
+    Returns:
+        The median TriggerTime of each phase, in milliseconds after the first phase; NaN where files do not tell it.
+        Its length is the number of phases.
+
+    Raises:
+        UserError: As :func:`read_cine_folder` raises it for headers.
+    """
+    cine, _ = _open(Path(folder), series, cines_first=True)
+    if cine.key != "TriggerTime":
+        return [math.nan] * cine.counts[0]
+    times = np.array([[frame.trigger_time for frame in slice_] for slice_ in cine.slices], dtype=float)
+    return [float(time) for time in np.median(times - times[:, :1], axis=0)]
+
+
+def _open(folder: Path, series: int | str | None, cines_first: bool = False) -> tuple[Cine, list[str]]:
+    """The one stack of a folder, whole and in order, and what was decided on the way."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Give the folder that holds the DICOM files of one stack.")
     frames, unfit, others = _find_frames(folder)
     frames, notes = drop_copies(frames)
-    cine = _choose(folder, group_cines(frames), series, unfit)
+    cines = group_cines(frames)
+    moving = [cine for cine in cines if len(cine.slices) > 1 and max(cine.counts) > 1]
+    if cines_first and series is None and len(moving) == 1 < len(cines):
+        notes.append(f"of {len(cines)} stacks the one cine of several slices is taken: {moving[0].describe()}")
+        cines = moving
+    cine = _choose(folder, cines, series, unfit)
     _check(folder, cine, unfit)
-    members = _take_phase(folder, cine, phase)
-    if uneven_steps(members):
-        raise UserError(f"{folder}: {_unevenness(members)}")
-    stack = np.stack([read_pixels(frame) for frame in members], axis=-1)
     others += [str(error).rstrip(".") for error in unfit]
     notes += [*cine.notes, *(f"{frame.path} is passed over, {detail}" for frame, detail in cine.strays)]
     if others:
         notes.append(f"{len(others)} files are passed over: {first_of(others)}")
+    return cine, notes
+
+
+def _tell(folder: Path, notes: Sequence[str]) -> None:
+    """Warn of what was decided on the way."""
     if notes:
-        warnings.warn(f"{folder}: {'. '.join(notes)}.", DataWarning, stacklevel=2)
-    return stack, stack_affine(members)
+        warnings.warn(f"{folder}: {'. '.join(notes)}.", DataWarning, stacklevel=3)
 
 
 def _find_frames(folder: Path) -> tuple[list[Frame], list[NotASliceError], list[str]]:
@@ -159,18 +219,21 @@ def _take_phase(folder: Path, cine: Cine, phase: int | None) -> list[Frame]:
     return [slice_[phase - 1] for slice_ in cine.slices]
 
 
-def _unevenness(members: Sequence[Frame]) -> str:
-    """What is wrong with slices that are not evenly spaced."""
+def _refuse_uneven(folder: Path, members: Sequence[Frame]) -> None:
+    """Refuse slices that are not evenly spaced."""
+    if not uneven_steps(members):
+        return
     misfits = [f"{frame.path} {detail}" for frame, detail in find_misfits(members)]
     if misfits:
-        return (
-            f"a header was changed or damaged, or a slice moved. {misfits[0]}. Restore the file, or remove its slice."
+        raise UserError(
+            f"{folder}: a header was changed or damaged, or a slice moved. {misfits[0]}. Restore the file, or remove "
+            "its slice."
         )
     steps = np.linalg.norm(np.diff([frame.position for frame in members], axis=0), axis=1)
     place = int(np.abs(steps - np.median(steps)).argmax())
     one, two = members[place].path.name, members[place + 1].path.name
-    return (
-        f"the slices are not evenly spaced, as if one were missing or too many: {steps[place]:.1f} mm between those of "
-        f"{one} and {two}, {np.median(steps):.1f} mm between most. A stack needs one step between slices: add what is "
-        "missing, remove what is not of it, or segment the parts one by one."
+    raise UserError(
+        f"{folder}: the slices are not evenly spaced, as if one were missing or too many: {steps[place]:.1f} mm "
+        f"between those of {one} and {two}, {np.median(steps):.1f} mm between most. A stack needs one step between "
+        "slices: add what is missing, remove what is not of it, or segment the parts one by one."
     )

@@ -1,0 +1,135 @@
+"""Cines segmented by bundles: their own inference, and both ventricles of a heart joined."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from monai_iln.bundle import find_bundle
+from monai_iln.cine_files import MeasuredCine, read_tables, write_tables
+from monai_iln.cine_pictures import find_limits, scale_grey, write_pictures
+from monai_iln.datasets.cines import read_cine
+from monai_iln.datasets.formats.volumes import read_volume
+from monai_iln.datasets.inference import find_stacks
+from monai_iln.datasets.pseudonyms import name_stacks
+from monai_iln.errors import require
+from monai_iln.extras import require_extra
+from monai_iln.files import require_new
+from monai_iln.run_files import MASK_ENDING
+from monai_iln.volume_curves import compare_strokes
+
+_SIDES = ("left ventricle", "right ventricle")
+
+
+def segment_cines(
+    source: Path | str, bundles: Sequence[Path | str], output: Path | str, **options: Any
+) -> dict[str, MeasuredCine]:
+    """Segment cines by the inference of one bundle or several, and measure them.
+
+    One bundle writes into ``output`` what its ``inference.yaml`` writes. Of several, each writes into a folder there of
+    its own, and ``output`` itself gets tables and pictures of all structures. Where one is a left and one a right
+    ventricle, their stroke volumes are compared.
+
+    Args:
+        source: The cines, as for :func:`~monai_iln.datasets.find_stacks`.
+        bundles: The folders of the bundles, or names of this package's.
+        output: The folder to make.
+        options: Further ids of the inference with their values, such as ``series``, ``slices``, ``anonymize``.
+
+    Returns:
+        The measured cines by their names.
+
+    Raises:
+        UserError: If there is no cine, ``output`` is in use, or an inference raises it.
+
+    Example:
+        >>> cines = segment_cines("patient001", ["lv_short_axis_iln"], "measured")  # doctest: +SKIP
+        >>> cines["patient001"].curves[0].ejection_fraction  # doctest: +SKIP
+        57.1
+    """
+    output = Path(output)
+    require_new(output)
+    folders = [find_bundle(bundle) for bundle in bundles]
+    names = [folder.name for folder in folders]
+    alone = len(set(names)) == len(names)
+    require(alone, f"bundles {', '.join(names)}", "each has a folder of its name in the output", "rename one")
+    given = {key: value for key, value in options.items() if value is not None}
+    homes = [output / name for name in names] if len(names) > 1 else [output]
+    for folder, home in zip(folders, homes, strict=True):
+        _infer(folder, dataset_dir=str(source), output_dir=str(home), **given)
+    tables = [read_tables(home) for home in homes]
+    found, rule = f"{source}: no cine among the stacks", "volumes over a beat need several phases"
+    require(any(tables), found, rule, "give a cine; masks of its single phases are there")
+    if len(homes) == 1:
+        return tables[0]
+    joined = _join(tables, [home.name for home in homes])
+    paths = {str(Path(stack).absolute()): stack for stack in find_stacks(source, given.get("series"))}
+    hidden = name_stacks(source, given.get("anonymize"), output)
+    paths |= {name: stack for stack, name in hidden.items()}
+    for name, cine in joined.items():
+        _draw(output, cine, read_cine(paths[name], given.get("series")).pixels)
+    write_tables(output, joined.values())
+    return joined
+
+
+def find_extremes(source: Path | str, bundle: Path | str, series: int | str | None = None) -> dict[str, dict[str, int]]:
+    """Find which phases of cines are ED and ES, by the volume that a bundle measures first.
+
+    Args:
+        source: The cines, as for :func:`segment_cines`.
+        bundle: The bundle.
+        series: The stack, as for :func:`~monai_iln.datasets.read_cine`.
+
+    Returns:
+        The numbers of the phases, from 1, by ``"ED"`` and ``"ES"``, by the absolute path of the cine.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cines = segment_cines(source, [bundle], Path(folder) / "measured", series=series)
+    curves = {name: cine.curves[0] for name, cine in cines.items()}
+    return {name: {"ED": curve.ed, "ES": curve.es} for name, curve in curves.items()}
+
+
+def _infer(bundle: Path, **values: Any) -> None:
+    """Run the inference of a bundle, as ``python -m monai.bundle run`` does."""
+    require_extra("a bundle", "bundle", "yaml", "matplotlib", "PIL", "tqdm")
+    from monai.bundle import ConfigWorkflow
+
+    configuration = bundle / "configs" / "inference.yaml"
+    got, rule = f"{bundle}: no configs/inference.yaml", "cines are segmented by the inference of a bundle"
+    require(configuration.is_file(), got, rule, "give the folder of a bundle, such as monai-iln bundle writes")
+    workflow = ConfigWorkflow(str(configuration), workflow_type="infer", bundle_root=str(bundle), **values)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def _join(tables: Sequence[Mapping[str, MeasuredCine]], folders: Sequence[str]) -> dict[str, MeasuredCine]:
+    """The structures of every cine, of all bundles, with stroke volumes compared."""
+    joined: dict[str, MeasuredCine] = {}
+    for table, folder in zip(tables, folders, strict=True):
+        for name, cine in table.items():
+            own = joined.setdefault(name, MeasuredCine([], []))
+            own.curves.extend(cine.curves)
+            own.masks.extend(f"{folder}/{mask}" for mask in cine.masks)
+    for cine in joined.values():
+        structures = [curve.structure for curve in cine.curves]
+        places = [structures.index(side) for side in _SIDES if structures.count(side) == 1]
+        if len(places) == 2:
+            left, right = places
+            cine.curves[left], cine.curves[right] = compare_strokes(cine.curves[left], cine.curves[right])
+    return joined
+
+
+def _draw(output: Path, cine: MeasuredCine, pixels: NDArray[Any]) -> None:
+    """Write the pictures of all structures of a cine."""
+    masks = []
+    for place, file in enumerate(cine.masks):
+        labels, _ = read_volume(output / file)
+        masks.append(labels == 1 + cine.masks[:place].count(file))
+    stem = output.joinpath(*Path(cine.masks[0].removesuffix(MASK_ENDING)).parts[1:])
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    write_pictures(stem, scale_grey(pixels, find_limits(pixels[..., 0])), masks, cine.curves)

@@ -1,0 +1,60 @@
+"""``monai-iln cine``: volumes over a heart beat, by one bundle or by those of both ventricles."""
+
+from __future__ import annotations
+
+import argparse
+
+from monai_iln.bundle import BUNDLES
+from monai_iln.commands.options import add_output, describe
+
+_OPTIONS = {
+    "series": "the stack, of several in a folder of DICOM files: its number in the list that is told, or its UID",
+    "slices": "the slices that show the heart: 2-9 of the one stack, or a table with the columns stack, first and last",
+    "anonymize": "the table of pseudonyms, by which files and tables then call the cines",
+    "device": "the device: cpu or cuda (default: the GPU if there is one)",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options; what they leave in ``run`` is to be called with the result."""
+    describe(
+        parser,
+        "Segment all phases of cines: masks, volume curves, ED and ES, ejection fractions, and what is doubted.",
+        "monai-iln cine patient001 --output measured",
+        "monai-iln cine SCD_IMAGES_01 --bundle lv_short_axis_iln rv_short_axis_iln --output measured",
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="the cines: a NIfTI, NRRD or MetaImage file of four axes, a folder of DICOM files, or one of subjects",
+    )
+    parser.add_argument(
+        "--bundle",
+        nargs="+",
+        default=["lv_short_axis_iln"],
+        metavar="NAME",
+        help=f"the bundles: folders, or {', '.join(BUNDLES)} (default: lv_short_axis_iln)",
+    )
+    add_output(parser, "the folder to make")
+    for name, meaning in _OPTIONS.items():
+        parser.add_argument(f"--{name}", metavar="VALUE", help=meaning)
+    parser.set_defaults(run=_measure)
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from monai_iln.cines import segment_cines
+    from monai_iln.volume_curves import DOUBTS
+
+    given = {name: getattr(options, name) for name in _OPTIONS}
+    if given["device"] is not None:
+        given["device"] = f"$torch.device({given['device']!r})"
+    cines = segment_cines(options.source, options.bundle, options.output, **given)
+    doubts = set()
+    for name, cine in cines.items():
+        print(name)
+        for curve in cine.curves:
+            print(f"  {curve.tell()}")
+            doubts |= {*curve.doubts}
+    for word in sorted(doubts):
+        print(f"{word}: {DOUBTS[word]}")
+    print(f"{options.output}: complete. subjects.csv and phases.csv hold the numbers.")

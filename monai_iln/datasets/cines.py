@@ -1,0 +1,121 @@
+"""Cines: short-axis stacks in several phases, in DICOM folders or in volumes of four axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_iln.datasets.formats.volumes import read_header, read_voxels
+from monai_iln.datasets.geometry.grids import refuse_other_axis
+from monai_iln.datasets.readers.dicom_folder import find_times, read_cine_folder
+from monai_iln.errors import require
+
+PHASE_KEY, TIMES_KEY = "cine_phase", "cine_times"
+"""The keys of an item that is one phase of a cine: its number, from 1, and the times of all phases."""
+
+
+class CineImage(NamedTuple):
+    """All phases of a stack.
+
+    Attributes:
+        pixels: An array ``(rows, columns, slices, phases)``, as stored.
+        affine: The affine from the first three indices to RAS millimetres.
+        oriented: Whether the affine's directions and origin mean anything.
+        doubt: The parts of the header that contradict each other, and what is believed; empty if there are none.
+    """
+
+    pixels: NDArray[Any]
+    affine: NDArray[np.float64]
+    oriented: bool
+    doubt: str
+
+
+def read_cine(path: Path | str, series: int | str | None = None) -> CineImage:
+    """Read all phases of a cine, each file once.
+
+    Args:
+        path: A folder of DICOM files, or a volume of four axes, the last of which is time.
+        series: The stack to read from DICOM files, see :func:`~monai_iln.datasets.readers.dicom_folder.read_stack`.
+
+    Raises:
+        UserError: If it cannot be read, or is no such cine.
+    """
+    path = Path(path)
+    if path.is_dir():
+        pixels, affine = read_cine_folder(path, series)
+        return CineImage(pixels, affine, True, "")
+    header = read_header(path)
+    refuse_other_axis(path, header.shape, header.affine)
+    got, rule = f"{path}: an image of shape {header.shape}", "a cine has four axes (rows, columns, slices, phases)"
+    require(len(header.shape) == 4, got, rule, "give a cine")
+    return CineImage(read_voxels(header), header.affine, header.oriented, header.doubt)
+
+
+def find_phase_times(path: Path | str, series: int | str | None = None) -> list[float]:
+    """Find the phases of a stack, from headers alone.
+
+    Args:
+        path: A folder of DICOM files, or a volume.
+        series: The stack, as for :func:`read_cine`.
+
+    Returns:
+        The time of each phase in milliseconds after the first, NaN where it is not told. A stack of one phase has one.
+
+    Raises:
+        UserError: If the headers cannot be read, or frames are missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return find_times(path, series)
+    header = read_header(path)
+    phases = [*header.shape, 1][3]
+    return [phase * header.frame_ms for phase in range(phases)]
+
+
+def split_phases(
+    items: Sequence[Mapping[str, Any]], phase: int | None = None, series: int | str | None = None
+) -> list[dict[str, Any]]:
+    """Make an item of every phase of the cines among some items. Stacks of one phase stay as they are.
+
+    Args:
+        items: The items, with a path as ``"image"``.
+        phase: The phase that is asked for. Then no cine is split.
+        series: The stack, as for :func:`read_cine`.
+
+    Returns:
+        The items. Those of a phase have its number as ``"cine_phase"``, and the times of all phases as
+        ``"cine_times"``; the phases of a cine follow one another.
+
+    Raises:
+        UserError: As :func:`find_phase_times` raises it, before anything is segmented.
+    """
+    if phase is not None:
+        return [dict(item) for item in items]
+    split: list[dict[str, Any]] = []
+    for item in items:
+        times = find_phase_times(item["image"], series)
+        if len(times) < 2:
+            split.append(dict(item))
+        else:
+            split += [{**item, PHASE_KEY: number, TIMES_KEY: times} for number in range(1, len(times) + 1)]
+    return split
+
+
+def frame_ms(times: Sequence[float]) -> float:
+    """The usual time from one phase to the next, NaN where it is not known.
+
+    Args:
+        times: The times of the phases in milliseconds.
+
+    Example:
+        >>> frame_ms([0.0, 40.0, 80.0, 121.0])
+        40.0
+    """
+    if len(times) < 2:
+        return math.nan
+    return float(np.median(np.diff(times)))

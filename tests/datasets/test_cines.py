@@ -1,0 +1,231 @@
+"""Cines in every layout: which there are, their phases, and the voxels of each."""
+
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+from dicom_layouts import LAYOUTS, PHASES, SLICES, frame, numbers, random_cine, uid
+
+from monai_iln.datasets import DataWarning, find_phase_times, find_stacks, read_cine, split_phases
+from monai_iln.datasets.formats.volumes import read_header
+from monai_iln.datasets.phantom import write_phantom
+from monai_iln.datasets.readers.dicom_folder import read_stack
+from monai_iln.errors import UserError
+from monai_iln.transforms import LoadStack, LoadStackd
+
+CINE = random_cine()
+AFFINE = np.diag([1.5, 1.25, 8.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def acdc(tmp_path_factory):
+    return write_phantom(
+        tmp_path_factory.mktemp("acdc") / "raw", layout="acdc", subjects=2, slices=5, phases=5, size=96
+    )
+
+
+def stacked(cine):
+    """As a reader returns it: rows, columns, slices, phases."""
+    return cine.transpose(2, 3, 0, 1)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.filterwarnings("ignore::monai_iln.datasets.DataWarning")
+def test_a_cine_of_dicom_is_its_phases(name, tmp_path):
+    LAYOUTS[name](tmp_path, CINE)
+    cine = read_cine(tmp_path)
+    assert cine.pixels.shape == (9, 7, SLICES, PHASES)
+    for phase in range(PHASES):
+        pixels, affine = read_stack(tmp_path, phase + 1)
+        np.testing.assert_array_equal(cine.pixels[..., phase], pixels)
+        np.testing.assert_allclose(cine.affine, affine, atol=1e-3)
+    assert len(find_phase_times(tmp_path)) == PHASES
+
+
+def test_times_are_told_by_trigger_times_alone(tmp_path):
+    LAYOUTS["a_series_for_each_slice"](tmp_path / "told", CINE)
+    assert find_phase_times(tmp_path / "told") == [0, 42, 84, 126], "the median of slices of 40 to 44 ms"
+    for slice_, phase in np.ndindex(SLICES, PHASES):
+        frame(tmp_path / "not told", CINE[slice_, phase], slice_, phase, TriggerTime="0")
+    assert np.isnan(find_phase_times(tmp_path / "not told")).all()
+
+
+def write_nifti(path, unit="msec", step=40.0):
+    image = nib.Nifti1Image(stacked(CINE).astype(np.int16), AFFINE)
+    image.header.set_xyzt_units("mm", unit)
+    image.header["pixdim"][4] = step
+    nib.save(image, path)
+    return path
+
+
+def write_nrrd(path):
+    image = SimpleITK.GetImageFromArray(stacked(CINE).astype(np.int16).T, isVector=False)
+    image.SetSpacing((1.5, 1.25, 8.0, 0.04))
+    SimpleITK.WriteImage(image, str(path))
+    return path
+
+
+@pytest.mark.parametrize("name", ["cine.nii.gz", "cine.nrrd", "cine.mha"])
+def test_a_cine_in_a_file(name, tmp_path):
+    path = (write_nifti if "nii" in name else write_nrrd)(tmp_path / name)
+    np.testing.assert_array_equal(read_cine(path).pixels, stacked(CINE))
+    np.testing.assert_allclose(find_phase_times(path), [0, 40, 80, 120])
+    tensor = LoadStack(phase=2)(path)
+    np.testing.assert_array_equal(tensor[0].numpy(), stacked(CINE)[..., 1])
+    with pytest.raises(UserError, match=r"cine.* a cine with 4 phases.* choose it with phase \(1 to 4\)"):
+        LoadStack()(path)
+    with pytest.raises(UserError, match="phase 5: phases count from 1 to 4"):
+        LoadStack(phase=5)(path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "step", "expected"),
+    [
+        ("msec", 40, 40),
+        ("sec", 0.04, 40),
+        ("sec", 40, 40),
+        ("unknown", 0.04, 40),
+        ("unknown", 33, 33),
+        ("unknown", 1, np.nan),
+        ("sec", 0, np.nan),
+    ],
+)
+def test_the_time_of_a_phase(unit, step, expected, tmp_path):
+    header = read_header(write_nifti(tmp_path / "cine.nii", unit, step))
+    np.testing.assert_allclose(header.frame_ms, expected, rtol=1e-6)
+
+
+def test_slices_along_another_axis_are_refused(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((8, 90, 90, 4), np.int16), np.diag([8.0, 1.4, 1.4, 1.0])), tmp_path / "a.nii")
+    for read in (read_cine, LoadStack(phase=1)):
+        with pytest.raises(UserError, match="axis 0 counts the slices"):
+            read(tmp_path / "a.nii")
+
+
+def test_a_stack_is_no_cine(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 3), np.int16), AFFINE), tmp_path / "a.nii")
+    with pytest.raises(UserError, match="a cine has four axes"):
+        read_cine(tmp_path / "a.nii")
+    assert split_phases([{"image": tmp_path / "a.nii"}]) == [{"image": tmp_path / "a.nii"}]
+
+
+def test_a_cine_is_read_once(tmp_path, monkeypatch):
+    path = write_nifti(tmp_path / "cine.nii")
+    other = shutil.copy(path, tmp_path / "other.nii")
+    reads = []
+
+    def read(path, series):
+        reads.append(path.name)
+        return read_cine(path, series)
+
+    monkeypatch.setattr("monai_iln.transforms.io.read_cine", read)
+    items = split_phases([{"image": str(path)}, {"image": str(other)}])
+    load = LoadStackd("image")
+    for item in items:
+        tensor = load(item)["image"]
+        np.testing.assert_array_equal(tensor[0].numpy(), stacked(CINE)[..., item["cine_phase"] - 1])
+        assert tensor.meta["filename_or_obj"] == item["image"]
+    assert [item["cine_phase"] for item in items] == [1, 2, 3, 4] * 2
+    assert reads == ["cine.nii", "other.nii"]
+
+
+def test_a_phase_that_is_asked_for_splits_nothing(tmp_path):
+    path = write_nifti(tmp_path / "cine.nii")
+    assert split_phases([{"image": path}], phase=2) == [{"image": path}]
+
+
+def test_a_missing_frame_is_told_before_anything_is_segmented(tmp_path):
+    LAYOUTS["a_series_for_each_slice"](tmp_path, CINE)
+    sorted(tmp_path.iterdir())[7].unlink()
+    with pytest.raises(UserError, match=r"(4, )*3(, 4)* files for the 5 slices"):
+        split_phases([{"image": tmp_path}])
+
+
+def test_a_missing_slice_is_told(tmp_path):
+    LAYOUTS["one_series"](tmp_path, CINE[[0, 1, 3, 4]])
+    for slice_, phase in np.ndindex(SLICES, PHASES):
+        if slice_ != 2:
+            frame(tmp_path / "gap", CINE[slice_, phase], slice_, phase)
+    with pytest.raises(UserError, match=r"not evenly spaced.* 16\.0 mm between"):
+        read_cine(tmp_path / "gap")
+
+
+def test_the_last_of_two_acquisitions_of_a_slice(tmp_path):
+    LAYOUTS["a_series_for_each_slice"](tmp_path, CINE)
+    again = random_cine(3)
+    for phase in range(PHASES):
+        series = {"SeriesInstanceUID": uid("again"), "SeriesNumber": 20, "InstanceNumber": phase + 1}
+        frame(tmp_path, again[2, phase], 2, phase, **series)
+    with pytest.warns(DataWarning, match="slices acquired again are taken from the last"):
+        pixels = read_cine(tmp_path).pixels
+    np.testing.assert_array_equal(pixels[:, :, 2], stacked(again)[:, :, 2])
+    np.testing.assert_array_equal(pixels[:, :, 3], stacked(CINE)[:, :, 3])
+
+
+def write_others(folder, patient="X"):
+    """Two long axes of one slice each, and localizers."""
+    for number, angle in ((30, 0.0), (31, 0.7)):
+        axes = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0]])
+        for phase in range(PHASES):
+            series = {"SeriesInstanceUID": uid(number), "SeriesNumber": number, "PatientID": patient}
+            directions = {"ImageOrientationPatient": numbers(axes.ravel()), "InstanceNumber": phase + 1}
+            frame(folder / f"lax_{number}", CINE[0, phase], 0, phase, **series, **directions)
+    scout = {"SeriesInstanceUID": uid("scout"), "SeriesNumber": 1, "TriggerTime": None, "PatientID": patient}
+    for place in range(3):
+        frame(folder / "scout", CINE[0, 0], place, 0, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], **scout)
+
+
+def test_the_one_cine_among_other_views_is_taken_and_told(tmp_path):
+    LAYOUTS["kaggle"](tmp_path, CINE)
+    write_others(tmp_path)
+    assert find_stacks(tmp_path) == [str(tmp_path)]
+    with pytest.warns(DataWarning, match="of 4 stacks the one cine of several slices is taken: .*slices: 5, phases: 4"):
+        np.testing.assert_array_equal(read_cine(tmp_path).pixels, stacked(CINE))
+    again = {"SeriesInstanceUID": uid("again"), "SeriesNumber": 40}
+    for slice_, phase in np.ndindex(SLICES, PHASES):
+        frame(tmp_path / "again", CINE[slice_, phase], slice_, phase, **again)
+    with pytest.raises(UserError, match="5 stacks"):
+        read_cine(tmp_path)
+    np.testing.assert_array_equal(read_cine(tmp_path, series=uid("again")).pixels, stacked(CINE))
+
+
+def test_folders_of_subjects(tmp_path):
+    for subject in ("P2", "P1"):
+        LAYOUTS["one_series"](tmp_path / "all" / subject / "sax", CINE)
+        for path in (tmp_path / "all" / subject / "sax").iterdir():
+            path.unlink()
+        for slice_, phase in np.ndindex(SLICES, PHASES):
+            frame(tmp_path / "all" / subject / f"sax_{slice_}", CINE[slice_, phase], slice_, phase, PatientID=subject)
+        write_others(tmp_path / "all" / subject, subject)
+    (tmp_path / "all" / "readme.txt").touch()
+    expected = [str(tmp_path / "all" / subject) for subject in ("P1", "P2")]
+    assert find_stacks(tmp_path / "all") == expected
+    assert find_stacks(tmp_path) == expected
+    assert find_stacks(tmp_path / "all", series=2) == [str(tmp_path / "all")]
+    assert find_stacks(tmp_path / "all" / "P1" / "sax_0") == [str(tmp_path / "all" / "P1" / "sax_0")]
+
+
+def test_what_lies_beside_a_cine_is_passed_over(acdc, tmp_path):
+    with pytest.warns(DataWarning, match="8 labels and single phases beside cines are passed over: .*_frame01.nii.gz"):
+        found = find_stacks(acdc)
+    assert found == [str(acdc / name / f"{name}_4d.nii.gz") for name in ("patient001", "patient002")]
+    shutil.copytree(acdc / "patient001", tmp_path / "patient001")
+    (tmp_path / "patient001" / "patient001_4d.nii.gz").unlink()
+    with pytest.raises(UserError, match="2 of 4 files are labels"):
+        find_stacks(tmp_path)
+
+
+def test_labels_of_all_times_are_no_cines(tmp_path):
+    raw = write_phantom(tmp_path / "mnms", layout="mnms", subjects=1, slices=4, phases=4, size=96)
+    with pytest.warns(DataWarning, match=r"1 labels and single phases .*_sa_gt.nii.gz\."):
+        (found,) = find_stacks(raw)
+    assert found.endswith("_sa.nii.gz")
+    assert len(split_phases([{"image": found}])) == 4
+
+
+def test_other_stacks_beside_a_cine_stay(tmp_path):
+    write_nifti(tmp_path / "P1_cine.nii")
+    nib.save(nib.Nifti1Image(np.zeros((9, 7, 5), np.int16), AFFINE), tmp_path / "P2_ED.nii")
+    assert find_stacks(tmp_path) == [str(tmp_path / "P1_cine.nii"), str(tmp_path / "P2_ED.nii")]

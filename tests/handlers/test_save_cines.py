@@ -1,0 +1,168 @@
+import csv
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from engines import AFFINE, disc, evaluate
+from monai.data import MetaTensor
+from PIL import Image
+
+from monai_iln.cine_files import read_tables
+from monai_iln.handlers import SaveCines, SaveDoubts, SaveOverlay
+from monai_iln.run_files import PHASES, SLICES, SUBJECTS
+from monai_iln.transforms import DoubtSlicesd
+
+VOXEL_ML = 2 * 1.5 * 8 / 1000
+RADII = (15, 13, 11, 9, 12, 14)
+EMPTY = torch.zeros(64, 64)
+
+
+def phases(name="P1", radii=RADII, first=1, slices=8, step=40.0, inner=0, **item):
+    """Items and outputs of all phases of a cine: a cylinder that beats, and one within it of a second class."""
+    times = [step * phase for phase in range(len(radii))]
+    made = []
+    for number, radius in enumerate(radii, start=1):
+        layers = [EMPTY] * first + [disc(radius) + (disc(inner) if inner else 0)] * (slices - 1 - first) + [EMPTY]
+        mask = torch.stack(layers, dim=-1)[None]
+        image = MetaTensor(torch.rand(mask.shape) + mask, affine=AFFINE)
+        image.meta["filename_or_obj"] = f"/data/{name}/cine.nii.gz"
+        output = {"image": image, "pred": MetaTensor(mask, affine=AFFINE)}
+        made.append(({"cine_phase": number, "cine_times": times, **item}, output))
+    return made
+
+
+def pixels(radius):
+    return int(disc(radius).sum())
+
+
+def test_a_mask_of_all_phases_and_its_numbers(tmp_path, capsys):
+    saver = SaveCines(str(tmp_path / "out"), ["left ventricle"], data_root_dir="/data")
+    evaluate(saver, *phases())
+    mask = nib.load(tmp_path / "out" / "P1" / "cine_pred.nii.gz")
+    assert mask.shape == (64, 64, 8, 6)
+    np.testing.assert_allclose(mask.affine, AFFINE, atol=1e-5)
+    assert (mask.header.get_zooms()[3], mask.header.get_xyzt_units()) == (40, ("mm", "msec"))
+    assert mask.get_data_dtype() == np.uint8
+    areas = np.asanyarray(mask.dataobj).sum(axis=(0, 1))
+    np.testing.assert_array_equal(areas[1:7], [[pixels(radius) for radius in RADII]] * 6)
+    rows = PHASES.read_rows(tmp_path / "out")
+    expected = [6 * pixels(radius) * VOXEL_ML for radius in RADII]
+    np.testing.assert_allclose([float(row["volume_ml"]) for row in rows], expected, atol=5e-4)
+    assert [row["name"] for row in rows] == ["ED", "", "", "ES", "", ""]
+    assert [row["time_ms"] for row in rows] == ["0.0", "40.0", "80.0", "120.0", "160.0", "200.0"]
+    (subject,) = SUBJECTS.read_rows(tmp_path / "out")
+    assert (subject["ed_phase"], subject["es_phase"], subject["doubts"]) == ("1", "4", "")
+    fraction = 100 * (1 - pixels(9) / pixels(15))
+    assert float(subject["ef_percent"]) == pytest.approx(fraction, abs=1e-3)
+    assert subject["mask"] == "P1/cine_pred.nii.gz"
+    assert f"cine: left ventricle: EDV {expected[0]:.1f} ml (phase 1)" in capsys.readouterr().out
+
+
+def test_what_is_doubted_stands_beside_the_number(tmp_path, capsys):
+    evaluate(SaveCines(str(tmp_path)), *phases(first=0))
+    assert [row["doubts"] for row in PHASES.read_rows(tmp_path)] == ["edge"] * 6
+    assert SUBJECTS.read_rows(tmp_path)[0]["doubts"] == "edge"
+    assert "%; DOUBTED: edge\n" in capsys.readouterr().out
+    evaluate(SaveCines(str(tmp_path)), *phases(first=0, slice_range="1-7"))
+    assert SUBJECTS.read_rows(tmp_path)[0]["doubts"] == ""
+
+
+def test_several_structures_are_measured_one_by_one(tmp_path):
+    evaluate(SaveCines(str(tmp_path), ["wall"]), *phases(inner=5))
+    rows = SUBJECTS.read_rows(tmp_path)
+    assert [row["structure"] for row in rows] == ["wall", "structure 2"]
+    assert float(rows[1]["edv_ml"]) == pytest.approx(6 * pixels(5) * VOXEL_ML, abs=5e-4)
+    assert float(rows[0]["edv_ml"]) == pytest.approx(6 * (pixels(15) - pixels(5)) * VOXEL_ML, abs=5e-4)
+
+
+def test_cines_and_stacks_in_one_run(tmp_path):
+    (item, stack), *_ = phases("P3")
+    del item["cine_phase"]
+    saver = SaveCines(str(tmp_path), data_root_dir="/data")
+    evaluate(saver, *phases("P1"), (item, stack), *phases("P2", radii=(9, 15)))
+    cines = read_tables(tmp_path)
+    assert list(cines) == ["/data/P1/cine.nii.gz", "/data/P2/cine.nii.gz"]
+    assert [len(cine.curves[0].volumes_ml) for cine in cines.values()] == [6, 2]
+    assert not (tmp_path / "P3").exists()
+
+
+def test_without_a_cine_nothing_is_written(tmp_path):
+    (item, stack), *_ = phases()
+    del item["cine_phase"]
+    evaluate(SaveCines(str(tmp_path / "out")), (item, stack))
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_times(tmp_path):
+    evaluate(SaveCines(str(tmp_path)), *phases(step=float("nan")))
+    assert {row["time_ms"] for row in PHASES.read_rows(tmp_path)} == {""}
+    mask = nib.load(tmp_path / "cine_pred.nii.gz")
+    assert mask.header.get_xyzt_units() == ("mm", "unknown")
+    (cine,) = read_tables(tmp_path).values()
+    assert np.isnan(cine.curves[0].times_ms).all()
+
+
+def test_tables_are_read_as_they_were_written(tmp_path):
+    evaluate(SaveCines(str(tmp_path), ["wall"]), *phases(inner=5, first=0))
+    (cine,) = read_tables(tmp_path).values()
+    rows = SUBJECTS.read_rows(tmp_path)
+    assert [f"{curve.ejection_fraction:.2f}" for curve in cine.curves] == [
+        f"{float(row['ef_percent'] or 'nan'):.2f}" for row in rows
+    ]
+    assert [curve.doubts for curve in cine.curves] == [("edge",), ("edge",)]
+
+
+def test_a_film_with_a_contour(tmp_path):
+    evaluate(SaveCines(str(tmp_path)), *phases())
+    with Image.open(tmp_path / "cine_cine.gif") as film:
+        assert film.n_frames == 6
+        reach = []
+        for number in range(6):
+            film.seek(number)
+            assert film.info["duration"] == 40
+            frame = np.asarray(film.convert("RGB")).astype(int)
+            tile = frame[:96, 96:192]  # the second slice
+            orange = (abs(tile - [255, 140, 26]) < 8).all(axis=-1)
+            reach.append(int(np.ptp(orange.nonzero()[0])))
+    radii = [size / 3 for size in reach]  # 1.5 pixels a pixel
+    np.testing.assert_allclose(radii, RADII, atol=0.8)
+
+
+def test_a_picture_of_curves(tmp_path):
+    evaluate(SaveCines(str(tmp_path)), *phases())
+    with Image.open(tmp_path / "cine_cine.png") as picture:
+        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert (abs(colours.astype(int) - [255, 140, 26]) < 12).all(axis=1).sum() > 500
+
+
+def doubted(*radii):
+    items = []
+    for item, output in phases(radii=radii, first=0):
+        logits = torch.cat([10 - 20 * output["pred"], 20 * output["pred"] - 10])
+        items.append((item, DoubtSlicesd("pred")({**output, "logits": logits})))
+    return items
+
+
+def test_doubted_slices_tell_their_phase(tmp_path):
+    items = doubted(9, 15, 12)
+    evaluate(SaveDoubts(str(tmp_path)), *items)
+    rows = SLICES.read_rows(tmp_path)
+    assert [row["phase"] for row in rows] == ["1"] * 8 + ["2"] * 8 + ["3"] * 8
+    assert [(row["phase"], row["slice"]) for row in rows if row["doubts"]] == [("1", "1"), ("2", "1"), ("3", "1")]
+    evaluate(SaveOverlay(str(tmp_path / "overlay.png")), *items)
+    with Image.open(tmp_path / "overlay.png") as sheet:
+        assert sheet.width < 1.5 * 3 * 156 + 300, "the three that are doubted, not all 24"
+        assert sheet.height < 2 * 156 + 80
+
+
+def test_a_cine_without_doubts_has_no_overlay(tmp_path):
+    items = [(item, {**output, "doubts": [{"doubts": ""}] * 8}) for item, output in phases()]
+    evaluate(SaveOverlay(str(tmp_path / "overlay.png")), *items)
+    assert not (tmp_path / "overlay.png").exists()
+
+
+def test_names_that_a_spreadsheet_would_run(tmp_path):
+    evaluate(SaveCines(str(tmp_path), ["=1+1"]), *phases())
+    with (tmp_path / "subjects.csv").open() as file:
+        assert next(csv.DictReader(file))["structure"] == "'=1+1"
