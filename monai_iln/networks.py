@@ -153,7 +153,7 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
         reason = str(error).splitlines()[-1].strip()[:120]
         raise UserError(
             f"{path}: these weights do not fit the network ({reason}). Network and norm must be those of the training: "
-            "give the same --norm and the same network."
+            "give the same norm and the same network."
         ) from error
     return network
 

@@ -159,6 +159,10 @@ PROGRESS = "progress.json"
 """How far a training is. It is there only while the training runs."""
 PREDICTIONS = "predictions"
 WEIGHTS = "model.pt"
+SHIPPED = "shipped.pt"
+"""The weights that were there before a fine-tuning replaced them for the first time, beside those that replace them."""
+FINE_TUNING = "fine_tuning.json"
+"""What a fine-tuning made of the weights that were there."""
 
 # A run of a study has these as well; its cost is a part of its record.
 RECORD = "run.json"

@@ -128,6 +128,16 @@ def test_files_that_are_not_there_or_not_whole(tmp_path, prepared):
         LoadStack()(path)
 
 
+def _changed(affine, origin=0.0, spacing=1.0, degrees=0.0):
+    """An affine with another origin, another spacing within slices, or turned about the axis from foot to head."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turned = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]]) @ affine[:3, :3]
+    changed = affine.copy()
+    changed[:3, :3] = turned @ np.diag([spacing, spacing, 1])
+    changed[0, 3] += origin
+    return changed
+
+
 def test_an_image_and_its_label_lie_on_one_grid(tmp_path, prepared):
     image = sorted((prepared / "images").iterdir())[0]
     label = sorted((prepared / "labels").iterdir())[0]
@@ -137,6 +147,15 @@ def test_an_image_and_its_label_lie_on_one_grid(tmp_path, prepared):
     for wrong, difference in (
         (nib.Nifti1Image(array[:-1], affine), r"of shape \(\d+, \d+, \d+\), not \("),
         (nib.Nifti1Image(array, affine @ np.diag([-1, 1, 1, 1])), r"in another place: .* corner lies \d+ voxels away"),
+        (
+            nib.Nifti1Image(array, _changed(affine, origin=4.0)),
+            r"in another place: its origin is .* mm, not .*, 4 mm away",
+        ),
+        (nib.Nifti1Image(array, _changed(affine, spacing=1.1)), r"in another place: its voxels have .* mm, not \("),
+        (
+            nib.Nifti1Image(array, _changed(affine, degrees=30)),
+            r"in another place: its axes are turned by up to (29.9|30) degr",
+        ),
     ):
         nib.save(wrong, tmp_path / "wrong.nii.gz")
         with pytest.raises(UserError, match=f"wrong.nii.gz: the label of .*, but {difference}.*They lie on one grid"):

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from monai_iln.handlers.overlays import SaveOverlay
     from monai_iln.handlers.robustness import SaveRobustness
     from monai_iln.handlers.slices import slices_from_engine
-    from monai_iln.handlers.weights import SaveWeights
+    from monai_iln.handlers.weights import FineTuning, SaveWeights
 
 __all__ = [
+    "FineTuning",
     "SaveCaseScores",
     "SaveCost",
     "SaveDoubts",
@@ -37,6 +38,7 @@ require_extra("monai_iln.handlers", "bundle", "matplotlib", "tqdm", "PIL")
 __getattr__ = lazy_getattr(
     __name__,
     {
+        "FineTuning": "weights",
         "SaveCaseScores": "cases",
         "SaveCost": "cost",
         "SaveDoubts": "doubts",

@@ -120,7 +120,7 @@ class TrainingCurves:
         # A validation runs as the epoch of the trainer.
         if self.evaluator is not None and name is not None and self.evaluator.state.epoch == epoch:
             score = float(self.evaluator.state.metrics[name])
-            line += f", {_in_words(name)} {score:.3f}"
+            line += f", {in_words(name)} {score:.3f}"
         tqdm.write(line)
         self.rows.append((epoch, loss, score))
         self._add_losses(losses)
@@ -153,7 +153,7 @@ class TrainingCurves:
             figure.savefig(partial, dpi=120)
 
     def _draw_scores(self, axes: Any, name: str) -> None:
-        axes.set_ylabel(_in_words(name), color="tab:orange")
+        axes.set_ylabel(in_words(name), color="tab:orange")
         validated = [(epoch, score) for epoch, _, score in self.rows if score is not None]
         if all(0 <= score <= 1 for _, score in validated):
             axes.set_ylim(0, 1)
@@ -198,6 +198,10 @@ def _loss_of(output: Any) -> float:
     return float(torch.as_tensor(output).detach().cpu().double().mean())
 
 
-def _in_words(metric: str) -> str:
-    """What a reader calls a metric."""
+def in_words(metric: str) -> str:
+    """What a reader calls a metric.
+
+    Args:
+        metric: The name of the metric.
+    """
     return "validation Dice" if "dice" in metric.casefold() else metric

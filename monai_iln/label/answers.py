@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from fastapi import HTTPException
@@ -12,8 +12,15 @@ from monai_iln.errors import find_user_error
 
 
 @contextmanager
-def answer_user_errors() -> Iterator[None]:
-    """Answer mistakes that the client can mend with a message; the server would answer 500 and nothing else."""
+def answer_user_errors(names: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Answer mistakes that the client can mend with a message; the server would answer 500 and nothing else.
+
+    Args:
+        names: What the client calls files, by their paths, which mean nothing to it. Messages tell the names.
+
+    Raises:
+        HTTPException: With status 404 for what is not there, 422 for what is wrong.
+    """
     try:
         yield
     except HTTPException:
@@ -24,4 +31,7 @@ def answer_user_errors() -> Iterator[None]:
         user_error = find_user_error(error)
         if user_error is None:
             raise
-        raise HTTPException(422, str(user_error)) from error
+        message = str(user_error)
+        for path, name in (names or {}).items():
+            message = message.replace(path, name)
+        raise HTTPException(422, message) from error

@@ -23,6 +23,7 @@ try:
     from monai_iln.label.checkpoints import class_names
     from monai_iln.label.dicomweb import PacsStudies, open_client
     from monai_iln.label.infer import Infer, InferAll
+    from monai_iln.label.strategies import LEAST_SURE, LeastSure, RandomStack
     from monai_iln.label.studies import LocalStudies
     from monai_iln.label.train import Train
 except ImportError as error:
@@ -48,7 +49,7 @@ class LabelApp(MONAILabelApp):
             return super().init_datastore()
         return LocalStudies(
             self.studies,
-            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            settings.MONAI_LABEL_DATASTORE_FILE_EXT,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
@@ -65,6 +66,9 @@ class LabelApp(MONAILabelApp):
         tasks = {path.name: Train(path, self.conf) for path in self.bundles}
         return {name: task for name, task in tasks.items() if task.is_valid()}
 
+    def init_strategies(self) -> dict[str, Any]:
+        return {LEAST_SURE: LeastSure(self._infers), "random": RandomStack()}
+
     def init_batch_infer(self) -> Any:
         return InferAll()
 
@@ -77,13 +81,30 @@ class LabelApp(MONAILabelApp):
     def infer(self, request: Mapping[str, Any], datastore: Any = None) -> Any:
         image = request.get("image")
         self.bundle_path(request.get("model"))
-        with answer_user_errors():
-            studies = datastore or self.datastore()
-            if isinstance(image, str) and not (Path(image).exists() or studies.get_image_uri(image)):
+        names = {}
+        if isinstance(image, str) and not Path(image).exists():
+            path = (datastore or self.datastore()).get_image_uri(image)
+            if not path:
                 raise HTTPException(
                     404, f"image {image}: not among the studies. GET /datastore/?output=all lists them."
                 )
+            names[path] = image
+        with answer_user_errors(names):
             return super().infer(request, datastore)
+
+    def next_sample(self, request: Mapping[str, Any]) -> Any:
+        strategy = request.get("strategy") or "random"
+        if strategy not in self._strategies:
+            raise HTTPException(
+                404, f"strategy {strategy}: not here. There are {', '.join(self._strategies)}: choose one."
+            )
+        self.bundle_path(request.get("model"))
+        with answer_user_errors():
+            return super().next_sample(request)
+
+    def scoring(self, request: Mapping[str, Any], datastore: Any = None) -> Any:
+        with answer_user_errors():
+            return super().scoring(request, datastore)
 
     def train(self, request: Mapping[str, Any]) -> Any:
         if isinstance(self.datastore(), PacsStudies):

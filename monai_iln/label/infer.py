@@ -16,12 +16,13 @@ import torch
 from fastapi import HTTPException
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.tasks.infer.bundle import BundleInferTask
-from monailabel.utils.others.generic import file_ext
 
+from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.datasets.ranges import RANGE_KEY
 from monai_iln.errors import UserError
 from monai_iln.files import new_file
 from monai_iln.label.checkpoints import class_names, find_checkpoint, list_checkpoints
+from monai_iln.label.stacks import stack_of
 from monai_iln.networks import load_weights
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,19 @@ class Infer(BundleInferTask):
     def config(self) -> dict[str, Any]:
         self._config["model_filename"] = list_checkpoints(self.bundle)  # the first is what a request without one gets
         self._config["slices"] = ""  # all
+        self._config["phase"] = ""  # of a cine
         return self._config  # type: ignore[no-any-return]
 
     def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> Any:
-        return super().__call__({**request, RANGE_KEY: str(request.get("slices") or "")}, callbacks)
+        image = Path(request["image"])
+        ending = image.name.removeprefix(without_type(image).name) or ".nii.gz"
+        with stack_of(image, request.get("phase")) as stack:
+            own = {
+                "image": str(stack),
+                "result_extension": request.get("result_extension") or ending,
+                RANGE_KEY: str(request.get("slices") or ""),
+            }
+            return super().__call__({**request, **own}, callbacks)
 
     def _get_network(self, device: str, data: Mapping[str, Any] | None) -> Any:
         # MONAI Label loads what fits of a file and leaves the rest random, and tells two files only by their times.
@@ -58,7 +68,7 @@ class Infer(BundleInferTask):
     def writer(self, data: dict[str, Any], extension: str | None = None, dtype: Any = None) -> Any:
         doubted = [row for row in data.get("doubts", ()) if row["doubts"]]
         data[self.output_json_key] = {**data.get(self.output_json_key, {}), "doubted_slices": doubted}
-        ending = extension or data.get("result_extension") or file_ext(data["image_path"])
+        ending = extension or data["result_extension"]
         if ending not in (".nii", ".nii.gz"):
             return super().writer(data, extension, dtype or data.get("result_dtype") or np.uint8)
         # MONAI Label's writers straighten the affine of a sheared stack, or fail on a stack of one slice.

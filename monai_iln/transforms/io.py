@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, require
 from monai_iln.files import new_file
 
+_ORIGIN_MM, _SPACING_MM, _ANGLE_DEGREES = 0.04, 0.001, 0.02  # smaller differences are rounding in headers
 PSEUDONYM = "pseudonym"
 """The key of the meta data that holds the name of a stack whose file is not to be told."""
 
@@ -42,7 +43,25 @@ class _Grid(NamedTuple):
         if not (self.oriented and other.oriented) or same_place(self.affine, other.affine, self.shape):
             return ""
         distance = displacement(self.affine, other.affine, self.shape)
-        return f"in another place: by its affine, a corner lies {distance:.3g} voxels away"
+        details = [*_differences(self.affine, other.affine), f"a corner lies {distance:.3g} voxels away"]
+        return f"in another place: {'; '.join(details)}"
+
+
+def _differences(expected: NDArray[np.float64], found: NDArray[np.float64]) -> Iterator[str]:
+    """Tell in millimetres and degrees in what an affine differs from the expected one."""
+    origins = [affine[:3, 3] for affine in (expected, found)]
+    spacings = [np.linalg.norm(affine[:3, :3], axis=0) for affine in (expected, found)]
+    if (distance := np.linalg.norm(origins[1] - origins[0])) > _ORIGIN_MM:
+        yield f"its origin is {_numbers(origins[1])} mm, not {_numbers(origins[0])}, {distance:.3g} mm away"
+    if np.abs(spacings[1] - spacings[0]).max() > _SPACING_MM:
+        yield f"its voxels have {_numbers(spacings[1])} mm, not {_numbers(spacings[0])}"
+    cosines = (expected[:3, :3] / spacings[0] * (found[:3, :3] / spacings[1])).sum(axis=0)
+    if (angle := np.degrees(np.arccos(cosines.clip(-1, 1))).max()) > _ANGLE_DEGREES:
+        yield f"its axes are turned by up to {angle:.3g} degrees"
+
+
+def _numbers(values: NDArray[np.float64]) -> str:
+    return f"({', '.join(f'{value:.4g}' for value in values + 0.0)})"
 
 
 class LoadStack(Transform):

@@ -1,0 +1,103 @@
+"""Stacks as the app takes them: the files of an annotator, without options of a command line."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from monai_iln.datasets.formats.volumes import read_header, read_voxels
+from monai_iln.errors import UserError, find_user_error
+from monai_iln.transforms import LoadStack, LoadStackd
+
+
+def require_stack(path: Path, what: str = "an image") -> None:
+    """Refuse a file that holds no stack, by its header.
+
+    Args:
+        path: The file. A folder of DICOM files passes: it is judged when it is read.
+        what: What the file should be, with its article.
+
+    Raises:
+        UserError: If the file is damaged, planar, or a cine.
+    """
+    if path.is_dir():
+        return
+    shape = read_header(path).shape
+    if len(shape) == 4 and what == "an image":
+        raise UserError(
+            f"{path}: a cine of {shape[3]} phases. A mask is of one stack: give the number of its phase as the "
+            "parameter 'phase', or split the cine into stacks before the server starts (monai-iln stacks)."
+        )
+    if len(shape) == 4:
+        raise UserError(
+            f"{path}: of shape {shape}. {what.capitalize()} has three axes, as its stack: export one layer, without "
+            "segments that overlap."
+        )
+
+
+def load_label(image: str, label: str) -> Any:
+    """Load a label, and refuse one that does not lie on its image.
+
+    Args:
+        image: The file of the image.
+        label: The file of the label.
+
+    Raises:
+        UserError: If one of both is no stack, or they differ in shape or place.
+    """
+    require_stack(Path(image))
+    require_stack(Path(label), "a label")
+    return LoadStackd(["image", "label"])({"image": image, "label": label})["label"]
+
+
+def why_no_stack(path: Path) -> str:
+    """Tell why a file cannot be used as a stack; nothing if it can."""
+    try:
+        require_stack(path)
+        LoadStack().read(path)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def stack_of(path: Path, phase: Any) -> Iterator[Path]:
+    """Take the stack of one phase out of a cine, for as long as it is needed.
+
+    Args:
+        path: A stack, or a cine with time as its last axis.
+        phase: The number of the phase, from 1. A stack has none: ``None`` or an empty text.
+
+    Yields:
+        The path of the stack: ``path`` itself, or a temporary file.
+
+    Raises:
+        UserError: If the phase is not there, or a cine comes without.
+    """
+    if path.is_dir() or phase in (None, ""):
+        require_stack(path)
+        yield path
+        return
+    header = read_header(path)
+    if len(header.shape) != 4:
+        raise UserError(f"{path}: phase {phase} of a single stack. Only a cine has phases: leave the parameter empty.")
+    count = header.shape[3]
+    if not str(phase).isdecimal() or not 1 <= int(phase) <= count:
+        raise UserError(f"{path}: phase {phase}. The cine has {count}: choose a whole number from 1 to {count}.")
+    frame = np.asarray(read_voxels(header)[..., int(phase) - 1], dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Path(folder) / "phase.nii"
+        nib.save(nib.Nifti1Image(frame, header.affine), stack)
+        try:
+            yield stack
+        except Exception as error:
+            user_error = find_user_error(error)
+            if user_error is None:
+                raise
+            raise UserError(str(user_error).replace(str(stack), str(path))) from error
