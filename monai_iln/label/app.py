@@ -21,7 +21,7 @@ try:
 
     from monai_iln.label.answers import answer_user_errors
     from monai_iln.label.checkpoints import class_names
-    from monai_iln.label.dicomweb import PacsStudies, open_client
+    from monai_iln.label.dicomweb import PacsStudies
     from monai_iln.label.infer import Infer, InferAll
     from monai_iln.label.strategies import LEAST_SURE, LeastSure, RandomStack
     from monai_iln.label.studies import LocalStudies
@@ -57,7 +57,7 @@ class LabelApp(MONAILabelApp):
     def _init_dicomweb_datastore(self) -> Any:
         models = {path.name: class_names(path) for path in self.bundles}
         structures = {model: {value: name for value, name in names.items() if value} for model, names in models.items()}
-        return PacsStudies(open_client(self.studies), structures)
+        return PacsStudies(self.studies, structures)
 
     def init_infers(self) -> dict[str, Any]:
         return {path.name: Infer(path, self.conf) for path in self.bundles}
