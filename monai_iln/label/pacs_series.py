@@ -69,12 +69,11 @@ def _read_headers(headers: Sequence[Mapping[str, Any]]) -> list[Frame]:
     with tempfile.TemporaryDirectory() as folder, quiet_pydicom() as pydicom:
         for number, header in enumerate(headers):
             path = Path(folder) / f"{number}.dcm"
-            dataset = pydicom.Dataset.from_json({tag: value for tag, value in header.items() if _tells(tag, value)})
-            dataset.is_little_endian, dataset.is_implicit_VR = True, False
-            dataset.preamble = bytes(128)
-            dataset.ensure_file_meta()
-            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-            dataset.save_as(path)
+            meta = pydicom.dataset.FileMetaDataset()
+            meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+            told = pydicom.Dataset.from_json({tag: value for tag, value in header.items() if _tells(tag, value)})
+            file = pydicom.FileDataset(path, told, preamble=bytes(128), file_meta=meta, is_implicit_VR=False)
+            file.save_as(path)
             try:
                 parts = read_frames(path)
             except NotASliceError as error:
