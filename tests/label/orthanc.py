@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -14,11 +15,19 @@ from typing import Any
 
 import requests
 
+_PLUGINS = Path("/usr/lib/orthanc")
+
 
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def find_orthanc() -> str:
+    """The program, or nothing if it or its DICOMweb is not installed."""
+    program = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin")
+    return program if program and list(_PLUGINS.glob("libOrthancDicomWeb.so*")) else ""
 
 
 class Orthanc:
@@ -28,9 +37,9 @@ class Orthanc:
         self.url = url
         self.studies = f"{url}/dicom-web"
 
-    def upload(self, files: Iterable[Path]) -> None:
+    def upload(self, files: Iterable[bytes]) -> None:
         for file in files:
-            requests.post(f"{self.url}/instances", data=file.read_bytes(), timeout=60).raise_for_status()
+            requests.post(f"{self.url}/instances", data=file, timeout=60).raise_for_status()
 
     def get(self, path: str) -> Any:
         answer = requests.get(f"{self.studies}{path}", headers={"Accept": "application/dicom+json"}, timeout=60)
@@ -47,7 +56,7 @@ class Orthanc:
 def serve_orthanc(folder: Path) -> Iterator[Orthanc]:
     """Start Orthanc with its data and its log in a folder, and stop it at the end whatever happens."""
     port = free_port()
-    plugin = next(Path("/usr/lib/orthanc").glob("libOrthancDicomWeb.so*"))
+    plugin = next(_PLUGINS.glob("libOrthancDicomWeb.so*"))
     configuration = {
         "StorageDirectory": str(folder / "orthanc"),
         "IndexDirectory": str(folder / "orthanc"),
@@ -61,7 +70,7 @@ def serve_orthanc(folder: Path) -> Iterator[Orthanc]:
     (folder / "orthanc").mkdir()
     (folder / "orthanc.json").write_text(json.dumps(configuration))
     with (folder / "orthanc.log").open("w") as log:
-        command = [shutil.which("Orthanc") or "/usr/sbin/Orthanc", str(folder / "orthanc.json")]
+        command = [find_orthanc(), str(folder / "orthanc.json")]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             server = Orthanc(f"http://127.0.0.1:{port}")
