@@ -20,6 +20,8 @@ try:
     from monailabel.interfaces.app import MONAILabelApp
 
     from monai_iln.label.answers import answer_user_errors
+    from monai_iln.label.checkpoints import class_names
+    from monai_iln.label.dicomweb import PacsStudies
     from monai_iln.label.infer import Infer, InferAll
     from monai_iln.label.strategies import LEAST_SURE, LeastSure, RandomStack
     from monai_iln.label.studies import LocalStudies
@@ -51,6 +53,11 @@ class LabelApp(MONAILabelApp):
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+
+    def _init_dicomweb_datastore(self) -> Any:
+        models = {path.name: class_names(path) for path in self.bundles}
+        structures = {model: {value: name for value, name in names.items() if value} for model, names in models.items()}
+        return PacsStudies(self.studies, structures)
 
     def init_infers(self) -> dict[str, Any]:
         return {path.name: Infer(path, self.conf) for path in self.bundles}
@@ -100,6 +107,8 @@ class LabelApp(MONAILabelApp):
             return super().scoring(request, datastore)
 
     def train(self, request: Mapping[str, Any]) -> Any:
+        if isinstance(self.datastore(), PacsStudies):
+            self.datastore().model = request["model"]  # whose labels are fetched
         if self._server_mode:  # the client asked for run_sync and waits
             with answer_user_errors():
                 return super().train(request)

@@ -1,0 +1,104 @@
+"""Which stacks a series of a PACS holds, told from the headers of its images."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monai_iln.datasets.formats.dicom import Frame, NotASliceError, quiet_pydicom, read_frames, uneven_steps
+from monai_iln.datasets.geometry.cine import Cine, group_cines
+from monai_iln.errors import UserError, first_of
+
+
+class PacsStack(NamedTuple):
+    """A stack in a PACS: a series, or one phase of a series that is a cine.
+
+    Attributes:
+        image_id: The SeriesInstanceUID, for a phase followed by ``_phase`` and its number, from 1.
+        study: The StudyInstanceUID.
+        series: The SeriesInstanceUID.
+        instances: The SOPInstanceUIDs of its images, in the order of its slices.
+    """
+
+    image_id: str
+    study: str
+    series: str
+    instances: tuple[str, ...]
+
+
+def split_series(study: str, series: str, headers: Sequence[Mapping[str, Any]]) -> list[PacsStack]:
+    """Find the stacks of a series. Images at one place are phases, see :mod:`monai_iln.datasets.geometry.cine`.
+
+    Args:
+        study: The StudyInstanceUID.
+        series: The SeriesInstanceUID.
+        headers: The headers of its images in DICOM's JSON, as DICOMweb tells them.
+
+    Returns:
+        One stack for each phase. Where localizers lie in the series of a cine, they are passed over.
+
+    Raises:
+        UserError: If the series is no stack: it holds something else, several stacks, or slices and phases of which
+            some are missing or damaged.
+    """
+    cine = _choose(group_cines(_read_headers(headers)))
+    counts = cine.counts
+    if cine.misfits:
+        raise UserError(f"{len(cine.misfits)} images do not fit with the others by their headers, which may be damaged")
+    if min(counts) < max(counts):
+        raise UserError(f"{min(counts)} to {max(counts)} images for each of {len(counts)} slices, not as many for all")
+    if counts[0] > 1 and not cine.key:
+        raise UserError(f"{counts[0]} images for each of {len(counts)} slices, and nothing tells their order")
+    if uneven_steps([slice_[0] for slice_ in cine.slices]):
+        raise UserError("the slices are not evenly spaced")
+    phases = [tuple(frame.uid for frame in members) for members in zip(*cine.slices, strict=True)]
+    if len(phases) == 1:
+        return [PacsStack(series, study, series, phases[0])]
+    digits = len(str(len(phases)))
+    return [
+        PacsStack(f"{series}_phase{number:0{digits}}", study, series, phase)
+        for number, phase in enumerate(phases, start=1)
+    ]
+
+
+def _read_headers(headers: Sequence[Mapping[str, Any]]) -> list[Frame]:
+    """The frames of images, read as those of files are."""
+    frames: list[Frame] = []
+    with tempfile.TemporaryDirectory() as folder, quiet_pydicom() as pydicom:
+        for number, header in enumerate(headers):
+            path = Path(folder) / f"{number}.dcm"
+            meta = pydicom.dataset.FileMetaDataset()
+            meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+            told = pydicom.Dataset.from_json({tag: value for tag, value in header.items() if _tells(tag, value)})
+            file = pydicom.FileDataset(path, told, preamble=bytes(128), file_meta=meta, is_implicit_VR=False)
+            file.save_as(path)
+            try:
+                parts = read_frames(path)
+            except NotASliceError as error:
+                raise UserError(str(error).removeprefix(f"{path}: ").rstrip(".")) from error
+            except UserError as error:
+                raise UserError("the header of an image is damaged") from error
+            if len(parts) > 1:
+                raise UserError("images of several frames each, which MONAI Label does not write a SEG of")
+            frames += parts
+    return frames
+
+
+def _tells(tag: str, element: Mapping[str, Any]) -> bool:
+    """Whether an element may tell the kind, the place or the time of an image. Others take time."""
+    if tag[:4] == "5200":
+        return True
+    is_short = element.get("vr") not in ("SQ", "UN", "OB", "OW", "LT", "ST", "UT", "PN", "SH")
+    return is_short and (tag == "00100020" or tag[:4] in ("0008", "0018", "0020", "0028"))
+
+
+def _choose(cines: Sequence[Cine]) -> Cine:
+    """The one stack of a series, or the one cine of several slices among others."""
+    moving = [cine for cine in cines if len(cine.slices) > 1 and max(cine.counts) > 1]
+    chosen = moving if len(moving) == 1 else cines
+    if len(chosen) != 1:
+        sizes = [f"{len(cine.slices)} slices of {max(cine.counts)} images" for cine in cines]
+        raise UserError(f"{len(cines)} stacks in one series: {first_of(sizes)}")
+    return chosen[0]

@@ -1,0 +1,239 @@
+"""Series of a PACS and DICOM segmentations, without a PACS: what the server makes of one is dicomweb_round.py's."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset, validate_file_meta
+from pydicom.filereader import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+
+from monai_iln.datasets.phantom import write_phantom
+from monai_iln.datasets.readers.dicom_folder import read_stack
+from monai_iln.errors import UserError
+from monai_iln.label.pacs_labels import find_labels
+from monai_iln.label.pacs_series import split_series
+from monai_iln.label.segmentations import describe_segments, name_values, read_segmentation
+
+LEFT, RIGHT = {1: "left ventricle"}, {1: "right ventricle"}
+MODELS = {"left": LEFT, "right": RIGHT}
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    """The images of one subject: a cine of 4 slices and 3 phases, and localizers of the same SeriesInstanceUID."""
+    folder = write_phantom(tmp_path_factory.mktemp("pacs") / "raw", subjects=1, slices=4, phases=3, size=96)
+    return sorted(folder.glob("SCD_IMAGES_01/*/*/*.dcm"))
+
+
+def headers(files):
+    """The headers as DICOMweb tells them."""
+    return [json.loads(dcmread(file, stop_before_pixels=True).to_json()) for file in files]
+
+
+def test_repeated_positions_mean_phases(subject):
+    cine = [file for file in subject if "CINESAX" in file.parent.name]
+    stacks = split_series("1.2", "1.3", headers(reversed(cine)))
+    assert [stack.image_id for stack in stacks] == ["1.3_phase1", "1.3_phase2", "1.3_phase3"]
+    by_uid = {str(dcmread(file).SOPInstanceUID): dcmread(file) for file in cine}
+    for number, stack in enumerate(stacks, start=1):
+        images = [by_uid[uid] for uid in stack.instances]
+        assert [image.InstanceNumber for image in images] == [number, number + 3, number + 6, number + 9]
+        assert (stack.study, stack.series) == ("1.2", "1.3")
+
+
+def test_one_phase_is_the_series(subject):
+    cine = [file for file in subject if "CINESAX" in file.parent.name]
+    (stack,) = split_series("1.2", "1.3", [header for header in headers(cine) if phase_of(header) == 1])
+    assert stack.image_id == "1.3"
+    assert len(stack.instances) == 4
+
+
+def phase_of(header):
+    return (header["00200013"]["Value"][0] - 1) % 3 + 1
+
+
+def test_localizers_in_the_series_of_a_cine_are_passed_over(subject):
+    assert {file.parent.name for file in subject} > {"CINESAX_300"}
+    assert len(split_series("1.2", "1.3", headers(subject))) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda told: told.pop(4), "2 to 3 images for each of 4 slices"),
+        (lambda told: [header.pop(tag) for header in told for tag in ("00181060", "00200013")], "nothing tells their"),
+        (lambda told: [header.pop("00200032") for header in told], "does not tell where it lies"),
+        (lambda told: told[0].update({"00080060": {"vr": "CS", "Value": ["SEG"]}}), "which is no image"),
+    ],
+)
+def test_no_stack(subject, change, message):
+    told = headers(file for file in subject if "CINESAX" in file.parent.name)
+    change(told)
+    with pytest.raises(UserError, match=message):
+        split_series("1.2", "1.3", told)
+
+
+@pytest.fixture
+def stack(subject, tmp_path):
+    """The first phase as a NIfTI file, and its files."""
+    files = [file for file in subject if "CINESAX" in file.parent.name and phase_of(headers([file])[0]) == 1]
+    for file in files:
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    pixels, affine = read_stack(tmp_path)
+    nib.save(nib.Nifti1Image(pixels.transpose(1, 0, 2), affine[:, [1, 0, 2, 3]]), tmp_path / "image.nii.gz")
+    return tmp_path / "image.nii.gz", files
+
+
+def write_seg(file, images, planes, codes=("87878005",), labels=("left ventricle",)):
+    """A segmentation of a plane on each image, its segments in turn."""
+    seg = FileDataset("", {}, preamble=bytes(128), file_meta=FileMetaDataset(), is_implicit_VR=False)
+    seg.SOPClassUID, seg.SOPInstanceUID, seg.Modality = SegmentationStorage, "1.9", "SEG"
+    seg.Rows, seg.Columns = planes[0].shape
+    seg.NumberOfFrames = len(planes)
+    seg.SamplesPerPixel, seg.PhotometricInterpretation = 1, "MONOCHROME2"
+    seg.BitsAllocated, seg.BitsStored, seg.HighBit, seg.PixelRepresentation = 8, 8, 7, 0
+    seg.PixelData = np.array(planes, np.uint8).tobytes()
+    seg.SegmentSequence = [
+        segment(n, code, label) for n, (code, label) in enumerate(zip(codes, labels, strict=True), start=1)
+    ]
+    shared, seg.PerFrameFunctionalGroupsSequence = Dataset(), []
+    first = dcmread(images[0])
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [Dataset()], [Dataset()]
+    shared.PixelMeasuresSequence[0].PixelSpacing = first.PixelSpacing
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = first.ImageOrientationPatient
+    seg.SharedFunctionalGroupsSequence = [shared]
+    for place, image in enumerate(map(dcmread, images)):
+        own = Dataset()
+        own.PlanePositionSequence, own.SegmentIdentificationSequence = [Dataset()], [Dataset()]
+        own.PlanePositionSequence[0].ImagePositionPatient = image.ImagePositionPatient
+        own.SegmentIdentificationSequence[0].ReferencedSegmentNumber = place % len(codes) + 1
+        own.DerivationImageSequence = [Dataset()]
+        own.DerivationImageSequence[0].SourceImageSequence = [Dataset()]
+        own.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID = image.SOPInstanceUID
+        seg.PerFrameFunctionalGroupsSequence.append(own)
+    seg.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    seg.file_meta.MediaStorageSOPClassUID, seg.file_meta.MediaStorageSOPInstanceUID = SegmentationStorage, "1.9"
+    validate_file_meta(seg.file_meta)
+    seg.save_as(file)
+    return seg
+
+
+def segment(number, code, label):
+    one, kind = Dataset(), Dataset()
+    kind.CodeValue = code
+    one.SegmentNumber, one.SegmentLabel, one.SegmentedPropertyTypeCodeSequence = number, label, [kind]
+    return one
+
+
+def planes_of(files):
+    rng = np.random.default_rng(0)
+    shape = dcmread(files[0]).pixel_array.shape
+    return [(rng.random(shape) < 0.1).astype(np.uint8) for _ in files]
+
+
+def test_frames_lie_on_the_slices_of_their_images(stack, tmp_path):
+    image, files = stack
+    planes = planes_of(files)
+    write_seg(tmp_path / "seg.dcm", files[::-1], planes[::-1])
+    mask = read_segmentation(tmp_path / "seg.dcm", image, LEFT)
+    assert np.array_equal(mask.affine, nib.load(image).affine)
+    slices = np.argsort([dcmread(file).ImagePositionPatient @ normal(files) for file in files])
+    for place, number in enumerate(slices):
+        assert np.array_equal(np.asarray(mask.dataobj)[..., place], planes[number].T)
+
+
+def normal(files):
+    across, down = np.reshape(dcmread(files[0]).ImageOrientationPatient, (2, 3)).astype(float)
+    return np.cross(across, down)
+
+
+def test_segments_are_known_by_code_or_label(stack, tmp_path):
+    image, files = stack
+    planes = planes_of(files)
+    write_seg(tmp_path / "seg.dcm", files, planes, ("53085002", "0"), ("endocardium", "Left Ventricle"))
+    left, right = (read_segmentation(tmp_path / "seg.dcm", image, names) for names in (LEFT, RIGHT))
+    assert np.asarray(left.dataobj).sum() == planes[1].sum() + planes[3].sum()
+    assert np.asarray(right.dataobj).sum() == planes[0].sum() + planes[2].sum()
+    write_seg(tmp_path / "spleen.dcm", files, planes, ("78961009",), ("spleen",))
+    with pytest.raises(UserError, match="spleen: none is one of left ventricle"):
+        read_segmentation(tmp_path / "spleen.dcm", image, LEFT)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_segmentation_that_lies_elsewhere_is_refused(stack, tmp_path, place):
+    image, files = stack
+    planes = planes_of(files)
+    seg = write_seg(tmp_path / "seg.dcm", files, planes)
+    position = seg.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0].ImagePositionPatient
+    position[place] += 4
+    seg.save_as(tmp_path / "moved.dcm")
+    with pytest.raises(UserError, match="frame"):
+        read_segmentation(tmp_path / "moved.dcm", image, LEFT)
+
+
+def test_a_label_belongs_to_the_phase_that_it_references(subject, tmp_path):
+    cine = [file for file in subject if "CINESAX" in file.parent.name]
+    stacks = split_series("1.2", "1.3", headers(cine))
+    files = [file for file in cine if str(dcmread(file).SOPInstanceUID) in stacks[1].instances]
+    told = json.loads(write_seg(tmp_path / "seg.dcm", files, planes_of(files)).to_json())
+    told |= {"00080023": {"vr": "DA", "Value": ["20261127"]}}
+    earlier = told | {"00080023": {"vr": "DA", "Value": ["20261126"]}, "00080018": {"vr": "UI", "Value": ["1.8"]}}
+    other = told | {"00620002": {"vr": "SQ", "Value": []}}
+    found = find_labels(Client([told, earlier, other]), stacks, ["left ventricle"])
+    assert list(found) == ["1.3_phase2"]
+    assert [label.instance for label in found["1.3_phase2"]] == ["1.8", "1.9"]
+    assert found["1.3_phase2"][0].structures == {"left ventricle"}
+    mixed = told | {"52009230": {"vr": "SQ", "Value": [*told["52009230"]["Value"], reference(stacks[0].instances[0])]}}
+    assert not find_labels(Client([mixed]), stacks, ["left ventricle"])
+
+
+def reference(uid):
+    return {"00081155": {"vr": "UI", "Value": [uid]}}
+
+
+class Client:
+    """A PACS with one series of segmentations."""
+
+    def __init__(self, told):
+        self.told = told
+
+    def search_for_series(self, search_filters):
+        assert search_filters == {"Modality": "SEG"}
+        return [{"0020000D": {"Value": [study]}, "0020000E": {"Value": ["1.4"]}} for study in ("1.2", "1.5")]
+
+    def retrieve_series_metadata(self, study, series):
+        assert (study, series) == ("1.2", "1.4")
+        return self.told
+
+
+@pytest.mark.parametrize(
+    ("info", "model"),
+    [
+        ({"model": "right"}, "right"),
+        ({"label_info": [{"name": "Left Ventricle", "idx": 1}]}, "left"),
+        ({"label_info": [{"name": "right ventricle"}]}, "right"),
+    ],
+)
+def test_values_are_named_as_the_client_says(info, model):
+    assert name_values([1], info, MODELS) == (model, MODELS[model])
+
+
+def test_values_without_a_name():
+    assert name_values([1], {}, {"left": LEFT}) == ("left", LEFT)
+    for values, models, message in (
+        ([1], MODELS, "several models"),
+        ([2], MODELS, "no model"),
+        ([], MODELS, "is empty"),
+    ):
+        with pytest.raises(UserError, match=message):
+            name_values(values, {}, models)
+
+
+def test_segments_have_codes():
+    codes = [
+        one["segmentAttribute"]["SegmentedPropertyTypeCodeSequence"]["CodeValue"]
+        for one in describe_segments({1: "left ventricle", 2: "Right Ventricle", 3: "lesion"}, "model")
+    ]
+    assert codes == ["87878005", "53085002", "123037004"]
