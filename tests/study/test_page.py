@@ -13,8 +13,8 @@ from matplotlib.text import Text
 from test_study_report import write
 
 from monai_iln.study.records import read_records
-from monai_iln.study.report import answer, document, style, winners, write_report
-from monai_iln.study.report.chances import lost_runs
+from monai_iln.study.report import answer, document, scores, style, winners, write_report
+from monai_iln.study.report.chances import lost_runs, lost_subjects
 from monai_iln.study.report.document import LEAST_SCALE, Document, Picture, Row, Section, Table, write_document
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.winners import find_winner, winners_of
@@ -270,3 +270,32 @@ def test_a_winner_is_found_once(seeds, monkeypatch):
     monkeypatch.setattr(winners, "find_winner", find)
     write_report(seeds[0], read_records(seeds[0]))
     assert asked == [("left ventricle",)]
+
+
+def test_subjects_without_a_score_are_counted_and_their_methods_named(seeds):
+    folder, _ = seeds
+    assert lost_subjects(Results.of(folder, read_records(folder))) == []
+    records = read_records(folder)
+    records.images["score"] = records.images["score"].where(
+        (records.images["method"] != "IN") | (records.images["subject"] != "LV-01")
+    )
+    records.images["dice"] = records.images["score"]
+    (told,) = lost_subjects(Results.of(folder, records))
+    assert told.startswith("1 of 9 subjects of LV, left ventricle have no Dice with IN: comparisons count 8. ")
+
+
+@pytest.mark.parametrize(
+    ("splits", "told"),
+    [
+        ({"LV": [0, 1, 2]}, "Each seed has a split of its own"),
+        ({"LV": [0, 1, 0]}, "seeds of LV share splits."),
+        ({"LV": [0, 1, 2], "own folds": [0, 0, 0]}, "seeds of own folds share splits."),
+    ],
+)
+def test_seeds_that_share_splits_are_told(tmp_path, splits, told):
+    datasets = {name: [name] for name in splits}
+    records = make_study(tmp_path, ("ILN", "IN"), datasets, rates=(0.1,), seeds=(0, 1, 2), pictures=False)
+    for table in (records.runs, records.images):
+        table["split"] = [splits[dataset][seed] for dataset, seed in zip(table["dataset"], table["seed"], strict=True)]
+    texts = [block.text for block in scores.blocks(Results.of(tmp_path, records)) if isinstance(block, document.Text)]
+    assert told in " ".join(texts)

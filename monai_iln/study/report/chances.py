@@ -90,6 +90,25 @@ def lost_runs(results: Results) -> list[str]:
     return said
 
 
+def lost_subjects(results: Results) -> list[str]:
+    """The subjects that were tested and have no score, with which methods, and how many are left to compare."""
+    said, metric = [], results.metric
+    for dataset, structure in [part for part in results.parts if part not in results.unlearned]:
+        images = results.part(results.shown, dataset, structure)
+        scored = images.groupby(["method", "seed", "subject"], sort=False)[metric.column].count()
+        without = scored[scored == 0].reset_index()
+        rows = [row for row in results.verdicts if (row.dataset, row.structure) == (dataset, structure)]
+        if without.empty or not rows:
+            continue
+        tested, lost = images["subject"].nunique(), without["subject"].nunique()
+        said.append(
+            f"{lost} of {count(tested, 'subject')} of {place(dataset, structure)} have no {metric.name} with "
+            f"{join(results.methods_of(without))}: comparisons count {min(row.subjects for row in rows)}. A method "
+            "without a score where it fails looks better than it is."
+        )
+    return said
+
+
 def sensitivities(rows: Sequence[Verdict], metric: Metric = METRICS["dice"]) -> list[str]:
     """With one seed, what must hold for a difference to be more than the luck of two trainings."""
     said = []

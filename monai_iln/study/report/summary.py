@@ -113,7 +113,7 @@ def _caveats(results: Results) -> list[str]:
             "The same held-out subjects chose the epoch and the learning rate of a run, so what they say of a rate is "
             "optimistic; the test subjects had no part in either."
         )
-    caveats += [*_what_chance_allows(results), *chances.lost_runs(results)]
+    caveats += [*_what_chance_allows(results), *chances.lost_runs(results), *chances.lost_subjects(results)]
     caveats += deviations.caveats(results)
     if unit := _without_spacing(results):
         caveats.append(
