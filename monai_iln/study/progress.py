@@ -231,7 +231,7 @@ class StudyProgress(_Watch):
 
 
 class RobustnessProgress(_Watch):
-    """Tells of each run whose robustness has been measured.
+    """Tells how many finished runs have been measured: by a bar on a terminal, elsewhere by a line a minute.
 
     Args:
         runs: The runs to measure.
@@ -239,17 +239,24 @@ class RobustnessProgress(_Watch):
     """
 
     def __init__(self, runs: Sequence[Run], folder: Path) -> None:
-        self.waiting, self.folder, self._total = list(runs), folder, len(runs)
-        self._told = False
+        self.runs, self.folder = list(runs), folder
+        self._bar: tqdm[Any] | None = None
+        self._told = -_LOG_SECONDS  # the first line comes at once
 
     def look(self) -> None:
-        if not self._told:
-            self._told = True
-            print(f"finished runs to measure the robustness of: {self._total}", file=self.terminal, flush=True)
-        for run in [run for run in self.waiting if (self.folder / run.path / ROBUSTNESS.name).is_file()]:
-            self.waiting.remove(run)
-            done = self._total - len(self.waiting)
-            print(f"{run}: robustness measured ({done} of {self._total})", file=self.terminal, flush=True)
+        done = sum((self.folder / run.path / ROBUSTNESS.name).is_file() for run in self.runs)
+        now = time.monotonic()
+        if self.terminal.isatty():
+            self._bar = self._bar or tqdm(total=len(self.runs), desc="Robustness", file=self.terminal)
+            self._bar.n = done
+            self._bar.refresh()
+        elif now - self._told >= _LOG_SECONDS:
+            self._told = now
+            print(f"robustness: {done} of {len(self.runs)} finished runs measured", file=self.terminal, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 class TrialProgress(_Watch):

@@ -83,7 +83,9 @@ class CrossValidationWorkflow(BundleWorkflow):
         return self.plan.runs
 
     def initialize(self) -> None:
-        """Check everything, and make the plan."""
+        """Check everything, and make the plan. With ``power`` there is none: records tell, and nothing runs."""
+        if self.study.power:
+            return
         distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun
         if distributed and idist.get_world_size() == 1:
             idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
@@ -95,11 +97,11 @@ class CrossValidationWorkflow(BundleWorkflow):
         Raises:
             UserError: If :func:`~monai_iln.study.scheduler.pending` refuses something, and in the end if runs failed.
         """
-        if self.study.dry_run:
-            self._estimate()
-            return
         if self.study.power:
             print(describe_power(self.folder, count_jobs(self.study)))
+            return
+        if self.study.dry_run:
+            self._estimate()
             return
         leads = idist.get_rank() == 0
         with locked(self.folder) if leads else contextlib.nullcontext():

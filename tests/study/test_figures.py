@@ -120,6 +120,12 @@ def test_learning_curves():
     assert len(learning_curves.draw_learning_curves({"ILN": losses}, {}, ["ILN"], "ILN").axes) == 1
 
 
+def test_the_legend_of_curves_names_a_method_that_begins_with_an_underscore():
+    curves = {name: pd.DataFrame({"iteration": [1, 2], "loss": [0.5, 0.4]}) for name in ("_own", "IN")}
+    figure = learning_curves.draw_learning_curves(curves, {}, ["_own", "IN"], "_own")
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_own", "IN"]
+
+
 def test_the_legend_of_many_methods_leaves_room_for_the_curves():
     curve = pd.DataFrame({"iteration": [1, 2], "loss": 1.0, "epoch": [1, 2], "val_mean_dice": [0.5, 0.8]})
     methods = [f"GROUP (num_groups={number}, affine=False)" for number in range(11)]

@@ -1,6 +1,7 @@
 """The page of a report as a document: contents, figures, captions, tables, colours, and what it says first."""
 
 import itertools
+import json
 import re
 from collections import Counter
 
@@ -11,15 +12,22 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from test_study_report import write
 
-from monai_iln.study.report import answer, document, style
+from monai_iln.study.records import read_records
+from monai_iln.study.report import answer, document, scores, style, winners, write_report
+from monai_iln.study.report.chances import lost_runs, lost_subjects
 from monai_iln.study.report.document import LEAST_SCALE, Document, Picture, Row, Section, Table, write_document
 from monai_iln.study.report.results import Results
+from monai_iln.study.report.winners import find_winner, winners_of
 from monai_iln.study.report.wording import join
 from monai_iln.study.statistics import subject_scores
 from monai_iln.study.verdicts import judge
 
 LONG = "InstanceLayerNorm (num_groups=alive, affine=False)"
 METHODS = ("ILN", "IN", LONG, "GROUP (num_groups=8)", "None")
+
+
+def answer_of(results):
+    return answer.blocks(results, winners_of(results))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +196,7 @@ def test_the_answer_tells_of_the_second_best_and_of_the_reference(tmp_path, mean
     bytes_of = records.runs["method"].map({"ILN": 3, "IN": 2, "None": 1}) * 2**20
     runs = records.runs.assign(seconds_per_step=bytes_of / 2**20, peak_memory_bytes=bytes_of)
     records.runs = runs.assign(parameters=1000)
-    (table,) = answer.blocks(Results.of(tmp_path, records))
+    (table,) = answer_of(Results.of(tmp_path, records))
     assert table.frame["other"].tolist() == told
     best = max(means, key=means.get)
     assert table.rows[0].cells[1].startswith(f"{best} (mean Dice 0.900)")
@@ -203,7 +211,91 @@ def test_the_answer_tells_of_the_second_best_and_of_the_reference(tmp_path, mean
 
 def test_one_method_or_one_that_nobody_learned_has_no_answer(tmp_path):
     one = make_study(tmp_path / "one", ("ILN",), rates=(0.1,), pictures=False)
-    assert answer.blocks(Results.of(tmp_path / "one", one)) == []
+    assert answer_of(Results.of(tmp_path / "one", one)) == []
     records = make_study(tmp_path / "two", ("ILN", "IN"), rates=(0.1,), pictures=False)
     records.images[["dice", "score"]] = 0.01
-    assert answer.blocks(Results.of(tmp_path / "two", records)) == []
+    assert answer_of(Results.of(tmp_path / "two", records)) == []
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """A study of two seeds with new splits and of one data set, and what makes runs of it diverge."""
+    make_study(tmp_path, ("ILN", "IN", "None"), rates=(0.1,), seeds=(0, 1), pictures=False)
+    for path in tmp_path.rglob("run.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"split": record["seed"]}))
+
+    def diverge(method, fold, seed):
+        (path,) = tmp_path.glob(f"runs/*/{method}/fold_{fold}/*/seed_{seed}/run.json")
+        record = json.loads(path.read_text())
+        nothing = {"scores": dict.fromkeys(record["scores"]), "images": {}}
+        path.write_text(json.dumps(record | nothing | {"status": "diverged"}))
+        path.with_name("images.csv").unlink()
+
+    return tmp_path, diverge
+
+
+def test_a_run_that_cost_a_seed_is_named(seeds):
+    folder, diverge = seeds
+    assert lost_runs(Results.of(folder, read_records(folder))) == []
+    diverge("ILN", 2, 1)
+    told = "ILN has no result on LV in fold 2 of seed 1, where it diverged: comparisons with it count 1 of 2 seeds."
+    assert lost_runs(Results.of(folder, read_records(folder))) == [told]
+    diverge("ILN", 0, 0)
+    results = Results.of(folder, read_records(folder))
+    assert lost_runs(results) == [
+        "ILN has no result on LV in fold 0 of seed 0 and fold 2 of seed 1, where it diverged: comparisons with it "
+        "count 0 of 2 seeds."
+    ]
+    page = write_report(folder, read_records(folder)).read_text(encoding="utf-8")
+    assert "comparisons with it count 0 of 2 seeds." in page
+    assert "(\N{EN DASH}" not in page
+
+
+def test_a_run_of_another_method_costs_its_own_comparisons(seeds):
+    folder, diverge = seeds
+    diverge("IN", 1, 0)
+    (told,) = lost_runs(Results.of(folder, read_records(folder)))
+    assert told.startswith("IN has no result on LV in fold 1 of seed 0")
+    assert told.endswith("comparisons with it count 1 of 2 seeds.")
+
+
+def test_a_winner_is_found_once(seeds, monkeypatch):
+    asked = []
+
+    def find(images, *settings):
+        asked.append(tuple(images["structure"].unique()))
+        return find_winner(images, *settings)
+
+    monkeypatch.setattr(winners, "find_winner", find)
+    write_report(seeds[0], read_records(seeds[0]))
+    assert asked == [("left ventricle",)]
+
+
+def test_subjects_without_a_score_are_counted_and_their_methods_named(seeds):
+    folder, _ = seeds
+    assert lost_subjects(Results.of(folder, read_records(folder))) == []
+    records = read_records(folder)
+    records.images["score"] = records.images["score"].where(
+        (records.images["method"] != "IN") | (records.images["subject"] != "LV-01")
+    )
+    records.images["dice"] = records.images["score"]
+    (told,) = lost_subjects(Results.of(folder, records))
+    assert told.startswith("1 of 9 subjects of LV, left ventricle have no Dice with IN: comparisons count 8. ")
+
+
+@pytest.mark.parametrize(
+    ("splits", "told"),
+    [
+        ({"LV": [0, 1, 2]}, "Each seed has a split of its own"),
+        ({"LV": [0, 1, 0]}, "seeds of LV share splits."),
+        ({"LV": [0, 1, 2], "own folds": [0, 0, 0]}, "seeds of own folds share splits."),
+    ],
+)
+def test_seeds_that_share_splits_are_told(tmp_path, splits, told):
+    datasets = {name: [name] for name in splits}
+    records = make_study(tmp_path, ("ILN", "IN"), datasets, rates=(0.1,), seeds=(0, 1, 2), pictures=False)
+    for table in (records.runs, records.images):
+        table["split"] = [splits[dataset][seed] for dataset, seed in zip(table["dataset"], table["seed"], strict=True)]
+    texts = [block.text for block in scores.blocks(Results.of(tmp_path, records)) if isinstance(block, document.Text)]
+    assert told in " ".join(texts)

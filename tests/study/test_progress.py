@@ -12,10 +12,11 @@ import time
 import pytest
 from tqdm import tqdm
 
-from monai_iln.run_files import CURVES, PROGRESS
+from monai_iln.run_files import CURVES, PROGRESS, ROBUSTNESS
 from monai_iln.study import progress
 from monai_iln.study.grid import Run
 from monai_iln.study.progress import (
+    RobustnessProgress,
     RunProgress,
     StudyProgress,
     TrialProgress,
@@ -204,6 +205,36 @@ def test_bars_change_once_in_ten_seconds_in_a_log(tmp_path, monkeypatch, name):
             bar.close()
         assert 8 <= states <= 10 if stage == "log" else states > 400, stage
     assert tqdm(disable=True).__init__.__func__ is tqdm.__init__
+
+
+def measured(folder, runs):
+    for run in runs:
+        (folder / run.path).mkdir(parents=True, exist_ok=True)
+        (folder / run.path / ROBUSTNESS.name).touch()
+
+
+def test_robustness_is_a_line_a_minute_in_a_log(tmp_path, clock, capfd):
+    runs = [make_run("ILN", seed) for seed in range(18)]
+    with RobustnessProgress(runs, tmp_path) as shown:
+        shown.look()
+        for number in range(18):
+            measured(tmp_path, runs[: number + 1])
+            clock[0] += 5
+            shown.look()
+    assert capfd.readouterr().err == (
+        "robustness: 0 of 18 finished runs measured\nrobustness: 12 of 18 finished runs measured\n"
+    )
+
+
+def test_robustness_is_a_bar_on_a_terminal(tmp_path, clock):
+    runs = [make_run("ILN", seed) for seed in range(4)]
+    with terminal() as screen, RobustnessProgress(runs, tmp_path) as shown:
+        shown.look()
+        assert re.search(r"Robustness: +0%.*0/4", screen())
+        measured(tmp_path, runs[:3])
+        clock[0] += 5
+        shown.look()
+        assert re.search(r"Robustness: +75%.*3/4", screen())
 
 
 def test_a_dry_run_is_never_silent_for_ten_seconds(tmp_path, clock, capfd):

@@ -18,7 +18,7 @@ from monai_iln.study import CrossValidationWorkflow, robustness, scheduler
 from monai_iln.study.records import read_records, unfinished_path
 from monai_iln.study.report import document, write_report
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.robustness import CHANGES, lines
+from monai_iln.study.report.robustness import CHANGES, draw_robustness, lines
 from monai_iln.study.report.robustness_means import judge, margin_of, read
 
 DICE = {"name": "val_mean_dice", "higher_is_better": True, "in_unit_interval": True}
@@ -204,6 +204,26 @@ def test_means_are_over_subjects_and_seeds(tmp_path):
     spread = np.tile(0.001 * (np.arange(6) - 2.5), 3)
     assert row["sd"] == pytest.approx(np.std(spread, ddof=1))
     assert "differs by up to 0.010" in page_of(tmp_path).text
+
+
+def test_several_cases_of_one_image_are_compared_each_with_itself(tmp_path):
+    results = make(tmp_path, MOVES)
+    expected = read(results)["difference"]
+    for run in results.runs["run"]:
+        table = ROBUSTNESS.read(tmp_path / run)
+        table["image"], table["subject"] = "cine.nii.gz", table["subject"].str[:2]
+        table.to_csv(tmp_path / run / ROBUSTNESS.name, index=False)
+    found = read(Results.of(tmp_path, read_records(tmp_path)))
+    np.testing.assert_allclose(found["difference"], expected, atol=1e-12)
+    assert set(found["image"]) == {"cine.nii.gz"}
+
+
+def test_the_legend_names_a_method_that_begins_with_an_underscore(tmp_path):
+    results = make(tmp_path, {"_own": {"gain": 0.02}, "IN": {"gain": 0.0}})
+    cases = read(results)
+    summary = judge(cases, results.metric, margin_of(cases, results.metric))
+    figure = draw_robustness(summary, ["_own", "IN"], "_own", results.metric, 0.01)
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_own", "IN"]
 
 
 def test_a_reader_is_told_what_is_steady_and_what_is_lost(tmp_path):

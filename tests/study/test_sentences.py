@@ -107,6 +107,14 @@ def test_answers_in_words(answer, told):
     assert tell(answer, [replace(BETTER, answer=answer)], margin=0.01) == told
 
 
+@pytest.mark.parametrize(
+    ("difference", "told"), [(np.nan, "IN"), (0.02, "IN (+0.020)")], ids=["nothing known", "no interval"]
+)
+def test_what_is_not_known_has_no_brackets(difference, told):
+    row = Verdict("", "", "dice", "ILN", "IN", 6, 1, 1, 0.9, 0.88, difference, reason="there is one fold")
+    assert tell("untested", [row]) == f"Nothing was tested against {told}: there is one fold."
+
+
 def test_an_interval_that_excludes_0_is_no_evidence_by_itself():
     told = tell("unknown", [replace(BETTER, answer="unknown")])
     assert told.endswith("An interval that excludes 0 is not corrected for the number of comparisons; p is.")

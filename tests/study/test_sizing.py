@@ -34,6 +34,14 @@ def test_power_of_larger_grids(study):
     assert hours[1, 3] != hours[8, 3]
 
 
+def test_power_looks_at_the_records_alone(study, monkeypatch, capsys):
+    monkeypatch.setattr(workflow, "plan_bundle", lambda *_: pytest.fail("it builds networks"))
+    its = CrossValidationWorkflow(bundle="nowhere", output_dir=str(study), power=True)
+    its.initialize()
+    its.run()
+    assert "in four of five studies" in capsys.readouterr().out
+
+
 def test_power_needs_a_pilot(tmp_path):
     make_study(tmp_path, ("ILN", "IN"), rates=(0.1,), folds=(0,), pictures=False)
     with pytest.raises(UserError, match="no power can be told from its 2 runs.*run such a pilot first"):

@@ -10,7 +10,7 @@ import pandas as pd
 from monai_iln.study.report import cost
 from monai_iln.study.report.document import Block, Row, Table
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.winners import Winner, find_winner, images_of, name_of, tell
+from monai_iln.study.report.winners import Winner, name_of, tell
 from monai_iln.study.report.wording import count, join, number, p_value
 from monai_iln.study.statistics import Metric
 from monai_iln.study.verdicts import Verdict
@@ -18,19 +18,19 @@ from monai_iln.study.verdicts import Verdict
 _QUESTIONS = ("Which norm", "By how much", "How sure", "At what price")
 
 
-def blocks(results: Results) -> list[Block]:
-    """A table with a column for each data set; nothing where no two methods were tested on the same subjects."""
+def blocks(results: Results, best: Mapping[str, Winner | None]) -> list[Block]:
+    """A table with a column for each data set; nothing where no two methods were tested on the same subjects.
+
+    Args:
+        results: The results.
+        best: What :func:`~monai_iln.study.report.winners.winners_of` found of them.
+    """
     metric = results.metric
     header, columns, records = [""], [], []
-    for dataset in results.datasets:
-        structures = results.learned(dataset)
-        if not structures:
-            continue
-        images = images_of(results, dataset, structures)
-        winner = find_winner(images, results.reference, metric, results.margin)
+    for dataset, winner in best.items():
         if winner is None:
             continue
-        where = name_of(dataset, structures)
+        where = name_of(dataset, results.learned(dataset))
         header.append(where)
         rivals = _rivals(winner, results.reference, metric)
         runs = results.runs[results.runs["dataset"] == dataset]

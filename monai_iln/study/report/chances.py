@@ -64,6 +64,51 @@ def _spread(value: float, decimals: int) -> str:
     return number(value, decimals) if value > 0 else "less than can be told"
 
 
+def lost_runs(results: Results) -> list[str]:
+    """What the runs that diverged or failed cost the comparisons: a fold, or a whole seed, and which runs these are."""
+    key, said = ["dataset", "method", "fold", "seed"], []
+    lost = results.runs[results.runs["status"].isin(["diverged", "failed"])].drop_duplicates(key)
+    shown = pd.MultiIndex.from_frame(results.shown[key].astype(lost[key].dtypes))
+    lost = lost[~pd.MultiIndex.from_frame(lost[key]).isin(shown)]  # no other rate stands for them
+    seeds = len(results.study.get("seeds") or ())
+    for method in [method for method in results.shown_methods if method in set(lost["method"])]:
+        own = lost[lost["method"] == method]
+        for dataset in [name for name in results.datasets if name in set(own["dataset"])]:
+            rows = [row for row in results.verdicts if row.dataset == dataset and method in (row.reference, row.other)]
+            folds = results.tested_folds[dataset]
+            most = max(((row.seeds, row.folds) for row in rows), default=(seeds, folds))
+            if most == (seeds, folds):
+                continue
+            counted = f"{most[0]} of {count(seeds, 'seed')}"
+            if most[0] and most[1] < folds:
+                counted += f" and {most[1]} of {count(folds, 'fold')}"
+            runs = own[own["dataset"] == dataset].sort_values(["seed", "fold"])
+            places = [f"fold {row['fold']} of seed {row['seed']}" for row in runs.to_dict("records")]
+            ended = join(list(map(str, runs["status"].unique())), "or")
+            where = f"{method} has no result on {dataset} in {join(places)}, where it {ended}"
+            said.append(f"{where}: comparisons with it count {counted}.")
+    return said
+
+
+def lost_subjects(results: Results) -> list[str]:
+    """The subjects that were tested and have no score, with which methods, and how many are left to compare."""
+    said, metric = [], results.metric
+    for dataset, structure in [part for part in results.parts if part not in results.unlearned]:
+        images = results.part(results.shown, dataset, structure)
+        scored = images.groupby(["method", "seed", "subject"], sort=False)[metric.column].count()
+        without = scored[scored == 0].reset_index()
+        rows = [row for row in results.verdicts if (row.dataset, row.structure) == (dataset, structure)]
+        if without.empty or not rows:
+            continue
+        tested, lost = images["subject"].nunique(), without["subject"].nunique()
+        said.append(
+            f"{lost} of {count(tested, 'subject')} of {place(dataset, structure)} have no {metric.name} with "
+            f"{join(results.methods_of(without))}: comparisons count {min(row.subjects for row in rows)}. A method "
+            "without a score where it fails looks better than it is."
+        )
+    return said
+
+
 def sensitivities(rows: Sequence[Verdict], metric: Metric = METRICS["dice"]) -> list[str]:
     """With one seed, what must hold for a difference to be more than the luck of two trainings."""
     said = []

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from monai_iln.run_files import CURVES, LOSSES
 from monai_iln.study.report.document import Block, Picture, absent
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.style import WIDTH, method_colors, method_dashes, new_figure, styled
-from monai_iln.study.report.wording import join, shorten, slug
+from monai_iln.study.report.style import WIDTH, legend_name, method_colors, method_dashes, new_figure, styled
+from monai_iln.study.report.wording import join, slug
 from monai_iln.study.statistics import METRICS, Metric
 
 
@@ -65,23 +65,24 @@ def draw_learning_curves(
         reference: The method to highlight.
         metric: The metric of the validation.
     """
-    names = {method: shorten(method, 24) for method in methods}
+    names = {method: legend_name(method, 24) for method in methods}
     columns = int(WIDTH / (0.6 + 0.07 * max(map(len, names.values()))))  # inches: of a line with its gaps, of a letter
     figure = new_figure(2.6 + 0.18 * -(-len(names) // columns))
     colors = method_colors(methods, reference)
     dashes = method_dashes(colors)
     panels = figure.subplots(1, 1 + bool(validation), squeeze=False)[0]
+    lines: dict[str, Artist] = {}
     for method in methods:
         style = {"color": colors[method], "linestyle": dashes[method], "zorder": 2 + (method == reference)}
         if method in losses:
             curve = losses[method].sort_values("iteration")
             window = len(curve) // 40 | 1  # odd: the middle one of an even number is two
             smooth = curve["loss"].rolling(window, center=True, min_periods=1).median()
-            panels[0].plot(curve["iteration"], smooth, label=method, **style)
+            (lines[method],) = panels[0].plot(curve["iteration"], smooth, **style)
         if method in validation:
             curve = validation[method].sort_values("epoch")
-            marker = "o" if len(curve) <= 12 else None
-            panels[1].plot(curve["epoch"], curve["val_mean_dice"], label=method, marker=marker, markersize=3.5, **style)
+            points = {"marker": "o" if len(curve) <= 12 else None, "markersize": 3.5}
+            (lines[method],) = panels[1].plot(curve["epoch"], curve["val_mean_dice"], **points, **style)
     panels[0].set(xlabel="iteration", ylabel="training loss, running median")
     panels[0].set_ylim(bottom=0)
     if validation:
@@ -90,11 +91,8 @@ def draw_learning_curves(
             low, high = panels[1].get_ylim()
             panels[1].set_ylim(max(low, 0), min(high, 1))
         panels[1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    lines: dict[str, Artist] = {}
     for axes in panels:
         axes.grid()
-        drawn, labels = axes.get_legend_handles_labels()
-        lines |= dict(zip(labels, drawn, strict=True))
     shown = [names[method] for method in lines]
     figure.legend(lines.values(), shown, loc="outside lower center", ncols=min(len(shown), columns))
     return figure

@@ -26,6 +26,7 @@ from monai_iln.study.report import (
 )
 from monai_iln.study.report.document import Block, Document, Section, absent, write_document
 from monai_iln.study.report.results import NO_IMAGES, Results
+from monai_iln.study.report.winners import winners_of
 from monai_iln.study.report.wording import capital, join
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ def write_report(folder: Path, records: Records) -> Path:
         The path of ``report.html``.
     """
     results = Results.of(Path(folder), records)
+    best = winners_of(results)
     sections = [
-        Section("The answer", answer.blocks(results)),
-        Section("In short", summary.blocks(results)),
+        Section("The answer", answer.blocks(results, best)),
+        Section("In short", summary.blocks(results, best)),
         _section_on_scores(results, _scores_title(results), scores.blocks),
         _section_on_scores(results, "Statistics", comparisons.blocks, chances.blocks, ranks.blocks),
         positions.section(results),

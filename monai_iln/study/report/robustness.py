@@ -13,8 +13,8 @@ from monai_iln.run_files import UNCHANGED
 from monai_iln.study.report.document import Block, Items, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.robustness_means import chosen_runs, judge, margin_of, means, read
-from monai_iln.study.report.style import FAINT, GREY, method_colors, new_figure, styled
-from monai_iln.study.report.wording import capital, count, join, number, shorten, slug
+from monai_iln.study.report.style import FAINT, GREY, legend_name, method_colors, new_figure, styled
+from monai_iln.study.report.wording import capital, count, join, number, slug
 from monai_iln.study.statistics import Metric
 
 CHANGES = {
@@ -238,7 +238,7 @@ def draw_robustness(
         own = summary[summary["method"] == method].set_index("change").reindex(changes)
         heights = np.arange(len(changes)) * step + place * _DOT
         axes.hlines(heights, own["low"], own["high"], color=colors[method], linewidth=1.2)
-        axes.plot(own["difference"], heights, "o", color=colors[method], markersize=4, label=shorten(method, 20))
+        axes.plot(own["difference"], heights, "o", color=colors[method], markersize=4, label=legend_name(method, 20))
     middle = _DOT * (len(methods) - 1) / 2
     axes.set_yticks(np.arange(len(changes)) * step + middle, list(map(capital, changes)))
     axes.set_ylim(step * len(changes) - _ROW / 2, -_ROW)

@@ -34,8 +34,12 @@ def read(results: Results) -> pd.DataFrame:
         table = ROBUSTNESS.read_if_any(results.folder / str(run["run"]))
         if table is None:
             continue
-        unchanged = table.loc[table["change"] == UNCHANGED].set_index("image")["score"]
-        table["difference"] = table["score"] - table["image"].map(unchanged).astype(float)
+        # Several cases may be of one image.
+        number = table.groupby(["change", "subject", "image"], observed=True).cumcount()
+        case = pd.MultiIndex.from_arrays([table["subject"], table["image"], number])
+        scores = pd.Series(table["score"].to_numpy(float), case)
+        unchanged = scores[(table["change"] == UNCHANGED).to_numpy()]
+        table["difference"] = (scores - unchanged.reindex(case).to_numpy()).to_numpy()
         tables.append(table.assign(**{key: run[key] for key in keys}))
     if not tables:
         return pd.DataFrame(columns=[*ROBUSTNESS.columns, *keys, "difference"])

@@ -47,7 +47,7 @@ def blocks(results: Results) -> list[Block]:
         f"{metric.best}, is bold."
     )
     if results.column == "split":
-        text += " Each seed has a split of its own, in which every subject is tested once, in one of the folds."
+        text += f" {_about_splits(results)}"
     if results.column == "split" or max(results.tested_folds.values(), default=0) > 1:
         text += f' The column "all" is the mean over the {results.column}s, each of which counts alike.'
     found.append(Text(text))
@@ -57,6 +57,15 @@ def blocks(results: Results) -> list[Block]:
     if results.runs["learning_rate"].nunique() > 1:
         found.append(_rates_table(results))
     return found
+
+
+def _about_splits(results: Results) -> str:
+    """Whether seeds share splits, as they do where a data set has folds of its own."""
+    counts = results.runs.groupby("dataset")[["split", "seed"]].nunique()
+    if (counts["split"] == counts["seed"]).all():
+        return "Each seed has a split of its own, in which every subject is tested once, in one of the folds."
+    shared = [name for name in results.datasets if counts["split"].get(name) != counts["seed"].get(name)]
+    return f"In a split every subject is tested once, in one of the folds; seeds of {join(shared)} share splits."
 
 
 def _overview(results: Results) -> Table:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from monai_iln.study.report.wording import shorten
 
 WIDTH = 6.0  # inches, of every figure but the smallest
 LEAST_SIZE = 8  # points, of any text: what the page needs to keep it legible on a phone, see document.LEAST_SCALE
@@ -80,6 +83,16 @@ def method_dashes(colors: Mapping[str, str]) -> dict[str, str]:
     others = [method for method, color in colors.items() if color != REFERENCE_COLOR]
     dashes = {method: _DASHES[number % len(_DASHES)] for number, method in enumerate(others)}
     return dict.fromkeys(colors, "-") | dashes
+
+
+def legend_name(method: str, length: int) -> str:
+    """A method's name that fits into a legend, from which matplotlib leaves out what begins with an underscore.
+
+    Example:
+        >>> legend_name("_own", 20), legend_name("GROUP-num_groups-8", 10)
+        (' _own', 'GROUP-num…')
+    """
+    return re.sub("^_", " _", shorten(method, length))
 
 
 def groups_of_methods(methods: Sequence[str]) -> list[list[str]]:

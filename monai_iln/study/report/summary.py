@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -19,13 +21,18 @@ _RULES = {
 }
 
 
-def blocks(results: Results) -> list[Block]:
-    """The best method, what was compared, what is not alike, then the caveats."""
+def blocks(results: Results, best: Mapping[str, winners.Winner | None]) -> list[Block]:
+    """The best method, what was compared, what is not alike, then the caveats.
+
+    Args:
+        results: The results.
+        best: What :func:`~monai_iln.study.report.winners.winners_of` found of them.
+    """
     compared = _what_was_compared(results)
     if results.shown.empty:
         return [Text(f"{compared} {NO_IMAGES}")]
     found: list[Block] = []
-    answers = winners.answers(results)
+    answers = winners.answers(results, best)
     if len(answers) > 1:
         found.append(Items(answers))
     elif answers:
@@ -106,7 +113,7 @@ def _caveats(results: Results) -> list[str]:
             "The same held-out subjects chose the epoch and the learning rate of a run, so what they say of a rate is "
             "optimistic; the test subjects had no part in either."
         )
-    caveats += _what_chance_allows(results)
+    caveats += [*_what_chance_allows(results), *chances.lost_runs(results), *chances.lost_subjects(results)]
     caveats += deviations.caveats(results)
     if unit := _without_spacing(results):
         caveats.append(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.wording import NO_NUMBER, count, join, number, place
+from monai_iln.study.report.wording import count, join, number, place
 from monai_iln.study.statistics import METRICS, Metric, rank, subject_scores
 from monai_iln.study.verdicts import Verdict, judge, over_structures
 
@@ -38,24 +38,43 @@ class Winner:
     verdicts: Sequence[Verdict]
 
 
-def answers(results: Results) -> list[str]:
+def winners_of(results: Results) -> dict[str, Winner | None]:
+    """The best method of each data set by the mean over its structures that were learned; of a data set that has any.
+
+    Args:
+        results: The results.
+    """
+    learned = {dataset: results.learned(dataset) for dataset in results.datasets}
+    asked = (results.reference, results.metric, results.margin)
+    return {
+        dataset: find_winner(images_of(results, dataset, structures), *asked)
+        for dataset, structures in learned.items()
+        if structures
+    }
+
+
+def answers(results: Results, best: Mapping[str, Winner | None]) -> list[str]:
     """For each data set and structure the best method, and what the reference is better and worse than.
 
     Of a data set with several structures, the mean over those that were learned comes first, and each is told briefly.
+
+    Args:
+        results: The results.
+        best: What :func:`winners_of` found of them.
     """
     found, metric = [], results.metric
-    for dataset in results.datasets:
-        structures = [structure for name, structure in results.parts if name == dataset]
+    for dataset, winner in best.items():
         learned = results.learned(dataset)
-        if len(learned) > 1:
-            where = f"{dataset} over its {len(learned)} structures"
-            found.append(_answer(images_of(results, dataset, learned), where, results))
-        for structure in learned:
+        several = len(learned) > 1
+        where = f"{dataset} over its {len(learned)} structures" if several else place(dataset, *learned)
+        found.append(_answer(images_of(results, dataset, learned), winner, where, results))
+        for structure in learned if several else ():
             images = results.part(results.shown, dataset, structure)
-            found.append(_answer(images, place(dataset, structure), results, brief=len(learned) > 1))
-        for structure in structures:
-            if structure not in learned:
-                found.append(f"No method learned {place(dataset, structure)}: every {metric.mean} is below 0.05.")
+            own = find_winner(images, results.reference, metric, results.margin)
+            found.append(" ".join(_of_winner(own, place(dataset, structure), results)))
+    for dataset, structure in results.parts:
+        if (dataset, structure) in results.unlearned:
+            found.append(f"No method learned {place(dataset, structure)}: every {metric.mean} is below 0.05.")
     return list(filter(None, found))
 
 
@@ -75,15 +94,17 @@ def name_of(dataset: str, structures: Sequence[str]) -> str:
     return f"{dataset}, mean of {len(structures)} structures"
 
 
-def _answer(images: pd.DataFrame, where: str, results: Results, brief: bool = False) -> str:
-    """The sentences on the images of one data set and structure; if brief, only what is of the best method."""
-    said, metric, reference = [], results.metric, results.reference
-    winner = find_winner(images, reference, metric, results.margin)
-    methods = set(images["method"])
-    if winner is not None:
-        said += [_best(winner, where, metric), *tell_all(winner.verdicts, metric, results.margin)]
-    if brief:
-        return " ".join(said)
+def _of_winner(winner: Winner | None, where: str, results: Results) -> list[str]:
+    """What is of the best method, in sentences."""
+    if winner is None:
+        return []
+    return [_best(winner, where, results.metric), *tell_all(winner.verdicts, results.metric, results.margin)]
+
+
+def _answer(images: pd.DataFrame, winner: Winner | None, where: str, results: Results) -> str:
+    """The sentences on the images of one data set."""
+    metric, reference = results.metric, results.reference
+    said, methods = _of_winner(winner, where, results), set(images["method"])
     if winner is not None:
         if winner.by_mean != reference and len(winner.means) > 2:
             said.append("The scores themselves picked it, so its tests are corrected over every pair of methods.")
@@ -218,8 +239,10 @@ def tell(answer: str, rows: Sequence[Verdict], metric: Metric = METRICS["dice"],
 
 
 def _difference(row: Verdict, metric: Metric) -> str:
-    """The other method, with the difference to it and its interval."""
-    interval = NO_NUMBER
+    """The other method and, as far as they are known, the difference to it and its interval."""
+    known = []
+    if not np.isnan(row.difference):
+        known.append(number(row.difference, metric.decimals, sign=True))
     if not np.isnan(row.low):
-        interval = f"{number(row.low, metric.decimals)} to {number(row.high, metric.decimals)}"
-    return f"{row.other} ({number(row.difference, metric.decimals, sign=True)}; {interval})"
+        known.append(f"{number(row.low, metric.decimals)} to {number(row.high, metric.decimals)}")
+    return f"{row.other} ({'; '.join(known)})" if known else row.other
