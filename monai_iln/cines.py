@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from monai_iln.datasets.cines import read_cine
 from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.inference import find_stacks
 from monai_iln.datasets.pseudonyms import name_stacks
+from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import require
 from monai_iln.extras import require_extra
 from monai_iln.files import require_new
@@ -67,11 +69,14 @@ def segment_cines(
     if len(homes) == 1:
         return tables[0]
     joined = _join(tables, [home.name for home in homes])
-    paths = {str(Path(stack).absolute()): stack for stack in find_stacks(source, given.get("series"))}
-    hidden = name_stacks(source, given.get("anonymize"), output)
-    paths |= {name: stack for stack, name in hidden.items()}
-    for name, cine in joined.items():
-        _draw(output, cine, read_cine(paths[name], given.get("series")).pixels)
+    series = given.get("series")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the inference has told
+        hidden = name_stacks(source, given.get("anonymize"), output, series)
+        for stack in find_stacks(source, series):
+            name = hidden.get(stack, str(Path(stack).absolute()))
+            if name in joined:
+                _draw(output, joined[name], read_cine(stack, series).pixels)
     write_tables(output, joined.values())
     return joined
 

@@ -16,7 +16,7 @@ from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.datasets.formats.volumes import read_header, without_type
 from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
 from monai_iln.datasets.stacks import DataWarning
-from monai_iln.errors import UserError, first_of
+from monai_iln.errors import UserError
 
 _STACK_NAME = re.compile(r".+\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
 _LABEL_NAME = re.compile(r"(?P<image>.+)_(gt|labels?|masks?|seg)", re.IGNORECASE)
@@ -115,10 +115,8 @@ def _without_frames(path: Path, found: Sequence[Path]) -> list[Path]:
         if cines:
             names = tuple(map(_subject, cines))
             kept -= {*labels, *(file for file in files if file.name.startswith(names) and file not in cines)}
-    passed = [str(file) for file in found if file not in kept]
-    if passed:
-        told = f"{path}: {len(passed)} labels and single phases beside cines are passed over: {first_of(passed)}."
-        warnings.warn(told, DataWarning, stacklevel=3)
+    if passed := len(found) - len(kept):  # without names, which pseudonyms may hide
+        warnings.warn(f"{passed} labels and single phases beside cines are passed over.", DataWarning, stacklevel=3)
     return [file for file in found if file in kept]
 
 

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -163,7 +164,9 @@ def _others_in_details(names: Iterable[str]) -> re.Pattern[str]:
     )
 
 
-def name_stacks(folder: Path | str, key: Path | str | None, output: Path | str) -> dict[str, str]:
+def name_stacks(
+    folder: Path | str, key: Path | str | None, output: Path | str, series: int | str | None = None
+) -> dict[str, str]:
     """Give the stacks of an inference names that tell nothing.
 
     A stack of a datalist is called by the pseudonym of its subject, and its phase. Of any other it is not known whose
@@ -173,6 +176,7 @@ def name_stacks(folder: Path | str, key: Path | str | None, output: Path | str) 
         folder: The path of the stacks, as for :func:`~monai_iln.datasets.inference.find_stacks`.
         key: The table of pseudonyms, see :func:`draw_pseudonyms`. ``None`` renames nothing.
         output: The folder of the masks, which the key is kept apart from.
+        series: The stack that is chosen of DICOM files, as for :func:`~monai_iln.datasets.inference.find_stacks`.
 
     Returns:
         The names by the paths; none without a key.
@@ -184,7 +188,9 @@ def name_stacks(folder: Path | str, key: Path | str | None, output: Path | str) 
     if key is None:
         return {}
     require_apart(key, output)
-    stacks = find_stacks(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # told where stacks are asked for
+        stacks = find_stacks(folder, series)
     owners = {stack: (str(Path(stack).resolve()), "") for stack in stacks}
     if (Path(folder) / FILE_NAME).is_file():
         owners = {str(Path(item["image"])): (item["subject"], f"_{item['phase']}") for item in read_datalist(folder)}

@@ -120,10 +120,9 @@ class SaveOverlay:
             self._stacks[key] = _Stack(len(shown), sum(map(bool, doubts)))
             for index in shown:
                 caption, tile = str(slice_number(item, index)), overlay(*(layer[..., index] for layer in layers))
-                if phase:
-                    caption += f", phase {phase}"
                 if doubts[index]:
-                    caption, tile = _frame(caption, tile, doubts[index])
+                    told = doubts[index].replace(" ", ", ")
+                    caption, tile = _frame(caption, tile, f"phase {phase}: {told}" if phase else told)
                     self._doubted.add(key, (caption, as_bytes(tile)))
                 self._sample.add(key, (caption, as_bytes(tile)))
 
@@ -178,7 +177,7 @@ def _frame(caption: str, pixels: NDArray[np.float32], doubts: str) -> tuple[str,
     framed = np.broadcast_to(_DOUBTED, pixels.shape).copy()
     inside = np.s_[_FRAME_PIXELS:-_FRAME_PIXELS]
     framed[inside, inside] = pixels[inside, inside]
-    return f"{caption}\n{doubts.replace(' ', ', ')}", framed
+    return f"{caption}\n{doubts}", framed
 
 
 def _titles(names: Sequence[str]) -> dict[str, str]:

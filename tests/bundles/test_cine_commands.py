@@ -107,18 +107,22 @@ def test_a_cine_in_a_file_is_that_of_its_dicom_files(run, measured, hearts, tmp_
 
 
 def test_pseudonyms(run, hearts, tmp_path):
-    for name in ("Smith_John", "Jones_Mary"):
-        folder = next((hearts / "SCD_IMAGES_01").iterdir()) / "CINESAX_300"
-        cine = read_cine(folder)
-        (tmp_path / "data" / name).mkdir(parents=True)
-        nib.save(nib.Nifti1Image(cine.pixels[..., :2], cine.affine), tmp_path / "data" / name / "cine.nii.gz")
+    """Also where a warning tells what was decided on the way: here, which of several stacks is the cine."""
+    for name, folder in zip(("Smith_John", "Jones_Mary"), (hearts / "SCD_IMAGES_01").iterdir(), strict=True):
+        for series in folder.iterdir():
+            files = [file for file in series.iterdir() if "Local" in series.name or int(file.stem[-4:]) % 5 < 2]
+            (tmp_path / "data" / name / series.name).mkdir(parents=True)
+            for file in files:
+                shutil.copy(file, tmp_path / "data" / name / series.name)
     key = ("--anonymize", tmp_path / "key.csv")
     told = run("cine", tmp_path / "data", "--bundle", LEFT, RIGHT, "--output", tmp_path / "out", *key)
+    assert "the one cine of several slices is taken" in told
     written = [str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("*")]
     text = told + "".join(written) + "".join(path.read_text() for path in (tmp_path / "out").rglob("*.csv"))
     assert "Smith" not in text
     assert "Jones" not in text
     assert len({row["stack"] for row in SUBJECTS.read_rows(tmp_path / "out")}) == 2
+    assert len(list((tmp_path / "out").glob("*_cine.gif"))) == 2
 
 
 @pytest.mark.parametrize(

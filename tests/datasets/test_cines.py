@@ -208,7 +208,7 @@ def test_folders_of_subjects(tmp_path):
 
 
 def test_what_lies_beside_a_cine_is_passed_over(acdc, tmp_path):
-    with pytest.warns(DataWarning, match="8 labels and single phases beside cines are passed over: .*_frame01.nii.gz"):
+    with pytest.warns(DataWarning, match="^8 labels and single phases beside cines are passed over"):
         found = find_stacks(acdc)
     assert found == [str(acdc / name / f"{name}_4d.nii.gz") for name in ("patient001", "patient002")]
     shutil.copytree(acdc / "patient001", tmp_path / "patient001")
@@ -219,7 +219,7 @@ def test_what_lies_beside_a_cine_is_passed_over(acdc, tmp_path):
 
 def test_labels_of_all_times_are_no_cines(tmp_path):
     raw = write_phantom(tmp_path / "mnms", layout="mnms", subjects=1, slices=4, phases=4, size=96)
-    with pytest.warns(DataWarning, match=r"1 labels and single phases .*_sa_gt.nii.gz\."):
+    with pytest.warns(DataWarning, match="1 labels and single phases"):
         (found,) = find_stacks(raw)
     assert found.endswith("_sa.nii.gz")
     assert len(split_phases([{"image": found}])) == 4
