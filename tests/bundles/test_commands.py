@@ -130,7 +130,7 @@ def test_fine_tuning_keeps_weights_that_it_does_not_beat(python, trained, prepar
     assert (models / "model.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize(("weights", "rate"), [("a.pt", 0.0002), (None, 0.002)])
+@pytest.mark.parametrize(("weights", "rate"), [("a.pt", 0.0005), (None, 0.002)])
 def test_fine_tuning_takes_small_steps_from_trained_weights(weights, rate):
     parser = ConfigParser()
     parser.read_config([BUNDLE / "configs" / "train.yaml", BUNDLE / "configs" / "fine_tune.yaml"])

@@ -34,7 +34,7 @@ class Task:
     """Doubts as many slices as an image's brightness says; each checkpoint marks as many rows as it was given."""
 
     def __init__(self, bundle, **rows):
-        self.bundle, self.rows, self.asked = bundle, rows, []
+        self.bundle, self.rows, self.asked, self.sure = bundle, rows, [], 1.0
         (bundle / "models").mkdir(parents=True)
         for name in ("model", *rows):
             (bundle / "models" / f"{name}.pt").write_text(name)
@@ -44,10 +44,13 @@ class Task:
         self.asked.append((path.name, name))
         if self.rows.get(name, 1) is None:
             raise RuntimeError from UserError("not a checkpoint")
-        mask = torch.zeros(1, *SHAPE)
-        mask[:, : self.rows.get(name, 4)] = 1
+        mask = torch.zeros(SHAPE)
+        mask[: self.rows.get(name, 4)] = 1
         doubted = int(np.asarray(nib.load(path).dataobj).max())
-        return None, {"pred": mask, "doubts": [{"doubts": "edge" * (number < doubted)} for number in range(4)]}
+        return None, {"pred": mask, "doubts": [self.row(number < doubted) for number in range(4)]}
+
+    def row(self, doubted):
+        return {"doubts": "edge" * doubted, "probability": None if doubted else self.sure}
 
 
 def add(folder, name, doubted=0, shape=SHAPE):
@@ -93,6 +96,12 @@ def test_checkpoints_that_disagree_count_and_shipped_weights_do_not(studies, tmp
     score = LeastSure({"heart": task})({}, studies)["score"]
     assert score == pytest.approx(3 / 4 + 1 - 2 * 2 / (4 + 2), abs=1e-4)
     assert {name for _, name in task.asked} == {"model", "fold_1", "broken"}
+
+
+def test_the_probability_of_what_is_marked_counts(studies, tmp_path):
+    task = Task(tmp_path / "heart")
+    task.sure = 0.875
+    assert LeastSure({"heart": task})({}, studies)["score"] == 3 / 4 + 1 / 8
 
 
 def test_a_first_checkpoint_that_fails_is_told(studies, tmp_path):
