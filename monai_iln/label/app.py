@@ -81,7 +81,7 @@ class LabelApp(MONAILabelApp):
     def infer(self, request: Mapping[str, Any], datastore: Any = None) -> Any:
         image = request.get("image")
         self.bundle_path(request.get("model"))
-        names = {}
+        names = {f"{bundle}/models/": "checkpoint " for bundle in self.bundles}
         if isinstance(image, str) and not Path(image).exists():
             path = (datastore or self.datastore()).get_image_uri(image)
             if not path:

@@ -17,12 +17,13 @@ Written by `monai-iln label-app`. In an environment with `monailabel` and `monai
 
     monailabel start_server --app . --studies DIR --host 127.0.0.1
 
-DIR holds NIfTI or NRRD stacks, one file for each phase of the heart. Without `--host` the server listens to the whole
-network, and lets everyone in. Models:
+DIR holds NIfTI, NRRD or MetaImage stacks, one file for each phase of the heart. Without `--host` the server listens to
+the whole network, and lets everyone in. Models:
 
 {models}
 
-A training overwrites `models/model.pt` of its model here, not in the bundle that this is a copy of.
+A training replaces `models/model.pt` of its model here when it scores higher, and keeps the first weights as
+`models/shipped.pt`. The bundle that this is a copy of stays as it is.
 """
 
 

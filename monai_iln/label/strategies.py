@@ -44,9 +44,10 @@ class RandomStack:
 class LeastSure:
     """Offers first the stack without a label whose mask is least sure.
 
-    A stack scores the share of its slices that are doubted, see :class:`monai_iln.transforms.DoubtSlices`, plus, where
-    a model has several checkpoints, how much their masks disagree: one minus the mean Dice between the first and each
-    of the others. ``shipped.pt`` does not count; where it differs, it was improved on. What is no stack is skipped.
+    A stack scores the share of its slices that are doubted, see :class:`monai_iln.transforms.DoubtSlices`; plus one
+    minus the mean probability of what is marked; plus, where a model has several checkpoints, how much their masks
+    disagree: one minus the mean Dice between the first and each of the others. ``shipped.pt`` does not count; where it
+    differs, it was improved on. What is no stack is skipped.
 
     A score is kept for as long as neither image nor checkpoints change. When asked, it scores for ten seconds at most,
     first what has no score, then what has one of earlier weights, and offers the best of what it knows. What was
@@ -101,9 +102,11 @@ class LeastSure:
                     raise
                 logger.warning(f"{name} is left out: {find_user_error(error)}")
                 continue
-            masks.append(np.asarray(data["pred"])[0] != 0)
+            masks.append(np.asarray(data["pred"]) != 0)  # (H, W, Z), as MONAI Label restores it
             if name == checkpoints[0]:
                 doubted = float(np.mean([bool(row["doubts"]) for row in data["doubts"]]))
+                sure = [row["probability"] for row in data["doubts"] if row["probability"] is not None]
+                doubted += 1 - float(np.mean(sure or [0.0]))
         disagreement = np.mean([1 - _dice(masks[0], other) for other in masks[1:]]) if masks[1:] else 0.0
         return round(float(doubted + disagreement), 4)
 

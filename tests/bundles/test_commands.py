@@ -29,6 +29,7 @@ BUNDLES = sorted((Path(__file__).parents[2] / "bundles").glob("*_iln"))
 BUNDLE = BUNDLES[0]  # the left ventricle's; both are built from one source
 SMALL = ("--epochs", "2", "--batch_size", "4", "--roi_size", "[48,48]", "--network_def#features", "[8,16]")
 EVALUATE = "['configs/train.yaml','configs/evaluate.yaml']"
+FINE_TUNE = "['configs/train.yaml','configs/fine_tune.yaml']"
 PAPER = "['configs/train.yaml','configs/paper.yaml']"
 
 
@@ -111,6 +112,32 @@ def test_training_leaves_weights_curves_and_overlay(trained):
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     for name in ("curves.png", "overlay.png"):
         assert (bundle / "eval" / name).stat().st_size > 5000
+
+
+def test_fine_tuning_keeps_weights_that_it_does_not_beat(python, trained, prepared, tmp_path):
+    """With steps too small to change a weight every epoch scores as the start, so none is saved."""
+    bundle, _ = trained
+    models = Path(shutil.copytree(bundle / "models", tmp_path / "models"))
+    before = (models / "model.pt").read_bytes()
+    paths = ("--dataset_dir", prepared, "--ckpt_dir", models, "--output_dir", tmp_path / "eval")
+    options = ("--fold", "1", *SMALL, "--learning_rate", "1e-30")
+    output = succeed(python, bundle, *paths, *options, run_id=["training"], config=FINE_TUNE)
+    scores = re.findall(r"validation Dice (0\.\d+)", output)
+    assert len(scores) == 4  # to beat, of two epochs, and in the last line
+    assert len(set(scores)) == 1
+    assert f"no better than before, {models / 'model.pt'} is kept" in output
+    assert [path.name for path in models.iterdir()] == ["model.pt"]
+    assert (models / "model.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(("weights", "rate"), [("a.pt", 0.0005), (None, 0.002)])
+def test_fine_tuning_takes_small_steps_from_trained_weights(weights, rate):
+    parser = ConfigParser()
+    parser.read_config([BUNDLE / "configs" / "train.yaml", BUNDLE / "configs" / "fine_tune.yaml"])
+    parser["weights"] = weights
+    assert parser.get_parsed_content("learning_rate") == rate
+    assert parser["train#handlers#5"]["_target_"].endswith("TensorBoardStatsHandler")
+    assert parser["train#handlers#6"]["_target_"].endswith("FineTuning")
 
 
 def test_evaluation_scores_every_image_of_the_test_fold(python, trained, prepared):

@@ -27,7 +27,8 @@ from cines import Cine, fill, find_cines, to_bytes
 from monailabel.config import settings
 from ohif import CHROMIUM, connect, open_viewer, run_model
 from orthanc import Orthanc, find_orthanc, serve_orthanc
-from round import MODEL, OTHER, Server, check, failed, refused, serve, voxels
+from round import voxels
+from server import MODEL, OTHER, Server, check, failed, refused, serve
 
 from monai_iln.datasets.formats.dicom import quiet_pydicom
 from monai_iln.errors import UserError

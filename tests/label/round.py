@@ -10,18 +10,13 @@ myocardium, as a user's may be: an honest rise of the Dice, however good the wei
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -29,108 +24,18 @@ import numpy as np
 import requests
 import SimpleITK
 import torch
+from server import MODEL, OTHER, Server, check, ended, failed, refused, serve
 
 from monai_iln.datasets import prepare_right_ventricle
+from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.label import write_app
 from monai_iln.overlays import contact_sheet, overlay
 
-MODEL, OTHER = "lv_short_axis_iln", "rv_short_axis_iln"
 UNSEEN = "patient004_ED"
 LABELLED = [f"patient{number:03}_{phase}" for number in (1, 2, 3) for phase in ("ED", "ES")]
-failed = []
-
-
-def check(name: str, holds: bool, detail: object = "") -> None:
-    print(f"{'ok' if holds else 'FAILED':8}{name}{f': {detail}' if detail != '' else ''}", flush=True)
-    if not holds:
-        failed.append(name)
-
-
-class Server:
-    """A server of its own on a free port of the loopback interface, and what a client asks of it."""
-
-    def __init__(self, app: Path, studies: Path, log: Path, *conf: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        folder = Path(sys.executable).parent  # MONAI Label's script takes python from the path
-        command = [folder / "monailabel", "start_server", "--app", app, "--studies", studies, "--host", "127.0.0.1"]
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = log.open("w")
-        self.process = subprocess.Popen(
-            [*map(str, command), "--port", str(port), *conf],
-            env={**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def wait(self, seconds: float = 90) -> None:
-        for _ in range(int(2 * seconds)):
-            time.sleep(0.5)
-            try:
-                return requests.get(f"{self.url}/info/", timeout=60).raise_for_status()
-            except requests.ConnectionError:
-                if self.process.poll() is not None:
-                    break
-        raise SystemExit(f"the server does not answer:\n{Path(self.log.name).read_text()[-3000:]}")
-
-    def stop(self) -> None:
-        os.killpg(self.process.pid, 15)  # its script runs it as a child
-        self.process.wait(30)
-        self.log.close()
-
-    def get(self, path: str) -> dict:
-        return requests.get(f"{self.url}{path}", timeout=60).json()
-
-    def post(self, path: str, **params: object) -> requests.Response:
-        return requests.post(f"{self.url}{path}", json=params or None, timeout=60)
-
-    def infer(self, image: str, model: str = MODEL, output: str = "image", **params: object) -> requests.Response:
-        return requests.post(
-            f"{self.url}/infer/{model}",
-            params={"image": image, "output": output},
-            data={"params": json.dumps(params)},
-            timeout=120,
-        )
-
-    def mask(self, image: str, model: str = MODEL, **params: object) -> nib.Nifti1Image:
-        answer = self.infer(image, model, **params)
-        if answer.status_code != 200:
-            raise SystemExit(f"{image}, {model}: {answer.status_code} {answer.text}")
-        return nib.Nifti1Image.from_bytes(gzip.decompress(answer.content))
-
-    def submit(self, image: str, label: Path) -> requests.Response:
-        with label.open("rb") as file:
-            return requests.put(
-                f"{self.url}/datastore/label", params={"image": image}, files={"label": file}, timeout=60
-            )
-
-    def withdraw(self, image: str) -> None:
-        requests.delete(f"{self.url}/datastore/label", params={"id": image, "tag": "final"}, timeout=60)
-
-    def finish(self, path: str, **params: object) -> tuple[str, str]:
-        """Start a task and wait for it: its status, and the last line that it printed."""
-        answer = self.post(path, **params)
-        if answer.status_code != 200:
-            return str(answer.status_code), answer.text
-        where = "/train/" if path.startswith("/train") else "/batch/infer"
-        while (task := self.get(where))["status"] in ("SUBMITTED", "RUNNING"):
-            time.sleep(0.5)
-        return task["status"], (task["details"] or [""])[-1]
-
-
-@contextmanager
-def serve(app: Path, studies: Path, *conf: str) -> Iterator[Server]:
-    begun = time.perf_counter()
-    server = Server(app, studies, app.parent / f"{app.name}.log", *conf)
-    try:
-        server.wait()
-        check(f"{app.name}: the server answers", True, f"after {time.perf_counter() - begun:.0f} s")
-        yield server
-    finally:
-        server.stop()
+ENDINGS = (".nii.gz", ".nrrd", ".mha")
+BAD = {"planar", "cine", "cut"}
 
 
 def voxels(image: nib.Nifti1Image) -> np.ndarray:
@@ -183,17 +88,6 @@ def add_other_files(studies: Path) -> None:
     SimpleITK.WriteImage(SimpleITK.ReadImage(studies / f"{UNSEEN}.nii.gz"), studies / "slicer.nrrd")
 
 
-def refused(name: str, answer: requests.Response, status: int, *words: str) -> None:
-    message = answer.json().get("detail", "") if answer.headers["content-type"] == "application/json" else answer.text
-    plain = isinstance(message, str) and "Traceback" not in message
-    told = plain and all(word in message for word in words)
-    check(f"refused: {name}", answer.status_code == status and told, f"{answer.status_code} {message}")
-
-
-def ended(name: str, result: tuple[str, str], *words: str) -> None:
-    check(f"refused: {name}", result[0] == "ERROR" and all(word in result[1] for word in words), " ".join(result))
-
-
 def own_app(folder: Path, bundles: Path, images: Path, labels: Path, epochs: int, picture: Path | None) -> None:
     app = write_app(folder / "app", [bundles / MODEL, bundles / OTHER])
     models = app / "model" / MODEL / "models"
@@ -229,26 +123,86 @@ def own_app(folder: Path, bundles: Path, images: Path, labels: Path, epochs: int
         status = server.infer("slicer").status_code
         check("a mask in NRRD, as 3D Slicer asks for it", status == 200, status)
         ended("training without labels", server.finish(f"/train/{MODEL}", max_epochs=1), "no stack has a label")
-        answers = [server.submit(name, labels / f"{name}.nii.gz").status_code for name in LABELLED]
-        check("labels are taken", answers == [200] * len(LABELLED))
+        phase = server.mask("cine", phase=2)
+        check("a phase of a cine", alike(phase, image) and bool((voxels(phase) == voxels(first)).all()))
+        for suffix in ENDINGS:
+            answer = server.infer(UNSEEN, result_extension=suffix)
+            (folder / f"mask{suffix}").write_bytes(answer.content)
+            there = read_volume(folder / f"mask{suffix}")
+            same = bool((there[0] == voxels(first)).all() and np.allclose(there[1], image.affine, atol=1e-3))
+            check(f"the same mask as {suffix}", same)
+            answer = server.submit(UNSEEN, folder / f"mask{suffix}")
+            check(f"and it is taken as a label: {suffix}", answer.status_code == 200, answer.text)
+        stored = [path.name for path in (studies / "labels" / "final").iterdir()]
+        check("the last one replaces the others", stored == [f"{UNSEEN}{ENDINGS[-1]}"], stored)
+        server.withdraw(UNSEEN)
+        next_samples(server)
+        answers = [server.submit(name, labelled(labels, name, folder)).status_code for name in LABELLED]
+        check("labels are taken, in NIfTI, NRRD and MetaImage", answers == [200] * len(LABELLED))
         begun = time.perf_counter()
         result = server.finish(f"/train/{MODEL}", max_epochs=epochs)
         seconds = time.perf_counter() - begun
         check("training", result[0] == "DONE", f"{seconds:.0f} s" if result[0] == "DONE" else " ".join(result))
+        stats = server.get("/info/")["train_stats"][MODEL]
+        check("what came of it is told", stats["better"] and "better by" in stats["told"], stats["told"])
         after = server.mask(UNSEEN)
         scores = [dice(mask, truth) for mask in (first, after)]
         check(
             "the trained weights are used: Dice rises", scores[1] > scores[0] + 0.05, "{:.3f} to {:.3f}".format(*scores)
         )
         check("shape and affine of the image again", alike(after, image))
-        again = server.mask(UNSEEN, model_filename="first.pt")
-        check("the old weights on request", bool((voxels(again) == voxels(first)).all()))
+        for name in ("first.pt", "shipped.pt"):
+            again = server.mask(UNSEEN, model_filename=name)
+            check(f"the old weights on request: {name}", bool((voxels(again) == voxels(first)).all()))
+        names = server.get("/info/")["models"][MODEL]["config"]["model_filename"]
+        check("the shipped weights are offered", "shipped.pt" in names, names)
         check("and the new ones", bool((voxels(server.mask(UNSEEN)) == voxels(after)).all()))
         if picture is not None:
             draw(picture, *(voxels(stack) for stack in (image, first, truth, after)))
         batch(server, studies)
         refusals(server, studies, labels)
-        trainings(server, studies, labels)
+        no_worse(server, folder, models, labels)
+        trainings(server, models, studies, labels)
+
+
+def labelled(labels: Path, name: str, folder: Path) -> Path:
+    """The file of a label, in each format in turn."""
+    file = labels / f"{name}.nii.gz"
+    suffix = ENDINGS[LABELLED.index(name) % len(ENDINGS)]
+    if suffix == ".nii.gz":
+        return file
+    label = SimpleITK.ReadImage(file)
+    for key in label.GetMetaDataKeys():  # of NIfTI, which ITK warns of
+        label.EraseMetaData(key)
+    SimpleITK.WriteImage(label, folder / f"{name}{suffix}")
+    return folder / f"{name}{suffix}"
+
+
+def next_samples(server: Server) -> None:
+    """The stacks that are offered; never what is no stack."""
+    for strategy in ("least_sure", "random"):
+        begun = time.perf_counter()
+        answers = [server.post(f"/activelearning/{strategy}").json() for _ in range(5)]
+        seconds = (time.perf_counter() - begun) / len(answers)
+        offered = [answer["id"] for answer in answers]
+        check(f"next samples: {strategy}", not BAD & set(offered), f"{offered}, {seconds:.1f} s each")
+        check("not the same one again and again", strategy == "random" or len(set(offered)) == len(offered))
+    refused("strategy that is not there", server.post("/activelearning/first"), 404, "least_sure", "random")
+
+
+def no_worse(server: Server, folder: Path, models: Path, labels: Path) -> None:
+    """A training on the model's own masks, which no weights can follow better, leaves everything as it was."""
+    for name in LABELLED:
+        nib.save(server.mask(name), folder / "own.nii.gz")
+        server.submit(name, folder / "own.nii.gz")
+    before = {path.name: path.read_bytes() for path in models.glob("*.pt")}
+    status, _ = server.finish(f"/train/{MODEL}", max_epochs=2)
+    told = server.get("/info/")["train_stats"][MODEL]["told"]
+    check("a training that makes nothing better", status == "DONE" and "no better than before" in told, told)
+    after = {path.name: path.read_bytes() for path in models.glob("*.pt")}
+    check("all weights are as they were", after == before)
+    for name in LABELLED:
+        server.submit(name, labels / f"{name}.nii.gz")
 
 
 def alike(mask: nib.Nifti1Image, image: nib.Nifti1Image) -> bool:
@@ -268,7 +222,7 @@ def named_slices(server: Server) -> None:
     check("slices that are not named are empty", named.any() and whole[..., 0].any() and not outside.any())
     doubted = server.infer(UNSEEN, output="json").json()["doubted_slices"]
     check("doubted slices are told", "edge" in doubted[0]["doubts"], [(one["slice"], one["doubts"]) for one in doubted])
-    refused("slices that are not there", server.infer(UNSEEN, slices="2-99"), 422, f"{UNSEEN}.nii.gz: has")
+    refused("slices that are not there", server.infer(UNSEEN, slices="2-99"), 422, f"{UNSEEN}: has")
     refused("no range of slices", server.infer(UNSEEN, slices="3"), 422, "slices '3'", "Write 2-9")
     ended(
         "the same slices of all", server.finish(f"/batch/infer/{MODEL}", slices="2-3"), "Ask for each stack by itself"
@@ -281,19 +235,27 @@ def batch(server: Server, studies: Path) -> None:
     seconds = time.perf_counter() - begun
     stored = server.get("/datastore/?output=all")["objects"]
     done = sorted(name for name, item in stored.items() if "original" in item["labels"])
-    good = sorted(set(stored) - {"planar", "cine", "cut"})
+    good = sorted(set(stored) - BAD)
     check("batch on a CPU: all that are stacks", status == "DONE" and done == good, f"{len(done)} in {seconds:.0f} s")
 
 
 def refusals(server: Server, studies: Path, labels: Path) -> None:
     refused("planar image", server.infer("planar"), 422, "(192, 162)")
-    refused("cine", server.infer("cine"), 422, "three axes", "split a cine into its phases")
-    refused("damaged file", server.infer("cut"), 422, "cut.nii.gz")
+    refused("cine", server.infer("cine"), 422, "cine: a cine of 3 phases", "parameter 'phase'", "monai-iln stacks")
+    refused("phase that is not there", server.infer("cine", phase=4), 422, "cine: phase 4", "from 1 to 3")
+    refused("phase of a stack", server.infer(UNSEEN, phase=1), 422, f"{UNSEEN}: phase 1 of a single stack")
+    refused("damaged file", server.infer("cut"), 422, "cut: cannot be read")
     refused("image that is not there", server.infer("nobody"), 404, "nobody")
     refused("model that is not there", server.infer(UNSEEN, "nothing"), 404, "nothing", MODEL)
     refused("training of a model that is not there", server.post("/train/nothing"), 404, MODEL)
     refused("batch of a model that is not there", server.post("/batch/infer/nothing"), 404, MODEL)
-    refused("truncated checkpoint", server.infer(UNSEEN, model_filename="cut.pt"), 422, "not a checkpoint")
+    refused(
+        "truncated checkpoint",
+        server.infer(UNSEEN, model_filename="cut.pt"),
+        422,
+        "checkpoint cut.pt",
+        "not a checkpoint",
+    )
     refused("weights of another network", server.infer(UNSEEN, model_filename="other.pt"), 422, "do not fit")
     refused("checkpoint that is not there", server.infer(UNSEEN, model_filename="no.pt"), 422, "first.pt")
     outside = server.infer(UNSEEN, model_filename=f"../../{OTHER}/models/model.pt")
@@ -301,9 +263,15 @@ def refusals(server: Server, studies: Path, labels: Path) -> None:
     stack = nib.load(labels / f"{UNSEEN}.nii.gz")
     wrong = studies.parent / "wrong.nii.gz"
     nib.save(stack.slicer[:-8, :, :], wrong)
-    refused("label of another shape", server.submit(UNSEEN, wrong), 422, "shape")
+    refused("label of another shape", server.submit(UNSEEN, wrong), 422, "the submitted label", "shape")
     nib.save(nib.Nifti1Image(voxels(stack), _moved(stack.affine)), wrong)
-    refused("label in another place", server.submit(UNSEEN, wrong), 422, "affine")
+    refused("label in another place", server.submit(UNSEEN, wrong), 422, "its origin is", "9 mm away")
+    refused("label of a cine", server.submit("cine", wrong), 422, "a cine of 3 phases")
+    for tag in ("../../away", "a/b", ".hidden"):
+        refused(f"tag {tag}", server.submit(UNSEEN, labels / f"{UNSEEN}.nii.gz", tag), 422, "letters, digits")
+    for what, path in (("image", "image/info?image=nobody"), ("label", f"label/info?label={UNSEEN}&tag=other")):
+        answer = requests.get(f"{server.url}/datastore/{path}", timeout=60)
+        refused(f"details of what is not there: {what}", answer, 404, "not")
     refused("label of an image that is not there", server.submit("nobody", wrong), 404, "nobody")
     check("none of them is stored", "final" not in server.get("/datastore/?output=all")["objects"][UNSEEN]["labels"])
 
@@ -314,12 +282,15 @@ def _moved(affine: np.ndarray) -> np.ndarray:
     return moved
 
 
-def trainings(server: Server, studies: Path, labels: Path) -> None:
+def trainings(server: Server, models: Path, studies: Path, labels: Path) -> None:
     """Few labels, bad labels, weights that are chosen."""
     for name in LABELLED[1:]:
         server.withdraw(name)
+    before = (models / "model.pt").read_bytes()
     status, last = server.finish(f"/train/{MODEL}", max_epochs=1, pretrained=False)
-    check("training of one stack, not from pretrained weights", status == "DONE", last if status != "DONE" else "")
+    told = "Only stacks that were trained on judged" in last and "no better than before" in last
+    check("training of one stack, not from pretrained weights", status == "DONE" and told, last)
+    check("which is no better", (models / "model.pt").read_bytes() == before)
     ended(
         "training from a truncated one", server.finish(f"/train/{MODEL}", model_filename="cut.pt"), "not a checkpoint"
     )
