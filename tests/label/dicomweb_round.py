@@ -12,6 +12,7 @@ import argparse
 import gzip
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -22,13 +23,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import requests
+from cines import Cine, fill, find_cines, to_bytes
+from monailabel.config import settings
 from ohif import CHROMIUM, connect, open_viewer, run_model
 from orthanc import Orthanc, find_orthanc, serve_orthanc
-from round import MODEL, OTHER, Server, check, failed, refused, serve, voxels
+from round import voxels
+from server import MODEL, OTHER, Server, check, failed, refused, serve
 
 from monai_iln.datasets.formats.dicom import quiet_pydicom
-from monai_iln.datasets.phantom import write_phantom
+from monai_iln.errors import UserError
 from monai_iln.label import write_app
+from monai_iln.label.pacs import Pacs, open_client
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "sunnybrook"
 SEG, STUDY, SERIES = "Modality=SEG", "0020000D", "0020000E"
@@ -53,6 +58,7 @@ def main() -> int:
         app = write_app(folder / "dicomweb_app", [options.bundles / MODEL, options.bundles / OTHER])
         with serve_orthanc(folder) as pacs:
             cines, alone = fill(pacs, find_cines(options.data, folder))
+            filters(pacs, folder)
             with serve(app, pacs.studies) as server:
                 lists(server, cines, alone)
                 masks = infers(server, cines, alone)
@@ -65,56 +71,20 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def find_cines(data: Path, folder: Path) -> list[list[Path]]:
-    """The files of two cines."""
-    if not list(data.glob("SCD_IMAGES_01/*/CINESAX_*")):
-        print(f"no Sunnybrook in {data}: phantoms stand in for it")
-        data = write_phantom(folder / "raw", subjects=2, slices=7, phases=6)
-    folders = sorted(data.glob("SCD_IMAGES_01/*/CINESAX_*"))[:2]
-    return [sorted(folder.glob("*.dcm")) for folder in folders]
-
-
-class Cine:
-    """What was sent to the PACS as one series."""
-
-    def __init__(self, headers: list) -> None:
-        self.study, self.series = (str(headers[0][key].value) for key in ("StudyInstanceUID", "SeriesInstanceUID"))
-        slices: dict[tuple, list] = {}
-        for header in sorted(headers, key=lambda header: float(header.TriggerTime)):
-            slices.setdefault(tuple(header.ImagePositionPatient), []).append(str(header.SOPInstanceUID))
-        self.slices = len(slices)
-        self.phases = len(headers) // len(slices)
-        self.first = [images[0] for images in slices.values()]  # of the first phase
-
-    def phase(self, number: int) -> str:
-        return f"{self.series}_phase{number:0{len(str(self.phases))}}"
-
-
-def fill(pacs: Orthanc, cines: list[list[Path]]) -> tuple[list[Cine], Cine]:
-    """Two cines, and the first phase of the second as a series of a study of its own, as viewers need it."""
-    known = []
-    with quiet_pydicom() as pydicom:
-        for files in cines:
-            pacs.upload(file.read_bytes() for file in files)
-            headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
-            known.append(Cine(headers))
-        alone = []
-        study, series = pydicom.uid.generate_uid(), pydicom.uid.generate_uid()
-        for file in cines[1]:
-            image = pydicom.dcmread(file)
-            if str(image.SOPInstanceUID) in known[1].first:
-                image.StudyInstanceUID, image.SeriesInstanceUID = study, series
-                image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-                image.StudyDate, image.SeriesDescription = "20200101", "one phase"
-                alone.append(image)
-        pacs.upload(map(to_bytes, alone))
-    return known, Cine(alone)
-
-
-def to_bytes(dataset) -> bytes:
-    file = io.BytesIO()
-    dataset.save_as(file)
-    return file.getvalue()
+def filters(pacs: Orthanc, folder: Path) -> None:
+    """A filter that finds nothing says what there is; one that names no element of DICOM is refused."""
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    logging.getLogger("monai_iln").addHandler(handler)
+    for chosen, words in (({"Modality": "CT"}, "It has 3 series"), ({"Modalitty": "MR"}, "no element of DICOM")):
+        settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = chosen
+        try:
+            found = Pacs(open_client(pacs.studies), folder / "memory.json", ["left ventricle"]).stacks()
+            check(f"{chosen} finds nothing", not found)
+        except UserError as error:
+            told.append(str(error))
+        check(f"what is said of {chosen}", words in told[-1], told[-1])
 
 
 def lists(server: Server, cines: list[Cine], alone: Cine) -> None:
@@ -179,8 +149,9 @@ def labels(server: Server, pacs: Orthanc, cines: list[Cine], masks: dict[str, ni
     sums = sorted(int(plane.sum()) for plane in left.pixel_array)
     check("its slices are those of the label", sums == sorted(corrected.sum(axis=(0, 1)).tolist()), sums)
     with quiet_pydicom() as pydicom:
-        image = pydicom.dcmread(io.BytesIO(pacs.file(cines[0].first[0])), stop_before_pixels=True)
-    check("its frame of reference", left.FrameOfReferenceUID == image.FrameOfReferenceUID)
+        images = [pydicom.dcmread(io.BytesIO(pacs.file(uid)), stop_before_pixels=True) for uid in cines[0].first]
+    references = {str(image.FrameOfReferenceUID) for image in images}  # Sunnybrook's files have one each
+    check("its frame of reference", str(left.FrameOfReferenceUID) in references)
     status = server.get("/datastore/")
     check("one image has a label", status["completed"] == 1, status["completed"])
 
