@@ -20,9 +20,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from monai_iln.cines import segment_cines
+from monai_iln.cine.curves import VolumeCurve, find_largest_jump
+from monai_iln.cine.segment import segment_cines
 from monai_iln.datasets import DataWarning, Stack, read_cine, read_sunnybrook
-from monai_iln.volume_curves import VolumeCurve, find_largest_jump
 
 BUNDLES = {"left": "lv_short_axis_iln", "right": "rv_short_axis_iln"}
 

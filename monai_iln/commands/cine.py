@@ -42,8 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from monai_iln.cines import segment_cines
-    from monai_iln.volume_curves import DOUBTS
+    from monai_iln.cine.curves import DOUBTS
+    from monai_iln.cine.segment import segment_cines
 
     given = {name: getattr(options, name) for name in _OPTIONS}
     if given["device"] is not None:

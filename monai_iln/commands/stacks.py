@@ -37,7 +37,7 @@ def _split(options: argparse.Namespace) -> None:
 
     extremes, phases = None, options.phases
     if options.bundle is not None:
-        from monai_iln.cines import find_extremes
+        from monai_iln.cine.segment import find_extremes
 
         require_new(options.output)  # before long work
         extremes, phases = find_extremes(options.source, options.bundle, options.series), phases or ["ED", "ES"]

@@ -17,15 +17,15 @@ from monai.data.folder_layout import FolderLayout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_iln.cine_files import MeasuredCine, write_tables
-from monai_iln.cine_pictures import find_limits, scale_grey, write_pictures
+from monai_iln.cine.curves import measure_curve
+from monai_iln.cine.files import MeasuredCine, write_tables
+from monai_iln.cine.pictures import find_limits, scale_grey, write_pictures
 from monai_iln.datasets.cines import PHASE_KEY, TIMES_KEY, frame_ms
 from monai_iln.datasets.ranges import RANGE_KEY, parse_range
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
 from monai_iln.handlers.slices import file_of
 from monai_iln.run_files import MASK_ENDING
-from monai_iln.volume_curves import measure_curve
 
 
 @dataclass
@@ -51,7 +51,7 @@ class SaveCines:
     - for each cine a mask with four axes, with the cine's affine and the time of a phase, ``NAME_pred.nii.gz``; its
       curves above the slices at ED and ES, ``NAME_cine.png``; and a film, ``NAME_cine.gif``,
     - ``phases.csv`` with a line for each phase and ``subjects.csv`` with a line for each cine, of each structure; see
-      :class:`monai_iln.volume_curves.VolumeCurve` for what they hold.
+      :class:`monai_iln.cine.curves.VolumeCurve` for what they hold.
 
     Without a cine it writes nothing. With several ranks all phases of a cine must come to one of them; the first writes
     the tables.

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_iln.cine_files import read_tables
+from monai_iln.cine.files import read_tables
 from monai_iln.datasets import read_cine
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.run_files import PHASES, SLICES, SUBJECTS

@@ -8,7 +8,7 @@ from engines import AFFINE, disc, evaluate
 from monai.data import MetaTensor
 from PIL import Image
 
-from monai_iln.cine_files import read_tables
+from monai_iln.cine.files import read_tables
 from monai_iln.handlers import SaveCines, SaveDoubts, SaveOverlay
 from monai_iln.run_files import PHASES, SLICES, SUBJECTS
 from monai_iln.transforms import DoubtSlicesd

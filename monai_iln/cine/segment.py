@@ -11,8 +11,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from monai_iln.bundle import find_bundle
-from monai_iln.cine_files import MeasuredCine, read_tables, write_tables
-from monai_iln.cine_pictures import find_limits, scale_grey, write_pictures
+from monai_iln.cine.curves import compare_strokes
+from monai_iln.cine.files import MeasuredCine, read_tables, write_tables
+from monai_iln.cine.pictures import find_limits, scale_grey, write_pictures
 from monai_iln.datasets.cines import read_cine
 from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.inference import find_stacks
@@ -22,7 +23,6 @@ from monai_iln.errors import require
 from monai_iln.extras import require_extra
 from monai_iln.files import require_new
 from monai_iln.run_files import MASK_ENDING
-from monai_iln.volume_curves import compare_strokes
 
 _SIDES = ("left ventricle", "right ventricle")
 

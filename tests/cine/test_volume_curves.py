@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from monai_iln.cine.curves import DOUBTS, VolumeCurve, compare_strokes, find_largest_jump, measure_curve
 from monai_iln.errors import UserError
-from monai_iln.volume_curves import DOUBTS, VolumeCurve, compare_strokes, find_largest_jump, measure_curve
 
 # Sheared, turned and with a gap between slices: pixels of 2 x 1.5 mm, 10 mm from slice to slice along the normal.
 TURN = np.array([[np.sqrt(0.75), -0.5, 0], [0.5, np.sqrt(0.75), 0], [0, 0, 1]])

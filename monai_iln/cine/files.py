@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from monai_iln.cine.curves import VolumeCurve
 from monai_iln.run_files import PHASES, SUBJECTS
-from monai_iln.volume_curves import VolumeCurve
 
 
 class MeasuredCine(NamedTuple):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_iln.cine.curves import VolumeCurve
 from monai_iln.datasets.cines import frame_ms
 from monai_iln.extras import require_extra
 from monai_iln.files import new_file
 from monai_iln.overlays import as_bytes, crop_window
 from monai_iln.run_files import CINE_FILM, CINE_PICTURE
-from monai_iln.volume_curves import VolumeCurve
 
 if TYPE_CHECKING:
     from PIL import Image
