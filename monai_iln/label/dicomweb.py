@@ -179,7 +179,8 @@ class PacsStudies(LocalStudies, DICOMWebDatastore):
             segmentation = pydicom.dcmread(file)
             image = pydicom.dcmread(folder / "001.dcm", specific_tags=["FrameOfReferenceUID"])
         file.unlink()
-        segmentation.FrameOfReferenceUID = image.get("FrameOfReferenceUID")  # pydicom-seg makes one up
+        if "FrameOfReferenceUID" in image:
+            segmentation.FrameOfReferenceUID = image.FrameOfReferenceUID  # pydicom-seg makes one up
         self._pacs.send(segmentation)
         self._pacs.forget_labels()
         return str(segmentation.SeriesInstanceUID)
