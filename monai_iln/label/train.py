@@ -64,6 +64,8 @@ class Train(BundleTrainTask):
     def _doubt_outcome(self) -> None:
         """Tell that nothing but trained stacks judged, behind what came of it."""
         file = self.bundle / "eval" / FINE_TUNING
+        if not file.is_file():  # processes of several GPUs failed, of which MONAI Label says nothing
+            return
         outcome = json.loads(file.read_text(encoding="utf-8"))
         outcome["told"] += ". Only stacks that were trained on judged: hold some out to know (val_split, two stacks)"
         write_json(file, outcome)
