@@ -1,5 +1,8 @@
 """Changes of images whose effect on a prediction is known."""
 
+import itertools
+
+import ignite.metrics
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,8 @@ from monai.transforms import AsDiscreted, Compose
 from torch import nn
 
 from monai_iln.errors import UserError
-from monai_iln.handlers import SaveRobustness
-from monai_iln.handlers.changes import BATCH, CHANGES, ChangedInferer, windows_of
+from monai_iln.handlers import SaveRobustness, robustness
+from monai_iln.handlers.changes import BATCH, CHANGES, ChangedInferer, Prediction, windows_of
 from monai_iln.handlers.robustness import disagreement
 from monai_iln.run_files import CASE, ROBUSTNESS
 
@@ -118,6 +121,16 @@ def test_more_image_is_filled_with_its_border():
     assert (moved[0, 0, :2] == 3).all()
 
 
+def test_the_border_is_all_outermost_voxels():
+    given = images((2, 1, 5, 6, 7))
+    edges = [given.numpy().take(end, axis).reshape(2, -1) for axis in (2, 3, 4) for end in (0, -1)]
+    values = np.sort(np.concatenate(edges, axis=1), axis=1)
+    expected = values[:, (values.shape[1] - 1) // 2]  # of two in the middle the lower one
+    filled = Prediction(given, given, SimpleInferer(), Seen(), None).fill((3, 3, 3))
+    assert filled.shape == (2, 1, 3, 3, 3)
+    assert (filled.numpy() == expected.reshape(2, 1, 1, 1, 1)).all()
+
+
 def test_a_part_that_is_predicted_alone_leaves_the_rest_as_it_is():
     def network(inputs):
         return inputs - inputs.mean(dim=(2, 3), keepdim=True)
@@ -131,14 +144,15 @@ def test_a_part_that_is_predicted_alone_leaves_the_rest_as_it_is():
     assert not torch.equal(shifted[..., :12, :12], network(given)[..., :12, :12])
 
 
-def test_windows_shift_by_half_a_step():
+@pytest.mark.parametrize(("rows", "overlap", "start"), [(24, 0.5, 2), (12, 0.0, 4)], ids=["room", "just enough room"])
+def test_windows_shift_by_half_a_step(rows, overlap, start):
     def network(inputs):
         return inputs - inputs.mean(dim=(2, 3), keepdim=True)
 
-    inferer, given = SlidingWindowInferer((8, 8), 2, 0.5), images((1, 1, 24, 8))
+    inferer, given = SlidingWindowInferer((8, 8), 2, overlap), images((1, 1, rows, 8))
     (shifted,) = predict(inferer, network, given, "shift")
     expected = inferer(given, network)
-    expected[:, :, 2:] = inferer(given[:, :, 2:], network)
+    expected[:, :, start:] = inferer(given[:, :, start:], network)
     torch.testing.assert_close(shifted, expected, rtol=0, atol=1e-12)
     assert not torch.allclose(shifted, inferer(given, network))
 
@@ -149,6 +163,7 @@ def test_borders_of_windows():
     rows = windows.near_borders()
     assert (rows == rows[:, :1]).all()
     assert rows[:, 0].nonzero().flatten().tolist() == [3, 4, 7, 8, 11, 12]
+    assert windows_of(SlidingWindowInferer((4, 4), 2, 0.9), (9, 9)).step == (1, 1)
     assert windows_of(SlidingWindowInferer((16, 16)), (16, 12)) is None
     assert windows_of(SimpleInferer(), (64, 64)) is None
 
@@ -323,6 +338,33 @@ def test_a_number_for_each_image(tmp_path):
     assert scores["larger"].tolist() == pytest.approx([0, 1, 2])
     assert table[["disagreement", "near_borders", "empty_windows", "marked"]].isna().all(axis=None)
     assert len(table) == 3 * (2 + len(CHANGES))
+
+
+def test_a_metric_of_one_case_is_the_score_and_not_dice(tmp_path):
+    def pairs(output):
+        return tuple(torch.stack([one[key].as_subclass(torch.Tensor) for one in output]) for key in ("pred", "label"))
+
+    metric = ignite.metrics.MeanAbsoluteError(output_transform=pairs)
+    table = segmentation(tmp_path, Threshold(False), metric=metric)
+    # In both classes; ignite divides by the number of cases, not of pixels.
+    wrong = [2 * int(((item["image"] > 0.55) != (item["label"] > 0)).sum()) for item in cases()]
+    assert max(wrong) > 1
+    assert table.loc[table["change"] == "unchanged", "score"].tolist() == pytest.approx(wrong)
+
+
+def test_the_time_of_a_batch_is_shared_by_its_cases(tmp_path, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(robustness.time, "perf_counter", lambda: float(next(clock)))
+    table = segmentation(tmp_path, Threshold(False), batch_size=2)
+    assert table.loc[table["change"] == "gain", "seconds"].tolist() == [0.5, 0.5, 1.0]
+
+
+def test_a_case_that_is_not_scored_is_told(tmp_path):
+    metric = {"mae": MeanAbsoluteError(output_transform=PRED)}
+    evaluator = evaluator_of(cases(3), Seen(), metric)
+    SaveRobustness(str(tmp_path), list("abcd"), list("abcd"), metric).attach(evaluator)
+    with pytest.raises(UserError, match="3 scores of 4 cases in the part test"):
+        evaluator.run()
 
 
 def test_what_a_transform_does_to_a_batch_no_other_change_sees(tmp_path):

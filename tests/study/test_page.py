@@ -18,7 +18,7 @@ from monai_iln.study.report.chances import lost_runs, lost_subjects
 from monai_iln.study.report.document import LEAST_SCALE, Document, Picture, Row, Section, Table, write_document
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.winners import find_winner, winners_of
-from monai_iln.study.report.wording import join
+from monai_iln.study.report.wording import join, slug
 from monai_iln.study.statistics import subject_scores
 from monai_iln.study.verdicts import judge
 
@@ -299,3 +299,10 @@ def test_seeds_that_share_splits_are_told(tmp_path, splits, told):
         table["split"] = [splits[dataset][seed] for dataset, seed in zip(table["dataset"], table["seed"], strict=True)]
     texts = [block.text for block in scores.blocks(Results.of(tmp_path, records)) if isinstance(block, document.Text)]
     assert told in " ".join(texts)
+
+
+def test_names_of_files_are_no_longer_than_file_systems_take():
+    umlauts = slug("dice", "d", "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 300)
+    assert umlauts.startswith("dice-d-\N{LATIN SMALL LETTER U WITH DIAERESIS}")
+    assert 150 < len(umlauts.encode()) < 200
+    assert slug("dice", "left ventricle") == "dice-left_ventricle"

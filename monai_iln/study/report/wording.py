@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+_LONGEST = 160  # bytes of the name of a file
 NO_NUMBER = "\N{EN DASH}"  # what stands in a table where there is no number
 
 
@@ -89,13 +90,14 @@ def four_digits(value: float) -> int:
 
 
 def slug(*names: str) -> str:
-    """A name for a file.
+    """A name for a file, cut where it is longer than file systems take, with room for an ending.
 
     Example:
         >>> slug("dice", "LV", "left ventricle")
         'dice-LV-left_ventricle'
     """
-    return "-".join(re.sub(r"\W", "_", name) for name in names if name)
+    name = "-".join(re.sub(r"\W", "_", name) for name in names if name)
+    return name.encode()[:_LONGEST].decode(errors="ignore")
 
 
 def join(words: Sequence[str], last: str = "and") -> str:
