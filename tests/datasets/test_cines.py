@@ -85,6 +85,7 @@ def test_a_cine_in_a_file(name, tmp_path):
     [
         ("msec", 40, 40),
         ("sec", 0.04, 40),
+        ("usec", 40_000, 40),
         ("sec", 40, 40),
         ("unknown", 0.04, 40),
         ("unknown", 33, 33),
@@ -227,5 +228,7 @@ def test_labels_of_all_times_are_no_cines(tmp_path):
 
 def test_other_stacks_beside_a_cine_stay(tmp_path):
     write_nifti(tmp_path / "P1_cine.nii")
-    nib.save(nib.Nifti1Image(np.zeros((9, 7, 5), np.int16), AFFINE), tmp_path / "P2_ED.nii")
-    assert find_stacks(tmp_path) == [str(tmp_path / "P1_cine.nii"), str(tmp_path / "P2_ED.nii")]
+    for name in ("P2_ED", "P2_ED_gt"):
+        nib.save(nib.Nifti1Image(np.zeros((9, 7, 5), np.int16), AFFINE), tmp_path / f"{name}.nii")
+    with pytest.warns(DataWarning, match="^1 labels"):
+        assert find_stacks(tmp_path) == [str(tmp_path / "P1_cine.nii"), str(tmp_path / "P2_ED.nii")]
