@@ -220,7 +220,7 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
     found = {}
     for i, j in combinations(range(len(names)), 2):
         apart = not alike or bool(noisy & {i, j})
-        own = variances(terms, [i, j]) if apart else pooled
+        own = variances(terms, [i, j]) if apart else variances(terms, pool, (i, j))
         found[names[i], names[j]] = _difference(terms, own, (i, j), names, float(means[i] - means[j]), apart)
     told = _components(terms, pooled, design)
     left_out = tuple(names[k] for k in sorted(noisy))

@@ -29,6 +29,12 @@ rank of Z, Q an orthonormal basis of it, and x = y - u::
 What all methods of a seed have in common, such as a start that is good for each of them, is in no difference. K sets of
 runs hold K - 1 independent differences, so a mean over pairs has the degrees of freedom of K - 1.
 
+For the difference of a pair only those pairs are pooled whose Vs or var(u) is between a third of its own and three
+times as much, and K is the number of their methods. Else methods whose subjects scatter widely would drown what two
+quiet ones tell of the luck of their folds and trainings: of two among six methods whose subjects scatter a quarter as
+much as those of most others, and whose luck is the same, "95 %" intervals held the truth in 76 of 100 studies with one
+seed and in 85 with two; so they do in 94 (300 simulated studies each, 44 subjects, 3 folds).
+
 Where some seeds share a split, w is on the safe side, as if all luck were that of folds: with t_j seeds for split j,
 w = (mean q sum (t_j / S)^2 - (1 - mean q) / (S N)) / (1 - sum t_j (t_j - 1) / (S (S - 1))).
 
@@ -56,6 +62,7 @@ from monai_iln.study.selection import DECIMALS
 
 MOST_POOLED = 3  # so many methods are always pooled: of fewer than four none can be told to be the noisy one
 NOISY, NOISY_ONE_SEED = 6.0, 8.0  # times the median; set by hand, in simulations
+ALIKE = 3.0  # the ratio of the variances over subjects up to which pairs are pooled; set by hand, in simulations
 NOTHING = 10.0 ** (-2 * DECIMALS)  # a variance that is only rounding
 _Floats = npt.NDArray[np.float64]
 _Integers = npt.NDArray[np.int64]
@@ -177,14 +184,18 @@ def noisy_methods(terms: Terms) -> set[int]:
     return set(np.flatnonzero(terms.spread > most * usual).tolist())
 
 
-def variances(terms: Terms, group: Sequence[int]) -> Variances:
-    """The variances of the methods of a group: of those that are pooled, or of a pair that is not."""
-    pairs = tuple(np.array(list(combinations(group, 2)), int).reshape(-1, 2).T)
-    means = (of[pairs] for of in (terms.run, terms.noise, terms.between, terms.within))
+def variances(terms: Terms, group: Sequence[int], like: tuple[int, int] | None = None) -> Variances:
+    """The variances of the methods of a group, or of its pairs whose subjects scatter as those of one pair do."""
+    pairs = np.array(list(combinations(group, 2)), int).reshape(-1, 2)
+    if like is not None:
+        scatter = np.maximum(terms.within, NOTHING)
+        ratio = scatter[tuple(pairs.T)] / scatter[like]
+        pairs = pairs[np.maximum(ratio, 1 / ratio) <= ALIKE]
+    means = (of[tuple(pairs.T)] for of in (terms.run, terms.noise, terms.between, terms.within))
     run, noise, between, within = (float(of.mean()) if of.size else np.nan for of in means)
     c = max(0.0, run - terms.leak * noise)
     b = max(0.0, between - terms.inverse * within - c / terms.seeds)
-    methods = len(group) - 1
+    methods = _independent(pairs)
     return Variances(c, b, run, methods * terms.run_df, between, methods * terms.between_df, noise, within)
 
 
@@ -203,6 +214,14 @@ def _of_pairs(values: _Floats) -> _Floats:
     """The differences of every two rows."""
     pairs: _Floats = values[:, None] - values
     return pairs
+
+
+def _independent(pairs: _Integers) -> int:
+    """How many independent differences pairs of methods hold: K - 1 for all those of K methods."""
+    signs = np.zeros((len(pairs), pairs.max(initial=0) + 1))
+    np.put_along_axis(signs, pairs, 1.0, axis=1)
+    np.put_along_axis(signs, pairs[:, :1], -1.0, axis=1)
+    return int(np.linalg.matrix_rank(signs)) if len(pairs) else 0
 
 
 def _spread(values: _Floats) -> _Floats:

@@ -63,12 +63,24 @@ def test_four_subjects_in_two_folds_by_hand():
     assert (found.design, found.subjects, found.folds, found.seeds) == ("one split", 4, 2, 1)
 
 
-def terms_of_one_split(scores, folds, group):
-    """The means of Vs, W, E and I over the pairs of a group, each by least squares on the pair's difference."""
+def alike(scores, pair, group, scatter):
+    """The pairs of a group whose subjects scatter as those of a pair do, and how many methods they join."""
+    own = scatter(scores[pair[0]] - scores[pair[1]])
+    pairs = list(itertools.combinations(group, 2))
+    pairs = [(i, j) for i, j in pairs if own / 3 <= scatter(scores[i] - scores[j]) <= 3 * own]
+    joined = {k: {k} for k in range(len(scores))}
+    for i, j in pairs:
+        both = joined[i] | joined[j]
+        joined |= dict.fromkeys(both, both)
+    return pairs, len(scores) - len({frozenset(methods) for methods in joined.values()})
+
+
+def terms_of_one_split(scores, folds, pairs):
+    """The means of Vs, W, E and I over pairs, each by least squares on the pair's difference."""
     _, seeds, subjects = scores.shape
     fold, number = folds[0], folds.max() + 1
     found = []
-    for i, j in itertools.combinations(group, 2):
+    for i, j in pairs:
         d = scores[i] - scores[j]
         u = d.mean(axis=0)
         vs = residual(u, fold) / (subjects - number)
@@ -84,23 +96,26 @@ def terms_of_one_split(scores, folds, group):
     return np.mean(found, axis=0)
 
 
-def expected_of_one_split(scores, folds, pair, group):
+def expected_of_one_split(scores, folds, pair, group, like=True):
     """The variance of the pair's difference and its df, and whether the fold's part is above 0."""
     _, seeds, subjects = scores.shape
     sizes = np.bincount(folds[0])
     number, q, h = len(sizes), ((sizes / subjects) ** 2).sum(), (1 / sizes).mean()
-    vs, *_ = terms_of_one_split(scores, folds, pair)
-    mean_vs, run, noise, of_folds = terms_of_one_split(scores, folds, group)
+    vs, *_ = terms_of_one_split(scores, folds, [pair])
+    pairs, differences = list(itertools.combinations(group, 2)), len(group) - 1
+    if like:
+        pairs, differences = alike(scores, pair, group, lambda d: residual(d.mean(axis=0), folds[0]))
+    mean_vs, run, noise, of_folds = terms_of_one_split(scores, folds, pairs)
     c = max(0, run - h * noise)
     b = max(0, of_folds - h * mean_vs - c / seeds)
     v = vs / subjects + q * (c / seeds + b)
-    df = (len(group) - 1) * (number - 1)
+    df = differences * (number - 1)
     if seeds > 1 and b > 0:
         df = max(df, v**2 * df / (q * of_folds) ** 2)
     elif seeds > 1:
         parts = [(vs / subjects, subjects - number)]
         if c > 0:
-            parts.append((q * run / seeds, (len(group) - 1) * number * (seeds - 1)))
+            parts.append((q * run / seeds, differences * number * (seeds - 1)))
         df = satterthwaite(v, *parts)
     variances = {"fold": b, "training": np.nan, "residual": np.nan, "subject": mean_vs}
     if seeds > 1:
@@ -119,18 +134,19 @@ def test_one_split_is_that_of_least_squares(methods, sizes, seeds):
         found = estimate(scores, folds)
         pool = [k for k in range(methods) if METHODS[k] not in found.noisy]
         for i, j in itertools.combinations(range(methods), 2):
-            *expected, variances = expected_of_one_split(scores, folds, (i, j), pool)
+            *expected, _ = expected_of_one_split(scores, folds, (i, j), pool)
             difference = found.between(METHODS[i], METHODS[j])
             if not difference.apart:
                 assert (difference.variance, difference.df) == pytest.approx(expected, rel=1e-9)
             assert difference.mean == pytest.approx((scores[i] - scores[j]).mean())
+        *_, variances = expected_of_one_split(scores, folds, (0, 1), pool, like=False)
         sd = {name: np.sqrt(value) for name, value in variances.items()}
         assert vars(found.components) == pytest.approx(sd, nan_ok=True)
         cases.add((sd["training"] > 0, sd["fold"] > 0))
     assert len(cases) >= (2 if seeds == 1 else 3)
 
 
-def expected_of_new_splits(scores, folds, pair, group):
+def expected_of_new_splits(scores, folds, pair, group, like=True):
     """The same by the matrices of the page: an orthonormal basis of the runs' dummies less their subject means."""
     _, seeds, subjects = scores.shape
     number = folds.max() + 1
@@ -141,8 +157,11 @@ def expected_of_new_splits(scores, folds, pair, group):
     left, values, _ = np.linalg.svd(less_means, full_matrices=False)
     basis = left[:, values > 1e-10]
     g, trace = basis.shape[1], ((basis.T @ z) ** 2).sum()
+    pairs, differences = list(itertools.combinations(group, 2)), len(group) - 1
+    if like:
+        pairs, differences = alike(scores, pair, group, lambda d: d.mean(axis=0).var())
     run, noise, within = [], [], []
-    for i, j in itertools.combinations(group, 2):
+    for i, j in pairs:
         d = scores[i] - scores[j]
         x = (d - d.mean(axis=0)).ravel()
         explained = ((basis.T @ x) ** 2).sum()
@@ -155,7 +174,7 @@ def expected_of_new_splits(scores, folds, pair, group):
     v = over_subjects + c * w
     parts = [(over_subjects, subjects - 1)]
     if c > 0:
-        parts.append((w * np.mean(run), g * (len(group) - 1)))
+        parts.append((w * np.mean(run), g * differences))
     variances = {"training": c, "residual": np.mean(noise)}
     variances["subject"] = max(0, np.mean(within) - (variances["residual"] + c * (1 - 1 / number)) / seeds)
     return v, satterthwaite(v, *parts), variances
@@ -171,10 +190,11 @@ def test_new_splits_are_those_of_large_matrices(methods, sizes, seeds):
         pool = [k for k in range(methods) if METHODS[k] not in found.noisy]
         assert found.design == "new splits"
         for i, j in itertools.combinations(range(methods), 2):
-            *expected, variances = expected_of_new_splits(scores, folds, (i, j), pool)
+            *expected, _ = expected_of_new_splits(scores, folds, (i, j), pool)
             difference = found.between(METHODS[i], METHODS[j])
             if not difference.apart:
                 assert (difference.variance, difference.df) == pytest.approx(expected, rel=1e-9)
+        *_, variances = expected_of_new_splits(scores, folds, (0, 1), pool, like=False)
         sd = {name: np.sqrt(value) for name, value in variances.items()}
         assert vars(found.components) == pytest.approx({**sd, "fold": np.nan}, nan_ok=True)
         cases.add(sd["training"] > 0)
@@ -219,6 +239,27 @@ def test_a_far_noisier_method_has_terms_of_its_own(new, seeds, expected):
             assert difference.apart == (j == 4)
             v, df, *_ = expected(scores, folds, (i, j), [i, 4] if j == 4 else range(4))
             assert (difference.variance, difference.df) == pytest.approx((v, df), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("new", "seeds", "expected"),
+    [(False, 1, expected_of_one_split), (False, 3, expected_of_one_split), (True, 3, expected_of_new_splits)],
+)
+def test_pairs_are_pooled_whose_subjects_scatter_alike(new, seeds, expected):
+    numbers = set()
+    for seed in range(6):
+        scores, folds = draw(6, seeds, (5, 5, 5, 5), seed, fold=0.01, training=0.02, new=new)
+        rest = scores - scores.mean(axis=2, keepdims=True)
+        scores = scores + rest * np.array([0, 0, 0.5, 1, 2, 3]).reshape(6, 1, 1)
+        found = estimate(scores, folds)
+        pool = [k for k in range(6) if METHODS[k] not in found.noisy]
+        for i, j in itertools.combinations(pool, 2):
+            difference = found.between(METHODS[i], METHODS[j])
+            assert (difference.variance, difference.df) == pytest.approx(
+                expected(scores, folds, (i, j), pool)[:2], rel=1e-9
+            )
+            numbers.add(len(alike(scores, (i, j), pool, lambda d: d.mean(axis=0).var())[0]))
+    assert len(numbers) > 3  # from the pair alone to nearly all
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
