@@ -232,3 +232,14 @@ def test_other_stacks_beside_a_cine_stay(tmp_path):
         nib.save(nib.Nifti1Image(np.zeros((9, 7, 5), np.int16), AFFINE), tmp_path / f"{name}.nii")
     with pytest.warns(DataWarning, match="^1 labels"):
         assert find_stacks(tmp_path) == [str(tmp_path / "P1_cine.nii"), str(tmp_path / "P2_ED.nii")]
+
+
+def test_other_subjects_with_longer_names_stay(tmp_path):
+    cines = ["P1_4d", "heart_1", "a"]
+    for name in cines:
+        write_nifti(tmp_path / f"{name}.nii")
+    others = ["P10", "P1x_ED", "heart_2", "abc"]
+    for name in [*others, "P1_frame01", "P1-ES", "P1", "heart_1_ED"]:
+        nib.save(nib.Nifti1Image(np.zeros((9, 7, 5), np.int16), AFFINE), tmp_path / f"{name}.nii")
+    with pytest.warns(DataWarning, match="^4 labels and single phases"):
+        assert find_stacks(tmp_path) == sorted(str(tmp_path / f"{name}.nii") for name in [*cines, *others])
