@@ -136,6 +136,16 @@ def test_a_picture_of_curves(tmp_path):
     assert (abs(colours.astype(int) - [255, 140, 26]) < 12).all(axis=1).sum() > 500
 
 
+def test_names_that_begin_no_formula(tmp_path):
+    """Matplotlib takes what stands between two dollars for one, and fails on most."""
+    evaluate(SaveCines(str(tmp_path), [r"$\left$"]), *phases(r"P1 $\bad$"))
+    items = phases()
+    for _, output in items:
+        output["image"].meta["filename_or_obj"] = r"/data/P1 $\bad$.nii.gz"
+    evaluate(SaveCines(str(tmp_path)), *items)
+    assert (tmp_path / r"P1 $\bad$_cine.png").stat().st_size > 10_000
+
+
 def doubted(*radii):
     items = []
     for item, output in phases(radii=radii, first=0):
