@@ -9,6 +9,7 @@ import torch
 
 from monai_iln.errors import UserError
 from monai_iln.label import strategies
+from monai_iln.label.checkpoints import list_checkpoints
 from monai_iln.label.strategies import LEAST_SURE, LeastSure, RandomStack
 
 SHAPE = (8, 8, 4)
@@ -102,6 +103,14 @@ def test_the_probability_of_what_is_marked_counts(studies, tmp_path):
     task = Task(tmp_path / "heart")
     task.sure = 0.875
     assert LeastSure({"heart": task})({}, studies)["score"] == 3 / 4 + 1 / 8
+
+
+def test_a_file_that_is_being_written_is_no_checkpoint(tmp_path):
+    """A kill in the middle leaves one, half-written."""
+    (tmp_path / "models").mkdir()
+    for name in ("shipped.pt", ".4711_model.pt", "fold1.pt", "model.pt"):
+        (tmp_path / "models" / name).touch()
+    assert list_checkpoints(tmp_path) == ["model.pt", "fold1.pt", "shipped.pt"]
 
 
 def test_a_first_checkpoint_that_fails_is_told(studies, tmp_path):
