@@ -87,6 +87,16 @@ def test_cines_and_stacks_in_one_run(tmp_path):
     assert not (tmp_path / "P3").exists()
 
 
+def test_a_failure_leaves_the_numbers_of_the_cines_before(tmp_path):
+    (item, broken), *_ = phases("P3")
+    del broken["image"]
+    with pytest.raises(KeyError):
+        evaluate(SaveCines(str(tmp_path), data_root_dir="/data"), *phases("P1"), *phases("P2"), (item, broken))
+    cines = read_tables(tmp_path)
+    assert list(cines) == ["/data/P1/cine.nii.gz", "/data/P2/cine.nii.gz"]
+    assert [len(cine.curves[0].volumes_ml) for cine in cines.values()] == [6, 6]
+
+
 def test_without_a_cine_nothing_is_written(tmp_path):
     (item, stack), *_ = phases()
     del item["cine_phase"]
