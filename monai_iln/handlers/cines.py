@@ -53,7 +53,7 @@ class SaveCines:
     - ``phases.csv`` with a line for each phase and ``subjects.csv`` with a line for each cine, of each structure; see
       :class:`monai_iln.cine.curves.VolumeCurve` for what they hold.
 
-    Without a cine it writes nothing. The tables grow by every cine: what fails later leaves the numbers of those before.
+    Without a cine it writes nothing. The tables grow by every cine: what fails later leaves those numbers.
     With several ranks all phases of a cine must come to one of them. The first writes the tables, at the end those of
     all ranks.
 
