@@ -18,7 +18,7 @@ from monai_iln.cine.pictures import find_limits, scale_grey, write_pictures
 from monai_iln.datasets.cines import read_cine
 from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.inference import find_stacks
-from monai_iln.datasets.pseudonyms import name_stacks
+from monai_iln.datasets.pseudonyms import name_stacks, require_apart
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import require
 from monai_iln.extras import require_extra
@@ -61,6 +61,8 @@ def segment_cines(
     alone = len(set(names)) == len(names)
     require(alone, f"bundles {', '.join(names)}", "each has a folder of its name in the output", "rename one")
     given = {key: value for key, value in options.items() if value is not None}
+    if "anonymize" in given:
+        require_apart(given["anonymize"], output)  # an inference knows its own folder alone
     homes = [output / name for name in names] if len(names) > 1 else [output]
     for folder, home in zip(folders, homes, strict=True):
         _infer(folder, dataset_dir=str(source), output_dir=str(home), **given)
