@@ -231,6 +231,14 @@ def test_values_without_a_name():
             name_values(values, {}, models)
 
 
+def test_a_series_that_lacks_a_slice(subject):
+    cine = [file for file in subject if "CINESAX" in file.parent.name]
+    kept = [file for file in cine if dcmread(file).InstanceNumber not in (4, 5, 6)]
+    assert len(cine) - len(kept) == 3, "one slice in three phases"
+    with pytest.raises(UserError, match="the slices are not evenly spaced"):
+        split_series("1.2", "1.3", headers(kept))
+
+
 def test_a_segment_that_is_called_as_another_structure():
     """It would get into the PACS under a name that nobody gave it."""
     for models, info in ((MODELS, {"model": "left"}), ({"left": LEFT}, {})):

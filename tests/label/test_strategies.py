@@ -123,6 +123,12 @@ def test_what_the_studies_find_to_be_no_stack_is_skipped(studies, tmp_path, stra
         offer({}, studies)
 
 
+def test_a_stack_on_which_nothing_is_marked_is_the_least_sure(studies, tmp_path):
+    add(studies.folder, "d", doubted=4)
+    offered = LeastSure({"model": Task(tmp_path / "bundle")})({}, studies)
+    assert (offered["id"], offered["score"]) == ("d.nii", 2.0)
+
+
 def test_a_file_that_is_being_written_is_no_checkpoint(tmp_path):
     """A kill in the middle leaves one, half-written."""
     (tmp_path / "models").mkdir()
