@@ -92,7 +92,7 @@ def draw_curves(
     above, below = figure.subplots(2, 1, height_ratios=(4, 10 * strip.shape[0] / strip.shape[1]))
     for curve, colour in zip(curves, COLOURS, strict=False):
         _draw_curve(above, curve, colour)
-    above.set_title(Path(first.stack).name, loc="left", fontsize=10)
+    above.set_title(Path(first.stack).name, loc="left", fontsize=10, parse_math=False)
     above.set(
         ylim=(0, 1.12 * max(curve.edv_ml for curve in curves) or 1), ylabel="volume (ml)", xlabel=_axis_of(first)[1]
     )
@@ -119,7 +119,7 @@ def _axis_of(curve: VolumeCurve) -> tuple[Sequence[float], str]:
 
 def _draw_curve(axes: Any, curve: VolumeCurve, colour: str) -> None:
     places, _ = _axis_of(curve)
-    told = curve.tell().replace("; DOUBTED", "\nDOUBTED")
+    told = curve.tell().replace("; DOUBTED", "\nDOUBTED").replace("$", r"\$")  # which would begin a formula
     axes.plot(places, curve.volumes_ml, color=colour, marker=".", linestyle="--" if curve.doubts else "-", label=told)
     for phase in (curve.ed, curve.es):
         place, volume = places[phase - 1], curve.volumes_ml[phase - 1]

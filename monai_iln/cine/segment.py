@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from monai_iln.cine.pictures import find_limits, scale_grey, write_pictures
 from monai_iln.datasets.cines import read_cine
 from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.inference import find_stacks
-from monai_iln.datasets.pseudonyms import name_stacks
+from monai_iln.datasets.pseudonyms import name_stacks, require_apart
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import require
 from monai_iln.extras import require_extra
@@ -34,7 +35,7 @@ def segment_cines(
 
     One bundle writes into ``output`` what its ``inference.yaml`` writes. Of several, each writes into a folder there of
     its own, and ``output`` itself gets tables and pictures of all structures. Where one is a left and one a right
-    ventricle, their stroke volumes are compared.
+    ventricle, their stroke volumes are compared. A structure that several bundles segment is called after them, too.
 
     Args:
         source: The cines, as for :func:`~monai_iln.datasets.find_stacks`.
@@ -60,6 +61,8 @@ def segment_cines(
     alone = len(set(names)) == len(names)
     require(alone, f"bundles {', '.join(names)}", "each has a folder of its name in the output", "rename one")
     given = {key: value for key, value in options.items() if value is not None}
+    if "anonymize" in given:
+        require_apart(given["anonymize"], output)  # an inference knows its own folder alone
     homes = [output / name for name in names] if len(names) > 1 else [output]
     for folder, home in zip(folders, homes, strict=True):
         _infer(folder, dataset_dir=str(source), output_dir=str(home), **given)
@@ -122,6 +125,9 @@ def _join(tables: Sequence[Mapping[str, MeasuredCine]], folders: Sequence[str]) 
             own.masks.extend(f"{folder}/{mask}" for mask in cine.masks)
     for cine in joined.values():
         structures = [curve.structure for curve in cine.curves]
+        for place, (curve, mask) in enumerate(zip(cine.curves, cine.masks, strict=True)):
+            if structures.count(curve.structure) > 1:  # rows of tables are told apart by stack and structure
+                cine.curves[place] = replace(curve, structure=f"{curve.structure}, {Path(mask).parts[0]}")
         places = [structures.index(side) for side in _SIDES if structures.count(side) == 1]
         if len(places) == 2:
             left, right = places

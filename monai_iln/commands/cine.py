@@ -6,6 +6,7 @@ import argparse
 
 from monai_iln.bundle import BUNDLES
 from monai_iln.commands.options import add_output, describe
+from monai_iln.errors import UserError
 
 _OPTIONS = {
     "series": "the stack, of several in a folder of DICOM files: its number in the list that is told, or its UID",
@@ -47,6 +48,7 @@ def _measure(options: argparse.Namespace) -> None:
 
     given = {name: getattr(options, name) for name in _OPTIONS}
     if given["device"] is not None:
+        _require_device(given["device"])
         given["device"] = f"$torch.device({given['device']!r})"
     cines = segment_cines(options.source, options.bundle, options.output, **given)
     doubts = set()
@@ -58,3 +60,13 @@ def _measure(options: argparse.Namespace) -> None:
     for word in sorted(doubts):
         print(f"{word}: {DOUBTS[word]}")
     print(f"{options.output}: complete. subjects.csv and phases.csv hold the numbers.")
+
+
+def _require_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(f"device {name}: cannot be used ({reason}). Give cpu, or cuda where there is a GPU.") from error

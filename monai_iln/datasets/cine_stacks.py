@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,14 +11,12 @@ import nibabel as nib
 
 from monai_iln.datasets.cines import find_phase_times, read_cine
 from monai_iln.datasets.formats.volumes import without_type
-from monai_iln.datasets.inference import find_stacks, find_stacks_folder
+from monai_iln.datasets.inference import find_stacks, find_stacks_folder, name_subject
 from monai_iln.datasets.readers.tables import read_info
-from monai_iln.datasets.stack_files import storable
+from monai_iln.datasets.stack_files import refuse_shared_files, storable
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, first_of, require
 from monai_iln.files import new_folder
-
-_CINE_WORDS = re.compile(r"[_-](4d|cine|sa|sax)$", re.IGNORECASE)  # the ends of names that a single phase has not
 
 Extremes = Mapping[str, Mapping[str, int]]
 """The phases at ``"ED"`` and ``"ES"``, from 1, by the absolute path of the cine."""
@@ -69,6 +66,7 @@ def write_phases(
         warnings.warn(told, DataWarning, stacklevel=2)
     plans = {cine: _name_phases(cine, len(times[cine]), phases, extremes or {}) for cine in cines}
     subjects = _name_subjects(cines, Path(find_stacks_folder(source, series)))
+    refuse_shared_files((subjects[cine], name) for cine, plan in plans.items() for name in plan)
     files = []
     with new_folder(Path(output)) as folder:
         for cine, plan in plans.items():
@@ -87,31 +85,36 @@ def _name_phases(cine: str, count: int, wanted: Sequence[str] | None, extremes: 
     numbers = {str(number).zfill(len(str(count))): number for number in range(1, count + 1)}
     if wanted is None:
         return numbers
-    known = dict(extremes.get(str(Path(cine).absolute())) or _find_extremes(Path(cine)))
+    known = extremes.get(str(Path(cine).absolute())) or _find_extremes(Path(cine), count)
     plan = {}
     for phase in wanted:
-        name = phase.upper().zfill(len(str(count)))
-        if name not in numbers | known and name in ("ED", "ES"):
+        name = phase.zfill(len(str(count))) if phase.isdecimal() else phase.upper()
+        if name in ("ED", "ES") and name not in known:
             raise UserError(
                 f"{cine}: phase {name}, and nothing tells which that is. An Info.cfg beside the cine would, or the "
                 "curve of its volumes: give a bundle that measures it, or the numbers of the phases."
             )
         rule = f"the phases of a cine are 1 to {count}, ED and ES"
-        require(name in numbers | known, f"{cine}: phase {phase}", rule, "choose of these")
-        plan[name] = (numbers | known)[name]
+        require(name in {*numbers, *known}, f"{cine}: phase {phase}", rule, "choose of these")
+        plan[name] = numbers[name] if name in numbers else known[name]
     return plan
 
 
-def _find_extremes(cine: Path) -> dict[str, int]:
+def _find_extremes(cine: Path, count: int) -> dict[str, int]:
     """The phases at ED and ES by ACDC's Info.cfg, which counts from 1; none without it."""
-    info = read_info(cine.parent / "Info.cfg")
-    return {name: int(info[name.lower()]) for name in ("ED", "ES") if info}
+    file = cine.parent / "Info.cfg"
+    info = read_info(file)
+    known = {name: int(info[name.lower()]) for name in ("ED", "ES") if info}
+    told = ", ".join(f"{name} is phase {phase}" for name, phase in known.items())
+    inside = all(1 <= phase <= count for phase in known.values())
+    require(inside, f"{file}: {told}", f"{cine} has the phases 1 to {count}", "correct the numbers, or remove the file")
+    return known
 
 
 def _name_subjects(cines: Sequence[str], folder: Path) -> dict[str, str]:
     """What each cine is called in the names of files."""
     stems = {cine: without_type(Path(cine).absolute()) for cine in cines}
-    names = {cine: _CINE_WORDS.sub("", stem.name) for cine, stem in stems.items()}
+    names = {cine: name_subject(stem.name) for cine, stem in stems.items()}
     repeated = {name for name, count in Counter(names.values()).items() if count > 1}
     for cine, stem in stems.items():
         if names[cine] in repeated:

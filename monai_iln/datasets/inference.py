@@ -19,14 +19,15 @@ from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError
 
 _STACK_NAME = re.compile(r".+\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
+_CINE_WORD = re.compile(r"(?<=.)[_-](4d|cine|sa|sax)$", re.IGNORECASE)
 _LABEL_NAME = re.compile(r"(?P<image>.+)_(gt|labels?|masks?|seg)", re.IGNORECASE)
 
 
 def find_stacks(path: Path | str, series: int | str | None = None) -> list[str]:
     """Find the stacks and cines that inference is to segment.
 
-    Of a folder in which a volume of four axes lies, labels are passed over, and so are single phases that begin with
-    its name: they were taken from it.
+    Of a folder in which a volume of four axes lies, labels are passed over, and so are single phases that are called as
+    its subject and something behind it, such as ``P1_frame01`` beside ``P1_4d``: they were taken from it.
 
     DICOM files are of one study if the folders that hold them are: then the path itself is the one stack, whatever
     folders it has for its slices or series. Otherwise each folder below it is looked into in the same way.
@@ -113,8 +114,9 @@ def _without_frames(path: Path, found: Sequence[Path]) -> list[Path]:
         labels = {file for file in files if _is_label(file.relative_to(path), without_type(file), stems)}
         cines = [file for file in files if file not in labels and _is_cine(file)]
         if cines:
-            names = tuple(map(_subject, cines))
-            kept -= {*labels, *(file for file in files if file.name.startswith(names) and file not in cines)}
+            names = [name_subject(without_type(cine).name) for cine in cines]
+            phases = re.compile(f"({'|'.join(map(re.escape, names))})(?![^\\W_])")  # P10 is no phase of P1
+            kept -= {*labels, *(file for file in files if phases.match(without_type(file).name) and file not in cines)}
     if passed := len(found) - len(kept):  # without names, which pseudonyms may hide
         warnings.warn(f"{passed} labels and single phases beside cines are passed over.", DataWarning, stacklevel=3)
     return [file for file in found if file in kept]
@@ -127,10 +129,17 @@ def _is_cine(file: Path) -> bool:
         return False
 
 
-def _subject(cine: Path) -> str:
-    """How the name of a cine begins, which those of its phases share: patient001 of patient001_4d."""
-    stem = without_type(cine).name
-    return stem.rpartition("_")[0] or stem
+def name_subject(stem: str) -> str:
+    """What the name of a cine shares with those of its phases: its own without a last word that says that it is one.
+
+    Args:
+        stem: The name, without type.
+
+    Example:
+        >>> name_subject("patient001_4d"), name_subject("heart_1")
+        ('patient001', 'heart_1')
+    """
+    return _CINE_WORD.sub("", stem)
 
 
 def _refuse_labels(path: Path, files: Sequence[Path], stems: Sequence[Path]) -> None:

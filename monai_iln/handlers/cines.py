@@ -53,8 +53,9 @@ class SaveCines:
     - ``phases.csv`` with a line for each phase and ``subjects.csv`` with a line for each cine, of each structure; see
       :class:`monai_iln.cine.curves.VolumeCurve` for what they hold.
 
-    Without a cine it writes nothing. With several ranks all phases of a cine must come to one of them; the first writes
-    the tables.
+    Without a cine it writes nothing. The tables grow by every cine: what fails later leaves those numbers.
+    With several ranks all phases of a cine must come to one of them. The first writes the tables, at the end those of
+    all ranks.
 
     Args:
         output_dir: The folder of the files. It is made if it is missing.
@@ -102,6 +103,8 @@ class SaveCines:
         _save_mask(mask, cine, file)
         write_pictures(stem, pixels, masks, curves)
         self._measured[name] = MeasuredCine(curves, [os.path.relpath(file, self.output_dir)] * len(curves))
+        if is_first():
+            write_tables(self.output_dir, self._measured.values())
         for curve in curves:
             tqdm.write(f"{stem.name}: {curve.tell()}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ class FineTuning:
     prints what came of it, and writes it to ``fine_tuning.json``:
 
     - ``before``: The key metric of the weights to beat.
-    - ``best``: That of the best epoch, which is ``best_epoch``; ``null`` if no epoch was validated.
+    - ``best``: That of the best epoch, which is ``best_epoch``; ``null`` if no epoch has a score.
     - ``better``: Whether it beats ``before``, so that its weights are saved.
     - ``told``: The line that is printed.
 
@@ -168,7 +169,7 @@ class FineTuning:
             self._before = score
             if is_first():
                 tqdm.write(f"to beat: {in_words(state.key_metric_name)} {score:.3f} of {self.to_beat}")
-        elif self._best is None or engine.metric_cmp_fn(score, self._best[1]):
+        elif not math.isnan(score) and (self._best is None or engine.metric_cmp_fn(score, self._best[1])):
             self._best = (state.epoch, score)
 
     def _tell(self) -> None:

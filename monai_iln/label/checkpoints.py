@@ -23,8 +23,9 @@ def find_checkpoint(bundle: Path, request: Mapping[str, Any]) -> Path:
 
 def list_checkpoints(bundle: Path) -> list[str]:
     """The names of all checkpoints of a bundle, the default first."""
-    names = sorted(path.name for path in (bundle / "models").glob("*.pt"))
-    return sorted(names, key=lambda name: name != WEIGHTS)
+    found = (path.name for path in (bundle / "models").glob("*.pt"))
+    names = [name for name in found if not name.startswith(".")]  # those are being written
+    return sorted(names, key=lambda name: (name != WEIGHTS, name))
 
 
 def class_names(bundle: Path) -> dict[int, str]:

@@ -20,6 +20,7 @@ from pydicom.datadict import tag_for_keyword
 
 from monai_iln.datasets.formats.dicom import quiet_pydicom
 from monai_iln.errors import UserError
+from monai_iln.files import write_json
 from monai_iln.label.pacs_labels import PacsLabel, find_labels
 from monai_iln.label.pacs_series import PacsStack, split_series
 
@@ -128,7 +129,7 @@ class Pacs:
                 known[series]["stacks"] = [[stack.image_id, list(stack.instances)] for stack in stacks]
             except UserError as error:
                 known[series]["reason"] = str(error)
-            self._memory.write_text(json.dumps(known))
+            write_json(self._memory, known)
         if known[series]["reason"]:
             self.unfit[series] = known[series]["reason"]
         for image_id, instances in known[series]["stacks"]:

@@ -71,18 +71,18 @@ def name_values(
         The model, and the name of each value.
 
     Raises:
-        UserError: If there is no value, no model knows them all, or several do.
+        UserError: If there is no value, no model knows them all, or several do, or the client names another structure
+            that is known.
     """
     if not values:
         raise UserError("the label is empty. A DICOM segmentation holds a segment at least: draw one.")
-    told = {
-        int(entry.get("idx") or place): str(entry.get("name")).lower()
-        for place, entry in enumerate(info.get("label_info") or [], start=1)
-    }
+    told = _told_names(info)
+    foreign = {*_CODES, *(name.lower() for names in structures.values() for name in names.values())}
     fitting = {}
     for model, names in structures.items():
         is_meant = info.get("model") in (None, model)
-        if is_meant and all(value in names for value in values):
+        others = [value for value in values if told.get(value) in foreign - {names.get(value, "").lower()}]
+        if is_meant and not others and all(value in names for value in values):
             fitting[model] = {value: names[value] for value in values}
     agreeing = {
         model: names
@@ -92,12 +92,25 @@ def name_values(
     chosen = agreeing or fitting
     if len(chosen) != 1:
         known = "; ".join(f"{model}: {dict(names)}" for model, names in structures.items())
+        called = [f"{value} as {told[value]}" for value in values if told.get(value) in foreign]
         raise UserError(
-            f"the label holds the values {list(values)}, which {'several models' if chosen else 'no model'} of the app "
-            f"can mean ({known}). Correct it, or name the model in params: "
-            '{"model": NAME}.'
+            f"the label holds the values {', '.join(called) or list(values)}, which "
+            f"{'several models' if chosen else 'no model'} of the app can mean ({known}). Correct it, or name the "
+            'model in params: {"model": NAME}.'
         )
     return next(iter(chosen.items()))
+
+
+def _told_names(info: Mapping[str, Any]) -> dict[int, str]:
+    """What the client calls each value."""
+    told = info.get("label_info") or []
+    try:
+        return {int(entry.get("idx") or place): str(entry["name"]).lower() for place, entry in enumerate(told, start=1)}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"label_info {told!r}: it is a list of segments, each with its name and its value, such as "
+            '{"name": "left ventricle", "idx": 1}. Correct it, or leave it out.'
+        ) from error
 
 
 def find_structures(segmentation: Any, names: Mapping[int, str]) -> dict[int, int]:

@@ -34,10 +34,9 @@ class RandomStack:
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> Any:
         images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         for image in self._random.permutation(sorted(images)).tolist():
-            reason = why_no_stack(Path(datastore.get_image_uri(image)))
-            if not reason:
+            path = _find_file(datastore, image)
+            if path and _is_stack(image, path):
                 return {"id": image}
-            logger.info(f"{image} is skipped: {reason}")
         return None
 
 
@@ -73,11 +72,12 @@ class LeastSure:
         weights = [_version(task.bundle / "models" / name) for name in checkpoints]
         deadline = time.monotonic() + _SECONDS
         for image in sorted(images, key=lambda image: (model, image) in self._scores):
-            path = Path(datastore.get_image_uri(image))
-            version = (_version(path), weights)
+            path = _find_file(datastore, image)
+            version = (path and _version(path), weights)
             if self._scores.get((model, image), (None,))[0] == version:
                 continue
-            self._scores[model, image] = (version, self._score(task, path, checkpoints, image))
+            score = self._score(task, path, checkpoints) if path and _is_stack(image, path) else None
+            self._scores[model, image] = (version, score)
             if time.monotonic() > deadline:
                 break
         known = {image: self._scores.get((model, image), (None, None))[1] for image in images}
@@ -87,11 +87,8 @@ class LeastSure:
         best = max(offered, key=lambda image: (-_offered_at(datastore, image), offered[image]))
         return {"id": best, "score": offered[best], "scored": len(offered), "unlabeled": len(images)}
 
-    def _score(self, task: Any, path: Path, checkpoints: list[str], image: str) -> float | None:
-        """Score a stack; ``None`` if it is none."""
-        if reason := why_no_stack(path):
-            logger.info(f"{image} is skipped: {reason}")
-            return None
+    def _score(self, task: Any, path: Path, checkpoints: list[str]) -> float:
+        """Score a stack."""
         masks, doubted = [], 0.0
         for name in checkpoints:
             request = {"image": str(path), "model_filename": name, "skip_writer": True, "logging": "ERROR"}
@@ -109,6 +106,24 @@ class LeastSure:
                 doubted += 1 - float(np.mean(sure or [0.0]))
         disagreement = np.mean([1 - _dice(masks[0], other) for other in masks[1:]]) if masks[1:] else 0.0
         return round(float(doubted + disagreement), 4)
+
+
+def _find_file(datastore: Any, image: str) -> Path | None:
+    """The file of an image; ``None`` if the studies have just found that it is none, as those of a PACS may."""
+    try:
+        return Path(datastore.get_image_uri(image))
+    except Exception as error:
+        if find_user_error(error) is None or image in datastore.list_images():
+            raise
+        logger.info(f"{image} is skipped: {find_user_error(error)}")
+        return None
+
+
+def _is_stack(image: str, path: Path) -> bool:
+    reason = why_no_stack(path)
+    if reason:
+        logger.info(f"{image} is skipped: {reason}")
+    return not reason
 
 
 def _offered_at(datastore: Any, image: str) -> int:

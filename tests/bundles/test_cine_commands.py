@@ -131,6 +131,7 @@ def test_pseudonyms(run, hearts, tmp_path):
         (["--bundle", "lv_short_axis"], "bundle lv_short_axis: neither a folder nor a bundle of this package"),
         (["--bundle", LEFT, LEFT], "each has a folder of its name in the output"),
         (["--series", "9"], "series 9 is none of"),
+        (["--device", "gpu"], "device gpu: cannot be used"),
     ],
 )
 def test_a_mistake_is_one_message(python, hearts, tmp_path, arguments, message):

@@ -40,6 +40,7 @@ def test_volumes_in_float64():
     assert curve.stroke_ml == pytest.approx(240 * 6 * VOXEL_ML)
     assert curve.ejection_fraction == pytest.approx(60)
     assert "DOUBTED" not in curve.tell()
+    assert (measure(np.roll(beating(), 8, axis=3)).ed, measure(np.roll(beating(), 8, axis=3)).es) == (9, 1)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,10 @@ def test_a_gap_counts_at_the_ends_of_the_beat_alone():
     assert "gap" in measure(mask).doubts
 
 
+def test_six_slices_are_enough():
+    assert measure(beating(slices=6, last=4)).doubts == ()
+
+
 def test_an_end_that_a_person_has_named_is_no_edge():
     mask = beating(first=0, last=7)
     assert measure(mask, named_ends=(True, True)).doubts == ()
@@ -94,6 +99,7 @@ def test_the_beat_is_a_circle():
     smooth[0] *= 0.8
     assert find_largest_jump(smooth) > 0.15
     assert find_largest_jump(smooth[:11]) == 0
+    assert find_largest_jump(smooth[:12]) > 0
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,36 @@ def test_a_phase_that_is_not_there(two, tmp_path, phase):
     assert not (tmp_path / "out").exists()
 
 
+def test_ed_of_a_cine_of_a_hundred_phases(tmp_path):
+    path = tmp_path / "P1_cine.nii"
+    nib.save(nib.Nifti1Image(np.arange(9 * 9 * 5 * 100, dtype=np.int32).reshape(9, 9, 5, 100), np.eye(4)), path)
+    written = write_phases(path, tmp_path / "out", ["ED", "7"], {str(path): {"ED": 99, "ES": 40}})
+    assert [file.name for file in written] == ["P1_ED.nii.gz", "P1_007.nii.gz"]
+    assert [np.asanyarray(nib.load(file).dataobj)[0, 0, 0] for file in written] == [98, 6]
+
+
+@pytest.mark.parametrize("phases", [(0, 2), (1, 6)])
+def test_an_info_that_names_phases_beyond_the_cine(acdc, tmp_path, phases):
+    folder = tmp_path / "patient001"
+    folder.mkdir()
+    shutil.copy(acdc / "patient001" / "patient001_4d.nii.gz", folder)
+    (folder / "Info.cfg").write_text("ED: {}\nES: {}\n".format(*phases))
+    told = "Info.cfg: ED is phase {}, ES is phase {}: .* has the phases 1 to 5".format(*phases)
+    with pytest.raises(UserError, match=told):
+        write_phases(folder, tmp_path / "out", ["ED"])
+    assert len(write_phases(folder, tmp_path / "out")) == 5, "numbers need no Info.cfg"
+
+
+def test_cines_that_would_have_one_file(tmp_path):
+    for name in ("x/a_4d", "y/a_4d", "x_a_4d_cine"):
+        path = tmp_path / "data" / f"{name}.nii"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.zeros((9, 9, 5, 2), np.int16), np.eye(4)), path)
+    with pytest.raises(UserError, match="2 stacks would be called x_a_4d_1.nii.gz"):
+        write_phases(tmp_path / "data", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_stacks_of_one_phase_are_passed_over(two, tmp_path):
     affine = np.diag([1.5, 1.5, 8, 1])
     nib.save(nib.Nifti1Image(np.zeros((9, 9, 5), np.int16), affine), tmp_path / "data" / "other_ED.nii")

@@ -48,6 +48,9 @@ def test_times_are_told_by_trigger_times_alone(tmp_path):
     LAYOUTS["a_series_for_each_slice"](tmp_path / "told", CINE)
     assert find_phase_times(tmp_path / "told") == [0, 42, 84, 126], "the median of slices of 40 to 44 ms"
     for slice_, phase in np.ndindex(SLICES, PHASES):
+        frame(tmp_path / "later", CINE[slice_, phase], slice_, phase, TriggerTime=str(40 * phase + 15 * slice_))
+    assert find_phase_times(tmp_path / "later") == [0, 40, 80, 120], "each slice after its own first phase"
+    for slice_, phase in np.ndindex(SLICES, PHASES):
         frame(tmp_path / "not told", CINE[slice_, phase], slice_, phase, TriggerTime="0")
     assert np.isnan(find_phase_times(tmp_path / "not told")).all()
 
@@ -208,6 +211,13 @@ def test_folders_of_subjects(tmp_path):
     assert find_stacks(tmp_path / "all" / "P1" / "sax_0") == [str(tmp_path / "all" / "P1" / "sax_0")]
 
 
+def test_files_beside_a_folder_of_another_subject_are_not_parted_from_them(tmp_path):
+    for slice_ in range(SLICES):
+        frame(tmp_path, CINE[slice_, 0], slice_, 0, PatientID="P1")
+        frame(tmp_path / "P2", CINE[slice_, 1], slice_, 0, PatientID="P2")
+    assert find_stacks(tmp_path) == [str(tmp_path)], "with P2 alone the files of P1 would be lost without a word"
+
+
 def test_what_lies_beside_a_cine_is_passed_over(acdc, tmp_path):
     with pytest.warns(DataWarning, match="^8 labels and single phases beside cines are passed over"):
         found = find_stacks(acdc)
@@ -232,3 +242,14 @@ def test_other_stacks_beside_a_cine_stay(tmp_path):
         nib.save(nib.Nifti1Image(np.zeros((9, 7, 5), np.int16), AFFINE), tmp_path / f"{name}.nii")
     with pytest.warns(DataWarning, match="^1 labels"):
         assert find_stacks(tmp_path) == [str(tmp_path / "P1_cine.nii"), str(tmp_path / "P2_ED.nii")]
+
+
+def test_other_subjects_with_longer_names_stay(tmp_path):
+    cines = ["P1_4d", "heart_1", "a"]
+    for name in cines:
+        write_nifti(tmp_path / f"{name}.nii")
+    others = ["P10", "P1x_ED", "heart_2", "abc"]
+    for name in [*others, "P1_frame01", "P1-ES", "P1", "heart_1_ED"]:
+        nib.save(nib.Nifti1Image(np.zeros((9, 7, 5), np.int16), AFFINE), tmp_path / f"{name}.nii")
+    with pytest.warns(DataWarning, match="^4 labels and single phases"):
+        assert find_stacks(tmp_path) == sorted(str(tmp_path / f"{name}.nii") for name in [*cines, *others])

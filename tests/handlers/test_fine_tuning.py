@@ -27,6 +27,15 @@ class Score:
         engine.state.metrics[name] = 1 - abs(float(self.network.weight.detach()) - 2)
 
 
+class NoScoreAtFirst(Score):
+    """The same, but for the first epoch, which has none."""
+
+    def _store(self, engine, name):
+        super()._store(engine, name)
+        if engine.state.epoch == 1:
+            engine.state.metrics[name] = float("nan")
+
+
 class Wrapped(nn.Module):
     """What PyTorch makes of a network for distributed training."""
 
@@ -49,7 +58,7 @@ def weight_in(path):
     return float(torch.load(path, weights_only=True)["weight"])
 
 
-def tune(folder, steps, to_beat=None, start=None, own=0.0, wrap=None, **evaluator_options):
+def tune(folder, steps, to_beat=None, start=None, own=0.0, wrap=None, score=Score, **evaluator_options):
     """A training whose epochs add steps to the weight. The weights start as given, or else as the network's own."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, own)
@@ -68,7 +77,7 @@ def tune(folder, steps, to_beat=None, start=None, own=0.0, wrap=None, **evaluato
         network=trained,
         val_handlers=[SaveWeights(trained, str(folder / "model.pt"))],
         decollate=False,
-        **{"key_val_metric": {"val_mean_dice": Score(network)}, **evaluator_options},
+        **{"key_val_metric": {"val_mean_dice": score(network)}, **evaluator_options},
     )
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
@@ -143,6 +152,15 @@ def test_a_metric_that_is_better_when_it_is_low(tmp_path):
     assert (outcome["best"], outcome["best_epoch"], outcome["better"]) == (0.375, 1, True)
     assert "better by 0.500" in outcome["told"]
     assert weight_in(path) == 1.375
+
+
+def test_an_epoch_without_a_score_hides_no_better_one(tmp_path):
+    path = saved(tmp_path / "model.pt", 1.5)
+    outcome, _ = tune(tmp_path, [0.125, 0.25], start=str(path), score=NoScoreAtFirst)
+    assert (outcome["best"], outcome["best_epoch"], outcome["better"]) == (0.875, 2, True)
+    assert weight_in(path) == 1.875
+    outcome, _ = tune(tmp_path, [0.125], start=str(path), score=NoScoreAtFirst)
+    assert (outcome["best"], outcome["better"], weight_in(path)) == (None, False, 1.875)
 
 
 def test_into_another_folder_nothing_is_written_that_is_no_better(tmp_path):

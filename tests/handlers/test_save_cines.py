@@ -6,7 +6,7 @@ import pytest
 import torch
 from engines import AFFINE, disc, evaluate
 from monai.data import MetaTensor
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from monai_iln.cine.files import read_tables
 from monai_iln.handlers import SaveCines, SaveDoubts, SaveOverlay
@@ -87,6 +87,23 @@ def test_cines_and_stacks_in_one_run(tmp_path):
     assert not (tmp_path / "P3").exists()
 
 
+def test_a_failure_leaves_the_numbers_of_the_cines_before(tmp_path):
+    (item, broken), *_ = phases("P3")
+    del broken["image"]
+    with pytest.raises(KeyError):
+        evaluate(SaveCines(str(tmp_path), data_root_dir="/data"), *phases("P1"), *phases("P2"), (item, broken))
+    cines = read_tables(tmp_path)
+    assert list(cines) == ["/data/P1/cine.nii.gz", "/data/P2/cine.nii.gz"]
+    assert [len(cine.curves[0].volumes_ml) for cine in cines.values()] == [6, 6]
+
+
+def test_another_run_has_its_own_cines(tmp_path):
+    saver = SaveCines(str(tmp_path), data_root_dir="/data")
+    evaluate(saver, *phases("P1", radii=(9, 15)))
+    evaluate(saver, *phases("P2", radii=(9, 15)))
+    assert list(read_tables(tmp_path)) == ["/data/P2/cine.nii.gz"]
+
+
 def test_without_a_cine_nothing_is_written(tmp_path):
     (item, stack), *_ = phases()
     del item["cine_phase"]
@@ -129,11 +146,46 @@ def test_a_film_with_a_contour(tmp_path):
     np.testing.assert_allclose(radii, RADII, atol=0.8)
 
 
+@pytest.mark.parametrize(("step", "told"), [(37.0, 40), (44.0, 40), (7.0, 20), (float("nan"), 50)])
+def test_a_film_lasts_as_long_as_the_beat(tmp_path, step, told):
+    evaluate(SaveCines(str(tmp_path)), *phases(step=step))
+    with Image.open(tmp_path / "cine_cine.gif") as film:
+        assert film.info["duration"] == told
+
+
+def test_a_film_tells_phases_and_volumes(tmp_path, monkeypatch):
+    written = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, place, text, **options: written.append(text) or draw(self, place, text),
+    )
+    evaluate(SaveCines(str(tmp_path), ["heart"]), *phases(first=0))
+    volumes = [7 * pixels(radius) * VOXEL_ML for radius in RADII]
+    names = ["ED", "", "", "ES", "", ""]
+    assert written == [
+        line
+        for number, (volume, name) in enumerate(zip(volumes, names, strict=True), start=1)
+        for line in (f"phase {number} of 6", f"heart: {volume:.0f} ml {name}", "heart DOUBTED: edge")
+    ]
+
+
 def test_a_picture_of_curves(tmp_path):
     evaluate(SaveCines(str(tmp_path)), *phases())
     with Image.open(tmp_path / "cine_cine.png") as picture:
         colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert (abs(colours.astype(int) - [255, 140, 26]) < 12).all(axis=1).sum() > 500
+
+
+def test_names_that_begin_no_formula(tmp_path):
+    """Matplotlib takes what stands between two dollars for one, and fails on most."""
+    evaluate(SaveCines(str(tmp_path), [r"$\left$"]), *phases(r"P1 $\bad$"))
+    items = phases()
+    for _, output in items:
+        output["image"].meta["filename_or_obj"] = r"/data/P1 $\bad$.nii.gz"
+    evaluate(SaveCines(str(tmp_path)), *items)
+    assert (tmp_path / r"P1 $\bad$_cine.png").stat().st_size > 10_000
 
 
 def doubted(*radii):

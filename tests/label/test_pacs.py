@@ -231,6 +231,31 @@ def test_values_without_a_name():
             name_values(values, {}, models)
 
 
+def test_a_series_that_lacks_a_slice(subject):
+    cine = [file for file in subject if "CINESAX" in file.parent.name]
+    kept = [file for file in cine if dcmread(file).InstanceNumber not in (4, 5, 6)]
+    assert len(cine) - len(kept) == 3, "one slice in three phases"
+    with pytest.raises(UserError, match="the slices are not evenly spaced"):
+        split_series("1.2", "1.3", headers(kept))
+
+
+def test_a_segment_that_is_called_as_another_structure():
+    """It would get into the PACS under a name that nobody gave it."""
+    for models, info in ((MODELS, {"model": "left"}), ({"left": LEFT}, {})):
+        with pytest.raises(UserError, match=r"1 as right ventricle, which no model of the app can mean"):
+            name_values([1], {**info, "label_info": [{"name": "Right Ventricle", "idx": 1}]}, models)
+    for name in ("Segment_1", "lv corrected"):
+        assert name_values([1], {"label_info": [{"name": name, "idx": 1}]}, {"left": LEFT}) == ("left", LEFT)
+    segments = [{"name": "left ventricle"}, {"name": "right ventricle"}]
+    assert name_values([1], {"label_info": segments}, {"left": LEFT}) == ("left", LEFT), "2 is in no voxel"
+
+
+@pytest.mark.parametrize("told", ["left ventricle", ["left ventricle"], [{"name": "x", "idx": "one"}], [{"idx": 1}], 7])
+def test_a_list_of_segments_that_is_none(told):
+    with pytest.raises(UserError, match="label_info .*: it is a list of segments"):
+        name_values([1], {"label_info": told}, MODELS)
+
+
 def test_segments_have_codes():
     codes = [
         one["segmentAttribute"]["SegmentedPropertyTypeCodeSequence"]["CodeValue"]

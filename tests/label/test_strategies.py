@@ -9,6 +9,7 @@ import torch
 
 from monai_iln.errors import UserError
 from monai_iln.label import strategies
+from monai_iln.label.checkpoints import list_checkpoints
 from monai_iln.label.strategies import LEAST_SURE, LeastSure, RandomStack
 
 SHAPE = (8, 8, 4)
@@ -18,12 +19,17 @@ class Studies:
     """Images of a folder, none of them labelled unless said so."""
 
     def __init__(self, folder):
-        self.folder, self.labelled, self.info = folder, set(), {}
+        self.folder, self.labelled, self.info, self.unfit = folder, set(), {}, []
 
     def get_unlabeled_images(self, tag=None, labels=None):
         return [path.name for path in self.folder.iterdir() if path.name not in self.labelled]
 
+    def list_images(self):
+        return [path.name for path in self.folder.iterdir() if path.name not in self.unfit]
+
     def get_image_uri(self, image):
+        if image in self.unfit:
+            raise RuntimeError from UserError("its pixels cannot be read")
         return str(self.folder / image)
 
     def get_image_info(self, image):
@@ -102,6 +108,33 @@ def test_the_probability_of_what_is_marked_counts(studies, tmp_path):
     task = Task(tmp_path / "heart")
     task.sure = 0.875
     assert LeastSure({"heart": task})({}, studies)["score"] == 3 / 4 + 1 / 8
+
+
+@pytest.mark.parametrize("strategy", ["random", LEAST_SURE])
+def test_what_the_studies_find_to_be_no_stack_is_skipped(studies, tmp_path, strategy, monkeypatch):
+    """A PACS tells when the files of an image are fetched, and offers it no more."""
+    studies.unfit = ["b.nii", "c.nii"]
+    offer = RandomStack() if strategy == "random" else LeastSure({"model": Task(tmp_path / "bundle")})
+    for _ in range(3):
+        assert offer({}, studies)["id"] == "a.nii"
+    monkeypatch.setattr(studies, "list_images", lambda: ["a.nii", "b.nii", "c.nii"])
+    studies.unfit = ["a.nii", "b.nii", "c.nii"]
+    with pytest.raises(RuntimeError):  # such as a PACS that is down
+        offer({}, studies)
+
+
+def test_a_stack_on_which_nothing_is_marked_is_the_least_sure(studies, tmp_path):
+    add(studies.folder, "d", doubted=4)
+    offered = LeastSure({"model": Task(tmp_path / "bundle")})({}, studies)
+    assert (offered["id"], offered["score"]) == ("d.nii", 2.0)
+
+
+def test_a_file_that_is_being_written_is_no_checkpoint(tmp_path):
+    """A kill in the middle leaves one, half-written."""
+    (tmp_path / "models").mkdir()
+    for name in ("shipped.pt", ".4711_model.pt", "fold1.pt", "model.pt"):
+        (tmp_path / "models" / name).touch()
+    assert list_checkpoints(tmp_path) == ["model.pt", "fold1.pt", "shipped.pt"]
 
 
 def test_a_first_checkpoint_that_fails_is_told(studies, tmp_path):

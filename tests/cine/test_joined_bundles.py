@@ -1,0 +1,78 @@
+"""The tables of several bundles joined, without their networks."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from monai_iln.cine import segment
+from monai_iln.cine.curves import measure_curve
+from monai_iln.cine.files import MeasuredCine, read_tables, write_tables
+from monai_iln.errors import UserError
+
+TIMES = (0.0, 40.0, 80.0)
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """Measure one cine by bundles, of which each marks structures in so many rows of each phase."""
+    cine = np.random.default_rng(0).integers(0, 99, (32, 32, 8, 3)).astype(np.int16)
+    affine = np.diag([1.5, 1.5, 8.0, 1.0])
+    nib.save(nib.Nifti1Image(cine, affine), tmp_path / "P1.nii")
+
+    def measure(**bundles):
+        def infer(bundle, dataset_dir, output_dir):
+            mask = np.zeros(cine.shape, np.uint8)
+            for value, rows in enumerate(bundles[bundle.name].values(), start=1):
+                for phase, count in enumerate(rows):
+                    mask[8 : 8 + count, 8 * value : 8 * value + 8, 1:7, phase] = value
+            home = tmp_path / "out" / bundle.name
+            home.mkdir(parents=True)
+            nib.save(nib.Nifti1Image(mask, affine), home / "P1_pred.nii.gz")
+            curves = [
+                measure_curve(mask == value, affine, TIMES, dataset_dir, structure)
+                for value, structure in enumerate(bundles[bundle.name], start=1)
+            ]
+            write_tables(home, [MeasuredCine(curves, ["P1_pred.nii.gz"] * len(curves))])
+
+        monkeypatch.setattr(segment, "_infer", infer)
+        folders = [tmp_path / name for name in bundles]
+        for folder in folders:
+            folder.mkdir()
+        segment.segment_cines(tmp_path / "P1.nii", folders, tmp_path / "out")
+        (cine_,) = read_tables(tmp_path / "out").values()
+        return {curve.structure: curve for curve in cine_.curves}
+
+    return measure
+
+
+def test_one_structure_of_two_bundles_stays_two(measured):
+    curves = measured(one={"left ventricle": (16, 12, 8)}, two={"left ventricle": (15, 8, 12)})
+    assert list(curves) == ["left ventricle, one", "left ventricle, two"]
+    found = [[round(volume * 1000 / (8 * 6 * 18)) for volume in curve.volumes_ml] for curve in curves.values()]
+    assert found == [[16, 12, 8], [15, 8, 12]]
+    assert [curve.es for curve in curves.values()] == [3, 2]
+
+
+@pytest.mark.parametrize(("rows", "doubts"), [((15, 11, 8), ()), ((16, 12, 12), ("stroke",))])
+def test_the_stroke_volumes_of_both_ventricles(measured, rows, doubts):
+    curves = measured(left={"left ventricle": (16, 12, 8)}, right={"right ventricle": rows})
+    assert [curve.doubts for curve in curves.values()] == [doubts, doubts]
+
+
+def test_each_structure_is_drawn_in_its_own_mask(measured, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(segment, "write_pictures", lambda stem, pixels, masks, curves: drawn.extend(masks))
+    measured(one={"left ventricle": (16, 12, 8), "myocardium": (9, 9, 7)}, two={"right ventricle": (5, 6, 7)})
+    assert [mask.sum(axis=(0, 1, 2)).tolist() for mask in drawn] == [
+        [48 * rows for rows in beat] for beat in ((16, 12, 8), (9, 9, 7), (5, 6, 7))
+    ]
+
+
+def test_a_key_in_the_output_is_refused_before_long_work(tmp_path, monkeypatch):
+    """It lies in the folder of no bundle, so no inference refuses it."""
+    monkeypatch.setattr(segment, "_infer", lambda *_, **__: pytest.fail("it was segmented"))
+    for folder in ("left", "right", "out"):
+        (tmp_path / folder).mkdir()
+    key = tmp_path / "out" / "key.csv"
+    with pytest.raises(UserError, match="key.csv: lies in .*out"):
+        segment.segment_cines(tmp_path, [tmp_path / "left", tmp_path / "right"], tmp_path / "out", anonymize=key)
