@@ -92,7 +92,7 @@ def _name_phases(cine: str, count: int, wanted: Sequence[str] | None, extremes: 
         if name in ("ED", "ES") and name not in known:
             raise UserError(
                 f"{cine}: phase {name}, and nothing tells which that is. An Info.cfg beside the cine would, or the "
-                "curve of its volumes: give a bundle that measures it, or the numbers of the phases."
+                "curve of its volumes: give a bundle that measures it (--bundle), or the numbers of the phases."
             )
         rule = f"the phases of a cine are 1 to {count}, ED and ES"
         require(name in {*numbers, *known}, f"{cine}: phase {phase}", rule, "choose of these")

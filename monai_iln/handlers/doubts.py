@@ -70,5 +70,5 @@ def _warn_of_parts(stack: str, slices: list[dict[str, Any]]) -> None:
         numbers = ", ".join(map(str, sorted({row["slice"] for row in removed})))
         print(
             f"warning: {stack}: {share:.0%} of what was marked, in the slices {numbers}, does not touch the rest and "
-            "was removed. If it is heart, keep it with --largest_component False."
+            "was removed. If it is heart, keep it with largest_component False of inference.yaml."
         )

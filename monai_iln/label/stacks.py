@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from monai_iln.datasets.formats.volumes import read_header, read_voxels
+from monai_iln.datasets.formats.volumes import read_header, read_voxels, without_type
 from monai_iln.errors import UserError, find_user_error
 from monai_iln.transforms import LoadStack, LoadStackd
 
@@ -54,6 +55,36 @@ def load_label(image: str, label: str) -> Any:
     require_stack(Path(image))
     require_stack(Path(label), "a label")
     return LoadStackd(["image", "label"])({"image": image, "label": label})["label"]
+
+
+_PHASE = re.compile(r"(.+)_(?:ED|ES|(?:phase)?\d+)", re.IGNORECASE)
+
+
+def hold_out(items: Sequence[dict[str, str]], share: float) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Split labelled stacks into those to train on and those that judge, the phases of a heart together.
+
+    A heart is what the names of its phases share: ``SUBJECT_ED``, ``SUBJECT_07`` or ``UID_phase07``. Where all names
+    share it, every stack counts as a heart of its own.
+
+    Args:
+        items: The stacks, each with the path of its ``image``.
+        share: The share that is held out, from 0 to below 1. With a share, one heart at least judges, and one trains.
+
+    Returns:
+        The items to train on, and those held out, the last by name. One stack alone is not held out.
+    """
+    hearts: dict[str, list[dict[str, str]]] = {}
+    for item in sorted(items, key=lambda item: item["image"]):
+        name = without_type(Path(item["image"])).name
+        match = _PHASE.fullmatch(name)
+        hearts.setdefault(match[1] if match else name, []).append(item)
+    groups = list(hearts.values())
+    if len(groups) == 1:
+        groups = [[item] for item in groups[0]]
+    held_out: list[dict[str, str]] = []
+    while share > 0 and len(groups) > 1 and len(held_out) < max(1, round(share * len(items))):
+        held_out = [*groups.pop(), *held_out]
+    return [item for group in groups for item in group], held_out
 
 
 def why_no_stack(path: Path) -> str:

@@ -14,7 +14,7 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 from monai_iln.errors import UserError
 from monai_iln.files import write_json
 from monai_iln.label.checkpoints import class_names, find_checkpoint, list_checkpoints
-from monai_iln.label.stacks import load_label
+from monai_iln.label.stacks import hold_out, load_label
 from monai_iln.run_files import FINE_TUNING
 
 logger = logging.getLogger(__name__)
@@ -91,15 +91,13 @@ class Train(BundleTrainTask):
         share = request.get("val_split", 0.2)
         if not isinstance(share, (int, float)) or not 0 <= share < 1:
             raise UserError(f"val_split {share!r}: a share of the stacks is held out. Choose from 0 to below 1.")
-        held_out = 0
-        if share > 0:
-            held_out = min(max(1, round(share * len(datalist))), len(datalist) - 1)
-        self._held_out = held_out
-        logger.info(f"{len(datalist)} labelled stacks, of which {held_out} held out for validation")
+        training, held_out = hold_out(datalist, share)
+        self._held_out = len(held_out)
+        logger.info(f"{len(datalist)} labelled stacks, of which {len(held_out)} held out for validation")
         if not held_out:
             logger.warning("No stack is held out: the best epoch is chosen on the stacks that are trained on")
             return datalist, datalist
-        return datalist[:-held_out], datalist[-held_out:]
+        return training, held_out
 
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list[Any]) -> None:
         """Does nothing: MONAI Label's raises a TypeError without pretrained weights. See :meth:`_update_overrides`."""

@@ -40,7 +40,7 @@ def test_a_heart_in_two_parts_is_a_warning(tmp_path, capsys):
     warning, summary = capsys.readouterr().out.splitlines()
     share = (LARGE.sum() + SMALL.sum()) / (3 * LARGE.sum() + SMALL.sum())
     assert warning.startswith(f"warning: /data/one_ED.nii.gz: {share:.0%} of what was marked, in the slices 4, 5, does")
-    assert "--largest_component False" in warning
+    assert "largest_component False of inference.yaml" in warning
     assert summary.startswith("doubted: 3 of 5 slices (removed 2, edge 1)")
 
 

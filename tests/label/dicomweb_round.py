@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
+import itertools
 import json
 import logging
 import os
@@ -35,6 +36,7 @@ from monai_iln.errors import UserError
 from monai_iln.label import write_app
 from monai_iln.label.pacs import Pacs, open_client
 
+_TICKS = itertools.count()
 REAL = Path(__file__).parents[3] / "shared" / "data" / "sunnybrook"
 SEG, STUDY, SERIES = "Modality=SEG", "0020000D", "0020000E"
 
@@ -218,7 +220,8 @@ def store_again(pacs: Orthanc, segmentation, planes: np.ndarray) -> None:
         segmentation.SeriesInstanceUID = pydicom.uid.generate_uid()
         segmentation.SOPInstanceUID = segmentation.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
         segmentation.ContentDate = time.strftime("%Y%m%d")
-        segmentation.ContentTime = time.strftime("%H%M%S.999999")
+        # Of two that are made in one second the later one counts.
+        segmentation.ContentTime = f"{time.strftime('%H%M%S')}.{900_000 + next(_TICKS):06}"
         segmentation.PixelData = np.packbits(planes.astype(bool).ravel(), bitorder="little").tobytes()
         segmentation.PixelData += b"\0" * (len(segmentation.PixelData) % 2)
         pacs.upload([to_bytes(segmentation)])

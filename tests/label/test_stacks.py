@@ -8,7 +8,7 @@ import pytest
 import SimpleITK
 
 from monai_iln.errors import UserError
-from monai_iln.label.stacks import load_label, require_stack, stack_of, why_no_stack
+from monai_iln.label.stacks import hold_out, load_label, require_stack, stack_of, why_no_stack
 
 AFFINE = np.array([[-1.5, 0, 0, 20], [0, -1.5, 0, 30], [0, 0, 8, -4], [0, 0, 0, 1.0]])
 
@@ -109,3 +109,28 @@ def test_why_a_file_is_no_stack(tmp_path, stack, cine):
     for path, words in ((planar, "(32, 30)"), (cut, "must be whole"), (picture, "not the name of"), (cine, "3 phases")):
         assert words in why_no_stack(path)
     require_stack(tmp_path)  # a folder, which is judged when it is read
+
+
+def items(*names):
+    return [{"image": f"/studies/{name}.nii.gz"} for name in names]
+
+
+def stems(split):
+    return [[Path(item["image"]).name.removesuffix(".nii.gz") for item in part] for part in split]
+
+
+@pytest.mark.parametrize(
+    ("names", "share", "training", "held_out"),
+    [
+        (["b_ED", "a_ES", "a_ED", "b_ES"], 0.2, ["a_ED", "a_ES"], ["b_ED", "b_ES"]),
+        (["a_01", "a_02", "b_01", "c"], 0.2, ["a_01", "a_02", "b_01"], ["c"]),
+        (["a", "b", "1.2.3_phase01", "1.2.3_phase12"], 0.9, ["1.2.3_phase01", "1.2.3_phase12"], ["a", "b"]),
+        (["a_ED", "b_ED", "b_ES", "c_ED", "c_ES"], 0.7, ["a_ED"], ["b_ED", "b_ES", "c_ED", "c_ES"]),
+        (["case_1", "case_2", "case_3"], 0.2, ["case_1", "case_2"], ["case_3"]),  # no name tells the hearts apart
+        (["a_ED", "b_ED"], 0, ["a_ED", "b_ED"], []),
+        (["a_ED"], 0.5, ["a_ED"], []),
+    ],
+    ids=str,
+)
+def test_the_phases_of_a_heart_are_held_out_together(names, share, training, held_out):
+    assert stems(hold_out(items(*names), share)) == [training, held_out]
