@@ -106,7 +106,7 @@ class Train(BundleTrainTask):
         if self._weights is not None:
             overrides["weights"] = str(self._weights)
         if self._compares:
-            overrides.setdefault("weights", None)
+            overrides.setdefault("weights", "$None")  # MONAI passes over an override that is None itself
         elif self._weights is not None:
             overrides["network"] = "$monai_iln.networks.load_weights(@network_def, @weights).to(@device)"
         return overrides

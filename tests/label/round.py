@@ -291,6 +291,8 @@ def trainings(server: Server, models: Path, studies: Path, labels: Path) -> None
     told = "Only stacks that were trained on judged" in last and "no better than before" in last
     check("training of one stack, not from pretrained weights", status == "DONE" and told, last)
     check("which is no better", (models / "model.pt").read_bytes() == before)
+    outcome = json.loads((models.parent / "eval" / "fine_tuning.json").read_text())
+    check("and starts from random ones", outcome["best"] < outcome["before"] - 0.2, outcome["told"])
     ended(
         "training from a truncated one", server.finish(f"/train/{MODEL}", model_filename="cut.pt"), "not a checkpoint"
     )
