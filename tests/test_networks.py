@@ -86,7 +86,7 @@ def test_weights_come_back(tmp_path):
         (b"hello", "not a checkpoint"),
         ([1, 2], "not a checkpoint"),
         ({"weights": {}}, "do not fit the network"),
-        (PaperUNet(features=(4, 8), norm="BATCH").state_dict(), "give the same --norm"),
+        (PaperUNet(features=(4, 8), norm="BATCH").state_dict(), "give the same norm"),
         (PaperUNet(features=(4, 16)).state_dict(), "do not fit the network"),
     ],
 )

@@ -37,7 +37,7 @@ class WeightsCheckpointLoader:
         UserError: At the start of the engine, if the file is missing, no checkpoint, or of another network.
 
     Example:
-        >>> WeightsCheckpointLoader(network, "models/model.pt").attach(evaluator)
+        >>> WeightsCheckpointLoader(network, "models/model.pt").attach(evaluator)  # doctest: +SKIP
     """
 
     def __init__(self, network: nn.Module, path: str) -> None:

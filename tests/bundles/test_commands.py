@@ -435,7 +435,7 @@ def test_weights_must_fit(python, trained, prepared, tmp_path):
     bundle, _ = trained
     arguments = ("--dataset_dir", prepared, "--fold", "1", *SMALL)
     for options, message in {
-        ("--norm", "BATCH"): "give the same --norm",
+        ("--norm", "BATCH"): "give the same norm",
         ("--ckpt_dir", tmp_path): "no such file",
         ("--part", "validaton"): "part 'validaton': a datalist is split into training, validation, test.",
     }.items():
