@@ -81,10 +81,10 @@ def draw_curves(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    first = curves[0]
+    first, window = curves[0], _find_window(masks)
     rows = []
     for phase in (first.ed, first.es):
-        tiles = _tiles(pixels[..., phase - 1], [mask[..., phase - 1] for mask in masks], _find_window(masks))
+        tiles = _tiles(pixels[..., phase - 1], [mask[..., phase - 1] for mask in masks], window)
         rows.append(_mosaic(tiles, len(tiles)))
     strip = np.concatenate(rows)
     figure = Figure(figsize=(10, 4.6 + 10 * strip.shape[0] / strip.shape[1]), layout="constrained")
@@ -148,7 +148,8 @@ def write_film(
         curves: The curve of each structure.
     """
     require_extra("a film", "bundle", "PIL")
-    frames = [_film_frame(pixels, masks, curves, phase) for phase in range(pixels.shape[3])]
+    window = _find_window(masks)
+    frames = [_film_frame(pixels, masks, curves, window, phase) for phase in range(pixels.shape[3])]
     step = frame_ms(curves[0].times_ms)
     duration = _USUAL_MS if math.isnan(step) else step
     with new_file(path) as partial:
@@ -161,11 +162,15 @@ def _whole_hundredths(milliseconds: float) -> int:
 
 
 def _film_frame(
-    pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]], curves: Sequence[VolumeCurve], phase: int
+    pixels: NDArray[np.uint8],
+    masks: Sequence[NDArray[np.bool_]],
+    curves: Sequence[VolumeCurve],
+    window: tuple[slice, ...],
+    phase: int,
 ) -> Image.Image:
     from PIL import Image, ImageDraw, ImageFont
 
-    tiles = _tiles(pixels[..., phase], [mask[..., phase] for mask in masks], _find_window(masks))
+    tiles = _tiles(pixels[..., phase], [mask[..., phase] for mask in masks], window)
     rows = math.ceil(len(tiles) / _ROW_TILES)
     mosaic = _mosaic(tiles, math.ceil(len(tiles) / rows))
     height, width, _ = mosaic.shape

@@ -83,12 +83,7 @@ class LabelApp(MONAILabelApp):
         self.bundle_path(request.get("model"))
         names = {f"{bundle}/models/": "checkpoint " for bundle in self.bundles}
         if isinstance(image, str) and not Path(image).exists():
-            path = (datastore or self.datastore()).get_image_uri(image)
-            if not path:
-                raise HTTPException(
-                    404, f"image {image}: not among the studies. GET /datastore/?output=all lists them."
-                )
-            names[path] = image
+            names[(datastore or self.datastore()).require_image(image)] = image
         with answer_user_errors(names):
             return super().infer(request, datastore)
 

@@ -32,7 +32,6 @@ def stacked(cine):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.filterwarnings("ignore::monai_iln.datasets.DataWarning")
 def test_a_cine_of_dicom_is_its_phases(name, tmp_path):
     LAYOUTS[name](tmp_path, CINE)
     cine = read_cine(tmp_path)

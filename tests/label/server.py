@@ -21,7 +21,9 @@ failed: list[str] = []
 
 
 def check(name: str, holds: bool, detail: object = "") -> None:
-    print(f"{'ok' if holds else 'FAILED':8}{name}{f': {detail}' if detail != '' else ''}", flush=True)
+    told = "ok" if holds else "FAILED"
+    details = "" if detail == "" else f": {detail}"
+    print(f"{told:8}{name}{details}", flush=True)
     if not holds:
         failed.append(name)
 
