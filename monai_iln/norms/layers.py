@@ -217,9 +217,9 @@ class MixtureNorm(RunningStatistics):
         if not torch.jit.is_scripting():  # noqa: SIM102
             if self.sync and is_distributed():
                 return self._forward_over_ranks(x, mixture)
-        y, mean, variance = mixture_norm(x, self._gate(), self.weight, self.bias, None, None, mixture)
+        y, moments = mixture_norm(x, self._gate(), self.weight, self.bias, None, None, mixture)
         if x.numel() > 0:
-            self._track(mean, variance, x.numel() // mean.numel())
+            self._track(moments[0], moments[1], 2 * x.numel() // moments.numel())
         return y
 
     def _check_input(self, x: Tensor) -> None:

@@ -31,12 +31,10 @@ _PARAMETERS = (
     "Tensor? rho, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, "
     "int[] components, int num_groups, bool blend_statistics, bool unbiased, float eps, str gate, bool per_channel"
 )
-torch.library.define(
-    "monai_iln::mixture_norm", f"(Tensor x, {_PARAMETERS}) -> (Tensor y, Tensor mean, Tensor variance)"
-)
+torch.library.define("monai_iln::mixture_norm", f"(Tensor x, {_PARAMETERS}) -> (Tensor y, Tensor moments)")
 torch.library.define(
     "monai_iln::mixture_norm_backward",
-    f"(Tensor grad, Tensor x, Tensor mean, Tensor variance, {_PARAMETERS}) "
+    f"(Tensor grad, Tensor x, Tensor moments, {_PARAMETERS}) "
     "-> (Tensor grad_x, Tensor grad_rho, Tensor grad_weight, Tensor grad_bias)",
 )
 
@@ -44,7 +42,7 @@ torch.library.define(
 def mixture_norm(
     x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Normalize ``x`` by a mixture of normalizations.
 
     Args:
@@ -57,8 +55,8 @@ def mixture_norm(
         mixture: The components and how they are blended.
 
     Returns:
-        The normalized tensor, like ``x`` in shape, dtype and memory format, and the mean and biased variance of each
-        (sample, channel), ``(N, C)``, which carry no gradient.
+        The normalized tensor, like ``x`` in shape, dtype and memory format, and the moments, ``(2, N, C)``: mean and
+        biased variance of each (sample, channel), which carry no gradient.
     """
     if torch.jit.is_scripting():
         return mixture_norm_reference(x, rho, weight, bias, running_mean, running_var, mixture)
@@ -68,10 +66,7 @@ def mixture_norm(
         backend = choose_backend(x)
         if backend is reference or not torch.is_grad_enabled():  # nothing to differentiate, or nobody who will
             return backend.forward(x, rho, weight, bias, running_mean, running_var, mixture)
-        normalize: Any = _MixtureNorm.apply
-        result: tuple[Tensor, Tensor, Tensor] = normalize(
-            backend, x, rho, weight, bias, running_mean, running_var, mixture
-        )
+        result: tuple[Tensor, Tensor] = _apply(backend, x, rho, weight, bias, running_mean, running_var, mixture)
         return result
 
 
@@ -140,14 +135,14 @@ class _MixtureNorm(torch.autograd.Function):
     """The operator with its gradient. Written by hand: ``register_autograd`` takes 100 microseconds longer a call."""
 
     @staticmethod
-    def forward(ctx: Any, backend: Backend, x: Tensor, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
-        y, mean, variance = backend.forward(x, *parameters)
+    def forward(ctx: Any, backend: Backend, x: Tensor, *parameters: Any) -> tuple[Tensor, Tensor]:
+        y, moments = backend.forward(x, *parameters)
         ctx.backend = backend
         *tensors, ctx.mixture = parameters
-        ctx.mark_non_differentiable(mean, variance)
+        ctx.mark_non_differentiable(moments)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, mean, variance, *tensors)
-        return y, mean, variance
+        ctx.save_for_backward(x, moments, *tensors)
+        return y, moments
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
@@ -172,44 +167,46 @@ class _MixtureNorm(torch.autograd.Function):
         )  # fmt: skip
 
 
+# Without what Function.apply does in Python before: it is for torch.func, and choose_backend has asked for that.
+_apply: Any = super(torch.autograd.Function, _MixtureNorm).apply
+
+
 # What torch's dispatcher calls; it knows the fields of a mixture one by one.
 
 
 def _autograd(x: Tensor, *parameters: Any) -> Any:
     backend = reference if _choose_kernels(x) is reference else dispatcher
-    normalize: Any = _MixtureNorm.apply
-    return normalize(backend, x, *_pack(parameters))
+    return _apply(backend, x, *_pack(parameters))
 
 
 def _forward(x: Tensor, *parameters: Any) -> Any:
     return _choose_kernels(x).forward(x, *_pack(parameters))
 
 
-def _backward(grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
+def _backward(grad: Tensor, x: Tensor, moments: Tensor, *parameters: Any) -> tuple[Tensor, ...]:
     """The gradients as the schema has them: all there, and those of the parameters in float64."""
     with torch._C._AutoDispatchBelowAutograd():  # in the graphs of make_fx no autograd function is around it
-        grad_x, grad_rho, *others = _choose_kernels(x).backward(grad, x, mean, variance, *_pack(parameters))
+        grad_x, grad_rho, *others = _choose_kernels(x).backward(grad, x, moments, *_pack(parameters))
         assert grad_x is not None
         if grad_rho is None:
-            grad_rho = mean.new_empty(0)
-        channels = [mean.new_zeros(x.shape[1]) if g is None else g.to(mean.dtype) for g in others]
-        return grad_x, grad_rho.to(mean.dtype), *channels
+            grad_rho = moments.new_empty(0)
+        channels = [moments.new_zeros(x.shape[1]) if g is None else g.to(moments.dtype) for g in others]
+        return grad_x, grad_rho.to(moments.dtype), *channels
 
 
 def _pack(parameters: tuple[Any, ...]) -> tuple[Any, ...]:
     return *parameters[:5], Mixture(*parameters[5:])
 
 
-def _fake_forward(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    table = x.new_empty(x.shape[:2], dtype=torch.float64)
-    return torch.empty_like(x), table, torch.empty_like(table)
+def _fake_forward(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty((2, *x.shape[:2]), dtype=torch.float64)
 
 
 def _fake_backward(
-    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, rho: Tensor | None, *_: Any
+    grad: Tensor, x: Tensor, moments: Tensor, rho: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    channels = mean.new_empty(x.shape[1])
-    grad_rho = mean.new_empty(0) if rho is None else mean.new_empty(rho.shape)
+    channels = moments.new_empty(x.shape[1])
+    grad_rho = moments.new_empty(0) if rho is None else moments.new_empty(rho.shape)
     return torch.empty_like(x), grad_rho, channels, torch.empty_like(channels)
 
 

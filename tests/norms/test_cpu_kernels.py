@@ -73,9 +73,9 @@ def run(backend, operands, dtype, parameter_dtype=None):
     x, *parameters, mixture = operands
     x = x.to(dtype)
     parameters = [None if t is None else t.to(parameter_dtype or torch.float64) for t in parameters]
-    y, mean, variance = backend.forward(x, *parameters, mixture)
+    y, moments = backend.forward(x, *parameters, mixture)
     cotangent = (2 * random(*x.shape, seed=6) - 1).to(dtype)
-    grads = backend.backward(cotangent, x, mean, variance, *parameters, mixture)
+    grads = backend.backward(cotangent, x, moments, *parameters, mixture)
     assert y.dtype == grads[0].dtype == dtype
     assert y.stride() == grads[0].stride() == x.stride()
     return [y, *(grad for grad, t in zip(grads, [x, *parameters], strict=False) if t is not None)]

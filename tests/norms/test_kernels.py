@@ -64,13 +64,13 @@ def check(x, rho, weight, bias, mixture, dtype=torch.float64):
     rounded = x.to(dtype)
     inputs = [t.double().requires_grad_() for t in (rounded, rho, weight, bias) if t is not None]
     parameters = (rho, weight, bias, None, None, mixture)
-    y, mean, variance = cuda.forward(rounded, *parameters)
+    y, moments = cuda.forward(rounded, *parameters)
     reference = iter(inputs)
     expected, *_ = mixture_norm_reference(
         *(None if t is None else next(reference) for t in (x, rho, weight, bias)), None, None, mixture
     )
     cotangent = (2 * random(*x.shape, seed=4) - 1).to(dtype)
-    grads = cuda.backward(cotangent, rounded, mean, variance, *parameters)
+    grads = cuda.backward(cotangent, rounded, moments, *parameters)
     truths = torch.autograd.grad(expected, inputs, cotangent.double())
     grads = [g for g, t in zip(grads, (x, rho, weight, bias), strict=True) if t is not None]
     assert y.dtype == dtype
@@ -132,7 +132,7 @@ def test_memory_formats(shape, memory_format):
 def test_a_channel_shared_by_several_programs(monkeypatch, programs):
     monkeypatch.setattr(cuda, "ELEMENTS", 16)
     monkeypatch.setattr(cuda, "PROGRAMS", programs)
-    monkeypatch.setattr(cuda, "_plan", cuda._plan.__wrapped__)  # plans are remembered
+    monkeypatch.setattr(cuda, "_PLANS", {})  # plans are remembered
     x, *parameters = make((1, 3, 5, 7), ILN._replace(num_groups=1))
     mixture = ILN._replace(components=[3, 1], num_groups=1)
     assert (cuda._find_plan(x, *parameters, None, None, mixture).moments.grid[2] > 1) == (programs > 3)
@@ -143,7 +143,7 @@ def test_a_channel_shared_by_several_programs(monkeypatch, programs):
 def test_a_large_mean_costs_no_digits():
     x, *parameters = make((2, 8, 32, 32), ILN)
     rounded = (x + 1e4).float()
-    y, mean, variance = cuda.forward(rounded, *parameters, None, None, ILN)
+    y, (mean, variance) = cuda.forward(rounded, *parameters, None, None, ILN)
     expected, *_ = mixture_norm_reference(rounded.double(), *parameters, None, None, ILN)
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(variance, rounded.double().var((2, 3), correction=0), rtol=1e-5, atol=0)
@@ -162,10 +162,10 @@ def test_squares_beyond_the_range_of_float32(scale, memory_format):
     inputs = [t.double().requires_grad_() for t in (x, *parameters)]
     expected, *_ = mixture_norm_reference(*inputs, None, None, mixture)
     cotangent = (2 * random(*x.shape, seed=4) - 1).float()
-    y, mean, variance = cuda.forward(x, *parameters, None, None, mixture)
-    grads = cuda.backward(cotangent, x, mean, variance, *parameters, None, None, mixture)
+    y, moments = cuda.forward(x, *parameters, None, None, mixture)
+    grads = cuda.backward(cotangent, x, moments, *parameters, None, None, mixture)
     truths = torch.autograd.grad(expected, inputs, cotangent.double())
-    torch.testing.assert_close(variance, x.double().var((2, 3), correction=0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(moments[1], x.double().var((2, 3), correction=0), rtol=1e-5, atol=0)
     torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-5)
     for actual, truth in zip(grads, truths, strict=True):
         # Each channel for itself: the gradient of a huge one is tiny.
@@ -180,10 +180,10 @@ def test_a_tensor_whose_sign_is_a_bit():
     assert cuda.takes(x)
     assert not cuda.takes(torch._neg_view(x))
     check(x, *[torch._neg_view(parameter) for parameter in parameters], ILN)
-    _, mean, variance = cuda.forward(x, *parameters, None, None, ILN)
+    _, moments = cuda.forward(x, *parameters, None, None, ILN)
     cotangent = random(2, 8, 4, 5, seed=4)
     grads = [
-        cuda.backward(grad, x, mean, variance, *parameters, None, None, ILN)
+        cuda.backward(grad, x, moments, *parameters, None, None, ILN)
         for grad in (torch._neg_view(cotangent), -cotangent)
     ]
     torch.testing.assert_close(*grads, rtol=0, atol=0)

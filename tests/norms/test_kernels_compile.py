@@ -68,7 +68,7 @@ def build(launch, components, element, capability):
 for name, (shape, last, dtype, components, mixture) in PLANS.items():
     single = torch.float32
     dtypes = (dtype, None if len(components) == 1 else single, single, single, None, None)
-    plan = cuda._plan(torch.Size(shape), last, 0, dtypes, components, mixture._replace(components=()))
+    plan = cuda.make_plan(torch.Size(shape), last, dtypes, mixture._replace(components=components))
     for launch in plan:
         if isinstance(launch, cuda.Launch):
             compiled = build(launch, components, ELEMENTS[dtype], int(sys.argv[1]))

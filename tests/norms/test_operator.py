@@ -148,14 +148,8 @@ def test_opcheck(statistics, dtype):
     arguments = (x, *tensors, *operands[6])
     torch.library.opcheck(torch.ops.monai_iln.mixture_norm.default, arguments, rtol=1e-2, atol=1e-2)
     with torch.no_grad():
-        y, mean, variance = torch.ops.monai_iln.mixture_norm(*arguments)
-        arguments = (
-            torch.randn_like(y),
-            x.detach(),
-            mean,
-            variance,
-            *(t if t is None else t.detach() for t in tensors),
-        )
+        y, moments = torch.ops.monai_iln.mixture_norm(*arguments)
+        arguments = (torch.randn_like(y), x.detach(), moments, *(t if t is None else t.detach() for t in tensors))
     torch.library.opcheck(torch.ops.monai_iln.mixture_norm_backward.default, (*arguments, *operands[6]))
 
 

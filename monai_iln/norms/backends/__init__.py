@@ -32,13 +32,12 @@ class Backend(Protocol):
     def forward(
         self, x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
         running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Compute what :func:`~monai_iln.norms.operator.mixture_norm` returns."""
 
     def backward(
-        self, grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
-        rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
-        running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
+        self, grad: Tensor, x: Tensor, moments: Tensor, rho: Tensor | None, weight: Tensor | None,
+        bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
         """Compute the gradients in ``x``, ``rho``, ``weight`` and ``bias``; nobody reads those that are not needed."""
 

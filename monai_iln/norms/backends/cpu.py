@@ -36,7 +36,7 @@ def takes(x: Tensor) -> bool:
 def forward(
     x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One pass for the statistics, one to apply ``y = A (x - m) + B``."""
     x = x.as_subclass(Tensor)  # MONAI's MetaTensor would take part in every line; torch makes the result one
     source = x.to(working_dtype(x))
@@ -51,13 +51,12 @@ def forward(
     )  # fmt: skip
     slope = slope * scale
     maps.scale_and_shift(z, slope, offset - slope * residual, out=z)
-    return z.to(x.dtype), torch.from_numpy(mean), torch.from_numpy(variance)
+    return z.to(x.dtype), torch.from_numpy(np.stack([mean, variance]))
 
 
 @np.errstate(all="ignore")
 def backward(
-    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
-    rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    grad: Tensor, x: Tensor, moments: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """``dx = A dy + dm / S + 2 dv (x - m) / S``, with ``dm`` and ``dv`` from the sums of ``dy`` and ``dy (x - m)``."""
@@ -66,8 +65,8 @@ def backward(
         nothing = torch.zeros(x.shape[1])
         no_gate = torch.zeros(0) if rho is None else torch.zeros(rho.shape)
         return torch.zeros_like(x), no_gate, nothing, nothing.clone()
-    means: Any = mean.numpy()
-    variances: Any = variance.numpy()
+    tables: Any = moments.numpy()
+    means, variances = tables
     gate = _table(rho)
     mix = _mix(gate, mixture)
     source = x.to(torch.float64 if variances.max() > 1e36 else working_dtype(x))

@@ -37,7 +37,7 @@ from monai_iln.norms.backends.cpu_rows import row_apply, row_gradient, row_momen
 
 # What a kernel is called with, 8 bytes each: addresses, sizes and settings. The components follow.
 ADDRESSES = (
-    "x", "grad", "result", "mean", "variance", "rho", "weight", "bias", "running_mean", "running_var",
+    "x", "grad", "result", "moments", "rho", "weight", "bias", "running_mean", "running_var",
     "grad_rho", "grad_weight", "grad_bias", "work",
 )  # fmt: skip
 SETTINGS = (
@@ -81,8 +81,8 @@ def make_forward(dtype, interleaved, version):
         else:
             row_apply(x, y, rounded, a, thread, threads)
         if thread == 0:
-            copy(mean, table_at(a.mean, mean.size))
-            copy(variance, table_at(a.variance, mean.size))
+            copy(mean, table_at(a.moments, mean.size))
+            copy(variance, table_at(a.moments + 8 * mean.size, mean.size))
 
     return forward
 
@@ -101,7 +101,7 @@ def make_backward(dtype, interleaved, version):
         slope, offset, full_slope, sum_grad = tables[0], tables[1], tables[2], tables[3]
         grad_slope, grad_offset, grad_mean, grad_variance = tables[4], tables[5], tables[6], tables[7]
         grad_weight, grad_bias = channels[4], channels[5]
-        mean, variance = table_at(a.mean, slope.size), table_at(a.variance, slope.size)
+        mean, variance = table_at(a.moments, slope.size), table_at(a.moments + 8 * slope.size, slope.size)
         round_scaled_mean(mean, variance, rounded)
         if interleaved:
             interleaved_sums(grad, x, rounded, partial, scratch, a, thread, threads)

@@ -35,20 +35,18 @@ def takes(x: Tensor) -> bool:
 def forward(
     x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One pass for the statistics, one to apply ``y = A (x - m) + B``."""
     source = _plain(x)
     y = torch.empty_like(source)
-    mean = torch.empty(x.shape[:2], dtype=torch.float64, device=_CPU)
-    variance = torch.empty_like(mean)
+    moments = torch.empty((2, *x.shape[:2]), dtype=torch.float64, device=_CPU)
     parameters, doubles = _read(source.dtype, rho, weight, bias, running_mean, running_var)
-    _run("forward", source, None, y, mean, variance, parameters, doubles, (None, None, None), mixture)
-    return (y if source is x else y.to(x.dtype)), mean, variance
+    _run("forward", source, None, y, moments, parameters, doubles, (None, None, None), mixture)
+    return (y if source is x else y.to(x.dtype)), moments
 
 
 def backward(
-    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
-    rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    grad: Tensor, x: Tensor, moments: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """``dx = A dy + dm / S + 2 dv (x - m) / S``, with ``dm`` and ``dv`` from the sums of ``dy`` and ``dy (x - m)``."""
@@ -61,7 +59,7 @@ def backward(
     grad_x = torch.empty_like(source)
     parameters, doubles = _read(source.dtype, rho, weight, bias, running_mean, running_var)
     grads = [None if tensor is None else torch.empty_like(tensor) for tensor in parameters[:3]]
-    _run("backward", source, grad, grad_x, mean, variance, parameters, doubles, grads, mixture)
+    _run("backward", source, grad, grad_x, moments, parameters, doubles, grads, mixture)
     grad_rho, grad_weight, grad_bias = grads
     return (grad_x if source is x else grad_x.to(x.dtype)), grad_rho, grad_weight, grad_bias
 
@@ -74,11 +72,11 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def _run(
-    name: str, x: Tensor, grad: Tensor | None, result: Tensor, mean: Tensor, variance: Tensor,
-    parameters: tuple[Tensor | None, ...], doubles: bool, grads: Sequence[Tensor | None], mixture: Mixture,
+    name: str, x: Tensor, grad: Tensor | None, result: Tensor, moments: Tensor, parameters: tuple[Tensor | None, ...],
+    doubles: bool, grads: Sequence[Tensor | None], mixture: Mixture,
 ) -> None:  # fmt: skip
     """Call a kernel on one thread, or on as many as torch would use."""
-    samples, channels = mean.shape
+    _, samples, channels = moments.shape
     numbers = x.numel()
     size = numbers // (samples * channels)
     threads = 1
@@ -91,7 +89,7 @@ def _run(
         doubles, parameters[3] is not None, tuple(mixture.components), *mixture[1:],
     )  # fmt: skip
     work = torch.empty(work_size, dtype=torch.float64, device=_CPU)
-    tensors = (x, grad, result, mean, variance, *parameters, *grads, work)
+    tensors = (x, grad, result, moments, *parameters, *grads, work)
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     arguments = _ADDRESSES.pack(*addresses) + settings
     kernel = build(name, x.dtype, interleaved)

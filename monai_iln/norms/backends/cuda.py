@@ -21,6 +21,7 @@ from torch import Tensor
 from monai_iln.norms.backends import cuda_coefficients, cuda_gradients, cuda_kernels, cuda_pools, memory_format
 from monai_iln.norms.coefficients import BATCH, Mixture
 
+MOST_PLANS = 1024  # that are remembered
 PROGRAMS = 2048  # enough to fill a large GPU several times over
 ELEMENTS = 2048  # of a program's tile
 COEFFICIENTS = 2048  # of a program's tile of tables
@@ -32,6 +33,7 @@ class Launch:
 
     Triton takes 30 microseconds to look at arguments and to find what it compiled for them. What it found serves as
     long as nothing but the addresses of tensors changes, and these can all be divided by 16, which it compiles for.
+    Hooks of Triton's own profiler see the first launch alone; those of CUDA see all.
     """
 
     def __init__(self, kernel: Any, grid: tuple[int, int, int], *arguments: Any, warps: int = 4) -> None:
@@ -39,16 +41,18 @@ class Launch:
         self.grid = grid
         self.arguments = arguments
         self.warps = warps
-        self.compiled: Any = None
+        self.compiled: tuple[Any, ...] | None = None
 
-    def __call__(self, aligned: bool, *tensors: Tensor | None) -> None:
-        if aligned and self.compiled is not None:
+    def __call__(self, stream: int | None, *tensors: Tensor | None) -> None:
+        """Launch on a stream; without one, after a look at all arguments, on torch's current stream."""
+        if stream is not None and self.compiled is not None:
+            run, *settings = self.compiled
             addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-            self.compiled(*addresses, *self.arguments)
+            run(*self.grid, stream, *settings, *addresses, *self.arguments)
             return
         compiled = self.kernel[self.grid](*tensors, *self.arguments, num_warps=self.warps)
-        if aligned and compiled is not None:  # Triton's interpreter compiles nothing
-            self.compiled = compiled[self.grid]
+        if stream is not None and compiled is not None:  # Triton's interpreter compiles nothing
+            self.compiled = compiled.run, compiled.function, compiled.packed_metadata, None, None, None
 
 
 class Plan(NamedTuple):
@@ -69,11 +73,7 @@ class Plan(NamedTuple):
     backward_tables: int
 
 
-@functools.lru_cache(maxsize=1024)
-def _plan(
-    shape: torch.Size, channels_last: bool, device: int | None, dtypes: tuple[torch.dtype | None, ...],
-    components: tuple[int, ...], mixture: Mixture,
-) -> Plan:  # fmt: skip
+def make_plan(shape: torch.Size, channels_last: bool, dtypes: tuple[torch.dtype | None, ...], mixture: Mixture) -> Plan:
     """The launches for inputs of one kind, which is all that Triton compiles for."""
     samples, channels, size = shape[0], shape[1], math.prod(shape[2:])
     wide_c, wide_s = triton.next_power_of_2(channels), triton.next_power_of_2(size)
@@ -92,7 +92,8 @@ def _plan(
     acc = tl.float64 if dtypes[0] == torch.float64 else tl.float32
     tile = acc, block_c, block_s, channels_last
 
-    codes = tuple(_code(component, channels, dtypes[-1] is not None, mixture.num_groups) for component in components)
+    running = dtypes[-1] is not None
+    codes = tuple(_code(component, channels, running, mixture.num_groups) for component in mixture.components)
     others = any(code == 0 or code > 1 for code in codes)
     groups = max(mixture.num_groups, 1)
     block_g, block_k = triton.next_power_of_2(groups), triton.next_power_of_2(channels // groups)
@@ -145,11 +146,20 @@ def _code(component: int, channels: int, running: bool, num_groups: int) -> int:
 
 
 def _find_plan(x: Tensor, *parameters: Any) -> Plan:
+    """The plan for inputs of one kind; it is asked for twice a layer and step, so it is looked up by as little."""
     *tensors, mixture = parameters
-    dtypes = (x.dtype, *[None if tensor is None else tensor.dtype for tensor in tensors])
-    # A list cannot be a part of a key.
-    components, rest = tuple(mixture.components), mixture._replace(components=())
-    return _plan(x.shape, not x.is_contiguous(), x.device.index, dtypes, components, rest)
+    dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
+    components, *rest = mixture  # a list, which cannot be a part of a key
+    key = x.shape, x.is_contiguous(), x.get_device(), x.dtype, *dtypes, *components, *rest
+    plan = _PLANS.get(key)
+    if plan is None:
+        if len(_PLANS) >= MOST_PLANS:
+            _PLANS.clear()
+        plan = _PLANS[key] = make_plan(x.shape, not x.is_contiguous(), (x.dtype, *dtypes), mixture)
+    return plan
+
+
+_PLANS: dict[tuple[Any, ...], Plan] = {}
 
 
 def takes(x: Tensor) -> bool:
@@ -162,7 +172,7 @@ def works(device: torch.device) -> bool:
     """Whether Triton can build and run a kernel on a device; says so once if not."""
     probe = torch.ones(4, 1, 1, dtype=torch.float64, device=device)
     try:
-        with _current(probe):
+        with _on_device_of(probe):
             cuda_kernels.apply[(1, 1, 1)](probe[0], probe[1], probe[2], probe, 1, 1, 1, tl.float64, 1, 1, False)
         return True
     except Exception as error:  # compilers and drivers raise nearly anything
@@ -175,64 +185,75 @@ def works(device: torch.device) -> bool:
         return False
 
 
-def _current(x: Tensor) -> AbstractContextManager[Any]:
+def _on_device_of(x: Tensor) -> AbstractContextManager[Any]:
     """A context in which the device of ``x`` is the current one, which Triton launches on."""
-    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+    device = x.get_device()
+    if device < 0 or device == torch.cuda.current_device():
         return _NO_CHANGE
-    return torch.cuda.device(x.device)
+    return torch.cuda.device(device)
 
 
 _NO_CHANGE = nullcontext()
 
 
-def _gapless(*tensors: Tensor | None) -> list[Any]:
-    return [None if tensor is None else tensor.resolve_neg().contiguous() for tensor in tensors]
+def _gapless(tensor: Tensor | None) -> Tensor | None:
+    if tensor is None or (tensor.is_contiguous() and not tensor.is_neg()):
+        return tensor
+    return tensor.resolve_neg().contiguous()
 
 
-def _are_aligned(*tensors: Tensor | None) -> bool:
-    return all(tensor is None or tensor.data_ptr() % 16 == 0 for tensor in tensors)
+def _find_stream(x: Tensor, *tensors: Tensor | None) -> int | None:
+    """Torch's current stream, if all tensors that others allocated begin at a multiple of 16 bytes."""
+    bits = x.data_ptr()
+    for tensor in tensors:
+        if tensor is not None:
+            bits |= tensor.data_ptr()
+    if bits % 16 != 0:
+        return None
+    return _current_stream(x.get_device()) if x.is_cuda else 0
+
+
+_current_stream: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # a build for the CPU has none
 
 
 def forward(
     x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The operator; see :func:`monai_iln.norms.operator.mixture_norm`."""
-    with _current(x):
-        plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
-        parameters = _gapless(rho, weight, bias, running_mean, running_var)
-        samples, channels = x.shape[:2]
+    plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
+    parameters = [_gapless(tensor) for tensor in (rho, weight, bias, running_mean, running_var)]
+    samples, channels = x.shape[:2]
+    with _on_device_of(x):
         y = torch.empty_like(x)
-        mean = x.new_empty((samples, channels), dtype=torch.float64)
-        variance = torch.empty_like(mean)
+        moments = x.new_empty((2, samples, channels), dtype=torch.float64)
         scratch = x.new_empty((plan.forward_tables, samples, channels), dtype=torch.float64)
-        aligned = _are_aligned(x, mean, variance, *parameters)
-        plan.moments(aligned, x, scratch)
+        stream = _find_stream(x, *parameters)
+        plan.moments(stream, x, scratch)
         if plan.merge is not None:
-            plan.merge(aligned, scratch, mean, variance)
-        plan.coefficients(aligned, scratch, mean, variance, *parameters)
-        plan.apply(aligned, x, y, mean, scratch)
-    return y, mean, variance
+            plan.merge(stream, scratch, moments)
+        plan.coefficients(stream, scratch, moments, *parameters)
+        plan.apply(stream, x, y, moments, scratch)
+    return y, moments
 
 
 def backward(
-    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
-    rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    grad: Tensor, x: Tensor, moments: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Its gradient."""
-    with _current(x):
-        plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
+    plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
+    rho, *others = [_gapless(tensor) for tensor in (rho, weight, running_mean, running_var)]
+    with _on_device_of(x):
         grad_x = torch.empty_like(x)
         if grad.stride() != grad_x.stride() or grad.is_neg():
             grad = torch.empty_like(x).copy_(grad)
-        rho, *others = _gapless(rho, weight, running_mean, running_var)
         grad_rho, grad_weight, grad_bias = (None if t is None else torch.empty_like(t) for t in (rho, weight, bias))
-        scratch = mean.new_empty((plan.backward_tables, *mean.shape))
-        aligned = _are_aligned(grad, x, mean, variance, rho, *others)
-        plan.sums(aligned, grad, x, mean, variance, scratch)
-        plan.coefficients_backward(aligned, scratch, mean, variance, rho, *others)
+        scratch = moments.new_empty((plan.backward_tables, *moments.shape[1:]))
+        stream = _find_stream(x, grad, moments, rho, *others)
+        plan.sums(stream, grad, x, moments, scratch)
+        plan.coefficients_backward(stream, scratch, moments, rho, *others)
         if plan.pool is not None:
-            plan.pool(aligned, scratch)
-        plan.gradients(aligned, grad, x, grad_x, mean, variance, scratch, rho, grad_rho, grad_weight, grad_bias)
+            plan.pool(stream, scratch)
+        plan.gradients(stream, grad, x, grad_x, moments, scratch, rho, grad_rho, grad_weight, grad_bias)
     return grad_x, grad_rho, grad_weight, grad_bias

@@ -31,25 +31,24 @@ def _merge(partial, row, inside, N, C, S, splits, BLOCK_S: tl.constexpr, BLOCK_P
 
 
 @triton.jit
-def merge(
-    scratch, mean, variance, N, C, S, splits, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr
-):
+def merge(scratch, moments, N, C, S, splits, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr):
     """The tables of all samples, where one sample must know the others, or one group other channels."""
     c = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
     row, inside = tl.program_id(0) * C + c, c < C
     m, v = _merge(scratch, row, inside, N, C, S, splits, BLOCK_S, BLOCK_P)
-    tl.store(mean + row, m, mask=inside)
-    tl.store(variance + row, v, mask=inside)
+    tl.store(moments + row, m, mask=inside)
+    tl.store(moments + N * C + row, v, mask=inside)
 
 
 @triton.jit
 def coefficients(
-    scratch, mean, variance, rho, weight, bias, running_mean, running_var, N, C, S, splits, gate_step,
+    scratch, moments, rho, weight, bias, running_mean, running_var, N, C, S, splits, gate_step,
     gate_stride, COMPONENTS: tl.constexpr, J: tl.constexpr, GROUPS: tl.constexpr, STATISTICS: tl.constexpr,
     UNBIASED: tl.constexpr, EPS: tl.constexpr, GATE: tl.constexpr, MERGED: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """``mixture_coefficients`` of one sample: slopes, then offsets."""
+    mean, variance = moments, moments + N * C
     table = coefficients_in(scratch, splits, N, C)
     c, inside, K = channels_of_tile(C, GROUPS, BLOCK_G, BLOCK_K)
     row = tl.program_id(0) * C + c

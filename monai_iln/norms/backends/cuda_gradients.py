@@ -43,7 +43,7 @@ def _backward_tables(scratch, splits, N, C, J: tl.constexpr, STATISTICS: tl.cons
 
 @triton.jit
 def coefficients_backward(
-    scratch, mean, variance, rho, weight, running_mean, running_var, N, C, S, splits, gate_step,
+    scratch, moments, rho, weight, running_mean, running_var, N, C, S, splits, gate_step,
     gate_stride, COMPONENTS: tl.constexpr, J: tl.constexpr, GROUPS: tl.constexpr, STATISTICS: tl.constexpr,
     UNBIASED: tl.constexpr, EPS: tl.constexpr, GATE: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
@@ -54,6 +54,7 @@ def coefficients_backward(
     the gradients in the rows of the weights of the components, in ``weight`` and in ``bias``, to be summed; and for the
     components with members what they still have to pool: gradients of deviation and variance, and the deviation.
     """
+    mean, variance = moments, moments + N * C
     table, rows, exchange = _backward_tables(scratch, splits, N, C, J, STATISTICS)
     c, inside, K = channels_of_tile(C, GROUPS, BLOCK_G, BLOCK_K)
     NC, row, index = N * C, tl.program_id(0) * C + c, c * gate_step
@@ -219,13 +220,13 @@ def _parameter_gradients(
 
 @triton.jit
 def gradients(
-    grad, x, grad_x, mean, variance, scratch, rho, grad_rho, grad_weight, grad_bias, N, C, S, gate_step, gate_stride,
+    grad, x, grad_x, moments, scratch, rho, grad_rho, grad_weight, grad_bias, N, C, S, gate_step, gate_stride,
     ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
     J: tl.constexpr, STATISTICS: tl.constexpr, GATE: tl.constexpr, PER_CHANNEL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient in the input, and as if of one more sample those in the parameters."""
     if tl.program_id(0) < N:
-        input_gradient(grad, x, grad_x, mean, variance, scratch, N, C, S, ACC, BLOCK_C, BLOCK_S, LAST)
+        input_gradient(grad, x, grad_x, moments, scratch, N, C, S, ACC, BLOCK_C, BLOCK_S, LAST)
     elif tl.program_id(2) == 0:
         _, rows, _ = _backward_tables(scratch, tl.num_programs(2), N, C, J, STATISTICS)
         for start in range(tl.program_id(1) * BLOCK, C, tl.num_programs(1) * BLOCK):

@@ -115,14 +115,15 @@ def moments(
 
 @triton.jit
 def apply(
-    x, y, mean, scratch, N, C, S, ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
+    x, y, moments, scratch, N, C, S,
+    ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """``y = slope * (x - mean) + offset``."""
     table = coefficients_in(scratch, tl.num_programs(2), N, C)
     c = tl.program_id(1) * BLOCK_C
     channel, s = c + tl.arange(0, BLOCK_C)[:, None], tl.arange(0, BLOCK_S)[None, :]
     row = tl.program_id(0) * C + channel
-    m = tl.load(mean + row, mask=channel < C, other=0.0)
+    m = tl.load(moments + row, mask=channel < C, other=0.0)
     slope = tl.load(table + row, mask=channel < C, other=0.0).to(ACC)
     shift = tl.load(table + N * C + row, mask=channel < C, other=0.0).to(ACC)
     begin, end = _chunk(S, BLOCK_S)
@@ -134,23 +135,23 @@ def apply(
 
 
 @triton.jit
-def _scale(variance, row, inside, ACC: tl.constexpr):
+def _scale(moments, row, inside, N, C, ACC: tl.constexpr):
     """The factor of each channel's deviations from the mean in the backward pass: 1, but for huge numbers."""
-    v = tl.load(variance + row, mask=inside, other=0.0)
+    v = tl.load(moments + N * C + row, mask=inside, other=0.0)
     return (1.0 / tl.sqrt(tl.where(v > HUGE, v, 1.0))).to(ACC)
 
 
 @triton.jit
 def sums(
-    grad, x, mean, variance, scratch, N, C, S,
+    grad, x, moments, scratch, N, C, S,
     ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Sums of ``grad`` and of ``grad * (x - mean)`` over one chunk of positions."""
     c = tl.program_id(1) * BLOCK_C
     channel, s = c + tl.arange(0, BLOCK_C)[:, None], tl.arange(0, BLOCK_S)[None, :]
     row = tl.program_id(0) * C + channel
-    m = tl.load(mean + row, mask=channel < C, other=0.0)
-    scale = _scale(variance, row, channel < C, ACC)
+    m = tl.load(moments + row, mask=channel < C, other=0.0)
+    scale = _scale(moments, row, channel < C, N, C, ACC)
     total, dot = tl.zeros((BLOCK_C, BLOCK_S), ACC), tl.zeros((BLOCK_C, BLOCK_S), ACC)
     begin, end = _chunk(S, BLOCK_S)
     for start in range(begin, end, BLOCK_S):
@@ -168,7 +169,7 @@ def sums(
 
 @triton.jit
 def input_gradient(
-    grad, x, grad_x, mean, variance, scratch, N, C, S,
+    grad, x, grad_x, moments, scratch, N, C, S,
     ACC: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """``grad_x = slope * grad + per_deviation * (x - mean) + shift``."""
@@ -176,9 +177,9 @@ def input_gradient(
     c = tl.program_id(1) * BLOCK_C
     channel, s = c + tl.arange(0, BLOCK_C)[:, None], tl.arange(0, BLOCK_S)[None, :]
     row = tl.program_id(0) * C + channel
-    m = tl.load(mean + row, mask=channel < C, other=0.0)
+    m = tl.load(moments + row, mask=channel < C, other=0.0)
     slope = tl.load(table + row, mask=channel < C, other=0.0).to(ACC)
-    scale = _scale(variance, row, channel < C, ACC)
+    scale = _scale(moments, row, channel < C, N, C, ACC)
     per_deviation = tl.load(table + N * C + row, mask=channel < C, other=0.0) / scale.to(tl.float64)
     per_deviation = per_deviation.to(ACC)
     shift = tl.load(table + 2 * N * C + row, mask=channel < C, other=0.0).to(ACC)

@@ -20,7 +20,7 @@ from monai_iln.norms.coefficients import (
 def forward(
     x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The operator; see :func:`monai_iln.norms.operator.mixture_norm`."""
     work = working_dtype(x)
     centred, mean, variance = spatial_moments(x.to(work))
@@ -41,12 +41,11 @@ def forward(
     slope = slope.masked_fill(overflow, 0.0)
     broadcast = mean.shape + (1,) * (x.dim() - 2)
     y = torch.addcmul(offset.reshape(broadcast), slope.reshape(broadcast), centred)
-    return y.to(x.dtype), mean.detach(), variance.detach()
+    return y.to(x.dtype), torch.stack([mean.detach(), variance.detach()])
 
 
 def backward(
-    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor,
-    rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    grad: Tensor, x: Tensor, moments: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Its gradient, which can be differentiated again, and for many cotangents at once."""
@@ -56,7 +55,7 @@ def backward(
         # Aliases: operands may depend on one another, and that is not for this gradient to follow.
         aliases: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
         x, rho, weight, bias, running_mean, running_var = aliases
-        y, _, _ = forward(x, rho, weight, bias, running_mean, running_var, mixture)
+        y, _ = forward(x, rho, weight, bias, running_mean, running_var, mixture)
         grads: list[Tensor | None] = [None] * 4
         needed = [i for i, alias in enumerate(aliases[:4]) if alias is not None and alias.requires_grad]
         found = torch.autograd.grad(y, [aliases[i] for i in needed], grad, create_graph=create_graph)
