@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from monai_iln.norms.projection import clip_gate, leads_away
+
 BATCH = 0
 
 
@@ -53,7 +55,8 @@ def gate_weights(rho: Tensor | None, gate: str) -> Tensor:
         rho: The gate: for ``"softmax"`` ``(J, G)``, where ``G`` is 1 or ``C``, or two such, one behind the other,
             ``(2, J, 1)``; for all others ``(G,)``; ``None`` for one component, which needs no gate.
         gate: The kind of gate: ``"softmax"`` over the components; or else the first of two has ``sigmoid(rho)``, or
-            ``rho`` clipped to [0, 1], and the second its complement.
+            ``rho`` clipped to [0, 1], and the second its complement. ``"projected"`` is clipped, too, with a gradient
+            that leads back: see :func:`~monai_iln.norms.projection.clip_gate`.
 
     Returns:
         ``(J, G)``, or ``(2 J, 1)``.
@@ -63,6 +66,9 @@ def gate_weights(rho: Tensor | None, gate: str) -> Tensor:
     if gate == "softmax":
         return rho.softmax(-2).flatten(0, -2)
     first = rho.sigmoid() if gate == "sigmoid" else rho.clamp(0.0, 1.0)
+    if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript must not see what is within)
+        if gate == "projected":
+            first = clip_gate(rho)
     return torch.stack((first, 1.0 - first))
 
 
@@ -75,8 +81,11 @@ def gate_weights_backward(grads: list[Tensor], mix: Tensor, rho: Tensor, mixture
             mean = sum(mix[j] * grads[j] for j in half)
             rows += [mix[j] * (grads[j] - mean) for j in half]
         return rows
+    grad = grads[0] - grads[1]
+    if mixture.gate == "projected":
+        return [grad * ~leads_away(rho, grad)]
     slope = mix[0] * mix[1] if mixture.gate == "sigmoid" else (rho >= 0) * (rho <= 1)
-    return [slope * (grads[0] - grads[1])]
+    return [slope * grad]
 
 
 def working_dtype(x: Tensor) -> torch.dtype:

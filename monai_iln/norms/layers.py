@@ -21,7 +21,7 @@ from monai_iln.norms.coefficients import (
 )
 from monai_iln.norms.components import GROUPS, component_name, parse_component
 from monai_iln.norms.operator import mixture_norm
-from monai_iln.norms.projection import clip_gate, project_after_steps, project_gate
+from monai_iln.norms.projection import project_after_steps, project_gate
 from monai_iln.norms.running import RunningStatistics
 from monai_iln.norms.sync import is_distributed, moments_over_ranks
 
@@ -198,11 +198,7 @@ class MixtureNorm(RunningStatistics):
         return gate_weights(self._gate(), self.gate)
 
     def _gate(self) -> Tensor | None:
-        rho = self.rho
-        if self.gate == "projected" and rho is not None:  # noqa: SIM102 (TorchScript must not see what is within)
-            if not torch.jit.is_scripting():
-                return clip_gate(rho)
-        return rho
+        return self.rho
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():  # noqa: SIM102

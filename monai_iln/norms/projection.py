@@ -43,8 +43,12 @@ class _Clip(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (rho,) = ctx.saved_tensors
-        leads_away = ((rho > 1.0) & (grad < 0.0)) | ((rho < 0.0) & (grad > 0.0))
-        return grad.masked_fill(leads_away, 0.0)
+        return grad.masked_fill(leads_away(rho, grad), 0.0)
+
+
+def leads_away(rho: Tensor, grad: Tensor) -> Tensor:
+    """Where descent along ``grad`` would move a gate further away from [0, 1]."""
+    return ((rho > 1.0) & (grad < 0.0)) | ((rho < 0.0) & (grad > 0.0))
 
 
 def project_gate(layer: nn.Module) -> None:

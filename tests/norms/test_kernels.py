@@ -27,6 +27,7 @@ ILN = Mixture([8, 1], 4, False, False, 1e-3, "sigmoid", False)
 MIXTURES = {
     "sigmoid": ILN,
     "clip": ILN._replace(gate="clip"),
+    "projected": ILN._replace(gate="projected"),
     "softmax": ILN._replace(gate="softmax"),
     "no groups": ILN._replace(num_groups=0),
     "one channel a group": ILN._replace(num_groups=8),
@@ -105,6 +106,14 @@ def test_one_pixel_in_single_precision(name):
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
 def test_mixtures(mixture):
     check(*make((2, 8, 5, 6), mixture), mixture)
+
+
+@pytest.mark.parametrize("gate", ["clip", "projected"])
+def test_gates_outside_of_their_interval(gate):
+    """A gradient that leads back is one of the projected gates alone, and of those outside just one sign leads back."""
+    mixture = ILN._replace(gate=gate, num_groups=0, per_channel=True)
+    x, rho, *affine = make((2, 8, 5, 6), mixture, per_channel=True)
+    check(x, 4 * rho - 1.5, *affine, mixture)
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "no groups"])

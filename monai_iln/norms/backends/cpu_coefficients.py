@@ -15,8 +15,8 @@ import numba
 options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 compiled = numba.njit(**options)
 
-SIGMOID, CLIP, SOFTMAX = range(3)
-GATES = {"sigmoid": SIGMOID, "clip": CLIP, "projected": CLIP, "softmax": SOFTMAX}
+SIGMOID, CLIP, PROJECTED, SOFTMAX = range(4)
+GATES = {"sigmoid": SIGMOID, "clip": CLIP, "projected": PROJECTED, "softmax": SOFTMAX}
 
 
 class Terms(NamedTuple):
@@ -46,9 +46,9 @@ def gate_weights(rho, mix, components, t):
                 softmax(rho, mix, start, components.size, gates, g)
         else:
             mix[0, g] = 1.0 / (1.0 + math.exp(-rho[g])) if t.gate == SIGMOID else rho[g]
-            if t.gate == CLIP and rho[g] < 0.0:  # NaN stays NaN
+            if t.gate != SIGMOID and rho[g] < 0.0:  # NaN stays NaN
                 mix[0, g] = 0.0
-            if t.gate == CLIP and rho[g] > 1.0:
+            if t.gate != SIGMOID and rho[g] > 1.0:
                 mix[0, g] = 1.0
             mix[1, g] = 1.0 - mix[0, g]
     if gates == 1:
@@ -88,12 +88,14 @@ def gate_weights_backward(grad_mix, mix, rho, grad_rho, components, t):
                 for j in range(start, start + components.size):
                     grad_rho[j * gates + g] = mix[j, g] * (grad_mix[j, g] - mean)
         else:
-            slope = 0.0
+            grad = grad_mix[0, g] - grad_mix[1, g]
+            leads_away = (rho[g] > 1.0 and grad < 0.0) or (rho[g] < 0.0 and grad > 0.0)
+            slope = 1.0
             if t.gate == SIGMOID:
                 slope = mix[0, g] * mix[1, g]
-            elif 0.0 <= rho[g] <= 1.0:
-                slope = 1.0
-            grad_rho[g] = slope * (grad_mix[0, g] - grad_mix[1, g])
+            elif leads_away or (t.gate == CLIP and not 0.0 <= rho[g] <= 1.0):
+                slope = 0.0
+            grad_rho[g] = slope * grad
 
 
 @compiled

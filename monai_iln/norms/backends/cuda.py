@@ -41,22 +41,23 @@ class Launch:
         self.grid = grid
         self.arguments = arguments
         self.warps = warps
-        self.compiled: tuple[Any, ...] | None = None
+        self.run: Any = None
+        self.settings: tuple[Any, ...] = ()
 
     def __call__(self, stream: int | None, *tensors: Tensor | None) -> None:
         """Launch on a stream; without one, after a look at all arguments, on torch's current stream."""
-        if stream is not None and self.compiled is not None:
-            run, *settings = self.compiled
+        if stream is not None and self.run is not None:
             addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-            run(*self.grid, stream, *settings, *addresses, *self.arguments)
+            self.run(*self.grid, stream, *self.settings, *addresses, *self.arguments)
             return
         compiled = self.kernel[self.grid](*tensors, *self.arguments, num_warps=self.warps)
         if stream is not None and compiled is not None:  # Triton's interpreter compiles nothing
-            self.compiled = compiled.run, compiled.function, compiled.packed_metadata, None, None, None
+            self.run = compiled.run
+            self.settings = compiled.function, compiled.packed_metadata, None, None, None
 
 
 class Plan(NamedTuple):
-    """What is launched for inputs of one kind, and the tables that it needs in ``scratch``.
+    """What is launched for inputs of one kind, and how many numbers ``scratch`` has room for.
 
     ``merge`` and ``pool`` are there if one sample must know the others, or a group other channels.
     """
@@ -65,12 +66,12 @@ class Plan(NamedTuple):
     merge: Launch | None
     coefficients: Launch
     apply: Launch
-    forward_tables: int
+    forward_size: int
     sums: Launch
     coefficients_backward: Launch
     pool: Launch | None
     gradients: Launch
-    backward_tables: int
+    backward_size: int
 
 
 def make_plan(shape: torch.Size, channels_last: bool, dtypes: tuple[torch.dtype | None, ...], mixture: Mixture) -> Plan:
@@ -125,12 +126,12 @@ def make_plan(shape: torch.Size, channels_last: bool, dtypes: tuple[torch.dtype 
         merge,
         Launch(cuda_coefficients.coefficients, each, *blend, others, block_s, block_g, block_k, block_p, warps=8),
         Launch(cuda_kernels.apply, grid, *sizes, *tile),
-        2 * splits + 2,
+        (2 * splits + 2) * samples * channels,
         Launch(cuda_kernels.sums, grid, *sizes, *tile),
         Launch(cuda_gradients.coefficients_backward, each, *blend, block_g, block_k, block_p, warps=8),
         pool,
         Launch(cuda_gradients.gradients, one_more, *sizes, gate_step, gate_stride, *tile, *gate, few),
-        2 * splits + 3 + rows + exchanged,
+        (2 * splits + 3 + rows + exchanged) * samples * channels,
     )
 
 
@@ -227,7 +228,7 @@ def forward(
     with _on_device_of(x):
         y = torch.empty_like(x)
         moments = x.new_empty((2, samples, channels), dtype=torch.float64)
-        scratch = x.new_empty((plan.forward_tables, samples, channels), dtype=torch.float64)
+        scratch = x.new_empty(plan.forward_size, dtype=torch.float64)
         stream = _find_stream(x, *parameters)
         plan.moments(stream, x, scratch)
         if plan.merge is not None:
@@ -249,7 +250,7 @@ def backward(
         if grad.stride() != grad_x.stride() or grad.is_neg():
             grad = torch.empty_like(x).copy_(grad)
         grad_rho, grad_weight, grad_bias = (None if t is None else torch.empty_like(t) for t in (rho, weight, bias))
-        scratch = moments.new_empty((plan.backward_tables, *moments.shape[1:]))
+        scratch = moments.new_empty(plan.backward_size)
         stream = _find_stream(x, grad, moments, rho, *others)
         plan.sums(stream, grad, x, moments, scratch)
         plan.coefficients_backward(stream, scratch, moments, rho, *others)

@@ -211,8 +211,11 @@ def _parameter_gradients(
             total -= _sum_of_rows(rows + N * C, c, N, C, PER_CHANNEL, BLOCK)
             gate = load(rho, index, inside, 0.0)
             weight = gate_weight(rho, index, inside, 0, 0, J, gate_stride, GATE)
-            if GATE == "sigmoid":  # noqa: SIM108 (the branch that is not taken must not be compiled)
+            if GATE == "sigmoid":
                 slope = weight * (1.0 - weight)
+            elif GATE == "projected":
+                leads_away = ((gate > 1.0) & (total < 0.0)) | ((gate < 0.0) & (total > 0.0))
+                slope = tl.where(leads_away, 0.0, 1.0)
             else:
                 slope = tl.where((gate >= 0.0) & (gate <= 1.0), 1.0, 0.0)
             tl.store(grad_rho + index, (slope * total).to(grad_rho.dtype.element_ty), mask=inside)
