@@ -78,6 +78,7 @@ def test_every_run_leaves_a_record_of_every_test_image(study, prepared):
         assert row["steps"] > 0
         assert row["seconds_per_step"] > 0
     assert "6 runs, 0 finished, 6 to do" in printed
+    assert "  overrides:     validation_every 5, epochs 1, batch_size 4, roi_size [48, 48]," in printed
     assert (folder / "report" / "report.html").stat().st_size > 10_000
     pd.testing.assert_frame_equal(ALL_IMAGES.read(folder), records.images)
     summary = json.loads((folder / SUMMARY).read_text())
