@@ -17,7 +17,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from monai_iln.cluster import call_on_ray, connect_to_ray
-from monai_iln.cores import usable_cores
 from monai_iln.errors import UserError, find_user_error, refusal
 from monai_iln.run_files import LOCK, ROBUSTNESS_FAILURE
 from monai_iln.study import robustness
@@ -258,9 +257,8 @@ def _execute_here(
     runs: Sequence[Run], study: Study, settings: WorkerSettings, task: Callable[[Run, WorkerSettings], None]
 ) -> None:
     jobs, threads = jobs_and_threads(study)
-    gpus = torch.cuda.device_count()
     settings = replace(settings, threads=threads, alone=min(jobs, len(runs)) == 1)
-    on_gpu = replace(settings, gpus=gpus, cores=max(1, usable_cores() // jobs))
-    tasks = [(run, on_gpu if gpus > 0 and "device" not in run.overrides else settings) for run in runs]
+    on_gpu = replace(settings, gpus=torch.cuda.device_count())
+    tasks = [(run, settings if "device" in run.overrides else on_gpu) for run in runs]
     with joblib.parallel_config(backend="loky", n_jobs=jobs):
         joblib.Parallel(batch_size=1)(joblib.delayed(task)(*arguments) for arguments in tasks)

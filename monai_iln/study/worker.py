@@ -43,7 +43,6 @@ class WorkerSettings:
         folder: The folder of the study.
         token: The token of this start of the study, a part of the names of folders under way.
         threads: The number of torch's threads in each run. ``None`` leaves it as it is.
-        cores: The number of cores that each run finds. ``None`` leaves it as it is.
         gpus: The number of GPUs that the processes share; 0 leaves the device to the training.
         alone: Whether no other run goes at the same time.
         tracking: The tracking as :class:`~monai_iln.study.settings.Study` has it.
@@ -53,7 +52,6 @@ class WorkerSettings:
     folder: Path
     token: str
     threads: int | None = None
-    cores: int | None = None
     gpus: int = 0
     alone: bool = True
     tracking: Any = None
@@ -117,12 +115,9 @@ def begin(settings: WorkerSettings) -> None:
     Args:
         settings: The settings of the worker.
     """
-    is_worker = settings.parent not in (None, os.getpid())
     if settings.parent is not None and end_with(settings.parent):
         # The usual one belongs to the system, which complains if a killed worker leaves it.
         tqdm.set_lock(threading.RLock())
-    if is_worker and settings.cores is not None:
-        os.environ["LOKY_MAX_CPU_COUNT"] = str(settings.cores)  # by which bundles choose how many processes load data
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
 

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,14 +10,13 @@ import joblib
 import pytest
 import torch
 
-from monai_iln.cores import usable_cores
 from monai_iln.run_files import IMAGES, OVERRIDES, RECORD, ROBUSTNESS_FAILURE
 from monai_iln.study import gpus, robustness, scheduler, worker
 from monai_iln.study.gpus import fit_runs, is_out_of_memory, own_gpu, share_gpus
 from monai_iln.study.grid import Run
 from monai_iln.study.records import failure_path, find_runs, read_failure, read_record, unfinished_path
 from monai_iln.study.settings import Study
-from monai_iln.study.worker import WorkerSettings, begin, execute
+from monai_iln.study.worker import WorkerSettings, execute
 
 GIB = 2**30
 NO_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 80 GiB.")
@@ -107,24 +105,15 @@ def test_a_single_run_at_a_time_is_on_the_first_gpu():
     assert own_gpu(2) == "cuda:0"
 
 
-def of_a_worker(settings, cores):
-    """What a worker finds: its number, and the cores before and after it begins."""
-    os.environ["LOKY_MAX_CPU_COUNT"] = "1"
-    begin(replace(settings, cores=cores))
-    told = own_gpu(1_000_000), os.environ.pop("LOKY_MAX_CPU_COUNT")
+def number_of_worker():
     time.sleep(0.5)
-    return told
+    return own_gpu(1_000_000)
 
 
-def test_workers_have_numbers_and_find_their_share_of_the_cores(tmp_path):
-    settings = WorkerSettings(tmp_path, "token", parent=os.getpid())
+def test_workers_have_numbers():
     with joblib.parallel_config(backend="loky", n_jobs=2):
-        told = joblib.Parallel(batch_size=1)(joblib.delayed(of_a_worker)(settings, cores) for cores in (3, None))
-    assert len({number for number, _ in told}) == 2
-    assert [cores for _, cores in told] == ["3", "1"]
-    cores = usable_cores()
-    begin(replace(settings, cores=cores + 1))
-    assert usable_cores() == cores, "the study itself has all"
+        told = joblib.Parallel(batch_size=1)(joblib.delayed(number_of_worker)() for _ in range(2))
+    assert len({*told, "cuda:0"}) == 3
 
 
 def test_the_end_of_memory_is_known_behind_other_errors():

@@ -32,7 +32,7 @@ from monai_iln.run_files import (
     SUMMARY,
     WEIGHTS,
 )
-from monai_iln.study import scheduler
+from monai_iln.study import estimate
 from monai_iln.study.records import find_runs, read_record, read_records
 
 pytestmark = pytest.mark.slow
@@ -127,7 +127,7 @@ def test_a_dry_run_counts_the_validations(prepared, tmp_path, monkeypatch, inter
         lengths.append(record and record["length"])
         return record
 
-    monkeypatch.setattr(scheduler, "read_record", read)
+    monkeypatch.setattr(estimate, "read_record", read)
     overrides = SMALL["overrides"] | {"epochs": 4, "val_interval": interval}
     done = run(prepared, tmp_path / "study", overrides=overrides, dry_run=True, robustness=False)
     assert "estimated time" in done.stdout
