@@ -197,7 +197,7 @@ SCORES = tuple(DICE_SCORES)
 
 COSTS = (
     *("parameters", "steps", "seconds_per_step", "train_seconds", "validation_seconds", "peak_memory_bytes"),
-    *("evaluation_seconds", "total_seconds", "overhead_seconds"),
+    *("evaluation_seconds", "total_seconds", "overhead_seconds", "gpu_memory_bytes"),
 )
 """The keys of ``cost`` in the record of a run; the first six are those of ``cost.json``."""
 

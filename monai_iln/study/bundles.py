@@ -75,7 +75,8 @@ def find_bundle(
         files: The files of its training, absolute or relative to its folder ``configs``; without them ``train.json``
             or ``train.yaml``.
         ids: The ids of properties that are not where MONAI proposes, and to which no reference leads.
-        overrides: Other values of the configuration by their ids, or by the names of MONAI's properties.
+        overrides: Other values of the configuration by their ids, or by the names of MONAI's properties, with ``#`` and
+            the name of an argument where that is meant.
 
     Raises:
         UserError: If the folder is no bundle, or something is lacking: all of it is listed in one message.
@@ -105,13 +106,19 @@ def find_bundle(
         )
     plain = [key for key in overrides if "#" not in key]
     check_keys(plain, [*found, *known], "id or property of the bundle")
-    by_id = {key if key in parser else found.get(key, key): value for key, value in overrides.items()}
+    by_id = {key if key in parser else _id_of(key, known, found): value for key, value in overrides.items()}
     read_configuration(paths, by_id)
     takes_grid = set(GRID_IDS) <= set(known)
     if takes_grid:
         found |= {name: name for name in _DATA_IDS if name in known}
     outputs = tuple(name for name in OUTPUT_IDS if name in known)
     return Bundle(folder.resolve(), paths, found, by_id, takes_grid, outputs)
+
+
+def _id_of(key: str, known: Sequence[str], found: Mapping[str, str]) -> str:
+    """The id of a property, or of a part of it: ``trainer#amp`` is an argument of the trainer, wherever that is."""
+    top, *parts = key.split("#")
+    return key if top in known else "#".join([found.get(top, top), *parts])
 
 
 def values_of_grid(bundle: Bundle, values: Mapping[str, Any]) -> dict[str, Any]:

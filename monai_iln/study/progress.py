@@ -194,7 +194,7 @@ class StudyProgress(_Watch):
         elif self.waiting and time.monotonic() - self._told >= _LOG_SECONDS:
             self._told = time.monotonic()
             done = self._total - len(self.waiting)
-            self._write("; ".join([f"{done} of {self._total} runs finished, {rest}", *lines]))
+            self.write("; ".join([f"{done} of {self._total} runs finished, {rest}", *lines]))
 
     def _look_at_records(self) -> None:
         for path, run in list(self.waiting.items()):
@@ -206,9 +206,14 @@ class StudyProgress(_Watch):
                 continue
             del self.waiting[path]
             self._seconds.append(record["cost"]["total_seconds"])
-            self._write(f"{run}: {summarize(record)}")
+            self.write(f"{run}: {summarize(record)}")
 
-    def _write(self, line: str) -> None:
+    def write(self, line: str) -> None:
+        """Write a line above the bars.
+
+        Args:
+            line: The line.
+        """
         tqdm.write(line, file=self.terminal)
         self.terminal.flush()
 

@@ -15,6 +15,7 @@ from monai_iln.errors import find_user_error, root_cause
 from monai_iln.files import write_json
 from monai_iln.run_files import LOG, ROBUSTNESS, ROBUSTNESS_FAILURE
 from monai_iln.study.cases import Cases
+from monai_iln.study.gpus import forget_memory, is_out_of_memory
 from monai_iln.study.grid import Run
 from monai_iln.study.records import read_record, unfinished_path
 from monai_iln.study.training import measure_robustness
@@ -53,10 +54,13 @@ def measure(run: Run, settings: WorkerSettings) -> None:
         with logged(scratch / LOG):
             measure_robustness(run, settings.folder, scratch, settings.device)
     except Exception as error:  # of the bundle, which may raise anything
+        if is_out_of_memory(error) and not settings.alone:
+            return  # it stays open, to be measured alone
         message = str(find_user_error(error) or root_cause(error))
         write_failure(final, message, "".join(traceback.format_exception(error)))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        forget_memory()
 
 
 def write_failure(final: Path, message: str, trace: str = "") -> None:

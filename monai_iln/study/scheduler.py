@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +17,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from monai_iln.cluster import call_on_ray, connect_to_ray
-from monai_iln.cores import share_cores
 from monai_iln.errors import UserError, find_user_error, refusal
 from monai_iln.run_files import LOCK, ROBUSTNESS_FAILURE
 from monai_iln.study import robustness
-from monai_iln.study.grid import Data, Run
-from monai_iln.study.progress import RobustnessProgress, StudyProgress, TrialProgress, duration
+from monai_iln.study.gpus import jobs_and_threads, share_gpus, with_jobs
+from monai_iln.study.grid import Run
+from monai_iln.study.progress import RobustnessProgress, StudyProgress
 from monai_iln.study.records import (
     failure_path,
     find_runs,
@@ -35,8 +33,6 @@ from monai_iln.study.records import (
 )
 from monai_iln.study.settings import Study
 from monai_iln.study.worker import WorkerSettings, execute
-
-_TRIAL_STEPS = 8
 
 
 def pending(runs: Sequence[Run], folder: Path, redo_changed: bool = False) -> list[Run]:
@@ -99,8 +95,9 @@ def locked(folder: Path) -> Iterator[None]:
 def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
     """Execute runs until each has a record or has failed ``study.attempts`` times.
 
-    A run that was under way when its worker died is tried again alone, so that it and no other is to blame if one
-    dies again.
+    A run that was under way when its worker died, or for which the memory of a shared GPU did not suffice, is tried
+    again alone, so that it and no other is to blame if that happens again. On a GPU the first run is alone, too: it
+    tells how many fit.
 
     Args:
         runs: The runs to do, from :func:`pending`.
@@ -114,15 +111,22 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
         _remove_unfinished(folder / run.path)
         shutil.rmtree(failure_path(folder / run.path), ignore_errors=True)
     tries: Counter[Path] = Counter()
-    left, suspects = list(runs), list[Run]()
+    left, suspects, told = list(runs), list[Run](), ""
     with StudyProgress(runs, folder) as progress, contextlib.ExitStack() as tidying:
         for run in runs:
             tidying.callback(_remove_unfinished, folder / run.path)
         while left:
             batch = suspects[:1] or left
+            sharing = share_gpus(study, folder)
+            if sharing is not None:
+                if sharing.is_open and not told:
+                    batch = batch[: sharing.jobs]
+                if sharing.words != told:
+                    told = sharing.words
+                    progress.write(told)
             settings = WorkerSettings(folder, uuid.uuid4().hex[:8], tracking=study.tracking, parent=os.getpid())
             progress.begin(batch, settings.token)
-            trouble = _execute_in_parallel(batch, study, settings)
+            trouble = _execute_in_parallel(batch, with_jobs(study, sharing), settings)
             suspects, begun = [], False
             for run in batch:
                 final = folder / run.path
@@ -133,6 +137,8 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
                     tries[run.path] += 1 if failure["retry"] else study.attempts
                 elif died and not done:
                     suspects.append(run)
+                    if len(batch) > 1:
+                        progress.write(f"{run}: it ended early, perhaps for lack of memory, and is done again alone.")
                     tries[run.path] += len(batch) == 1
                     if tries[run.path] >= study.attempts:
                         message = f"its worker died {study.attempts} times ({type(trouble).__name__})"
@@ -146,11 +152,6 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
                 ) from trouble
             left = [run for run in left if tries[run.path] < study.attempts and not _is_done(run, folder / run.path)]
             suspects = [run for run in suspects if run in left]
-
-
-def count_jobs(study: Study) -> int:
-    """The number of runs at a time."""
-    return _jobs_and_threads(study)[0]
 
 
 def measure_robustness(runs: Sequence[Run], study: Study, folder: Path) -> list[str]:
@@ -175,6 +176,7 @@ def measure_robustness(runs: Sequence[Run], study: Study, folder: Path) -> list[
     for run in todo:
         (folder / run.path / ROBUSTNESS_FAILURE).unlink(missing_ok=True)
     settings = WorkerSettings(folder, uuid.uuid4().hex[:8], parent=os.getpid())
+    study = with_jobs(study, share_gpus(study, folder))
     left, trouble = todo, None
     with RobustnessProgress(todo, folder), contextlib.ExitStack() as tidying:
         for run in todo:
@@ -189,11 +191,6 @@ def measure_robustness(runs: Sequence[Run], study: Study, folder: Path) -> list[
         robustness.write_failure(folder / run.path, f"its worker died twice ({type(trouble).__name__})")
     told = [(run, robustness.failure_of(folder / run.path)) for run in todo]
     return [f"{run}: robustness could not be measured: {why}" for run, why in told if why]
-
-
-def _jobs_and_threads(study: Study) -> tuple[int, int]:
-    """The number of runs at a time on this machine, and the number of threads of each."""
-    return share_cores(study.jobs or torch.cuda.device_count() or None)
 
 
 def _is_done(run: Run, final: Path) -> bool:
@@ -240,7 +237,8 @@ def _execute_in_parallel(
         if study.backend == "ray":
             trouble = call_on_ray(
                 task,
-                [(run, replace(settings, threads=1, parent=None)) for run in runs],  # Ray deals out the GPUs
+                # Ray deals out the GPUs.
+                [(run, replace(settings, threads=1, parent=None, alone=len(runs) == 1)) for run in runs],
                 connect_to_ray(study.address, study.jobs, study.gpus_per_run),
             )
             if trouble is not None:
@@ -258,74 +256,9 @@ def _execute_in_parallel(
 def _execute_here(
     runs: Sequence[Run], study: Study, settings: WorkerSettings, task: Callable[[Run, WorkerSettings], None]
 ) -> None:
-    jobs, threads = _jobs_and_threads(study)
-    gpus = torch.cuda.device_count()
-    tasks = []
-    for number, run in enumerate(runs):
-        device = None
-        if gpus > 0 and "device" not in run.overrides:
-            device = f"cuda:{number % gpus}"
-        tasks.append((run, replace(settings, threads=threads, device=device)))
+    jobs, threads = jobs_and_threads(study)
+    settings = replace(settings, threads=threads, alone=min(jobs, len(runs)) == 1)
+    on_gpu = replace(settings, gpus=torch.cuda.device_count())
+    tasks = [(run, settings if "device" in run.overrides else on_gpu) for run in runs]
     with joblib.parallel_config(backend="loky", n_jobs=jobs):
         joblib.Parallel(batch_size=1)(joblib.delayed(task)(*arguments) for arguments in tasks)
-
-
-def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapping[str, Data]) -> tuple[float, str]:
-    """Estimate how long the pending runs of a plan would take.
-
-    Finished runs of the study tell. Without any, the first run is done in a temporary folder with a few steps of one
-    epoch, since a training may have hundreds.
-
-    Args:
-        runs: The pending runs, at least one.
-        folder: The folder of the study.
-        study: The settings of the study.
-        data: The data sets by their names.
-
-    Returns:
-        The time in seconds, and what the estimate is based on.
-
-    Raises:
-        UserError: If the first run fails or diverges.
-    """
-    jobs, threads = _jobs_and_threads(study)
-    jobs = min(jobs, len(runs))
-    finished = [read_record(path) for path in find_runs(folder)]
-    seconds = [record["cost"]["total_seconds"] for record in finished if record and record["status"] == "finished"]
-    if seconds:
-        whole, told = sum(seconds) / len(seconds), f"{len(seconds)} finished runs"
-        cases = data[runs[0].dataset].cases
-        extra = robustness.mean_seconds(find_runs(folder), runs[0], cases) if study.robustness else None
-        return _in_all(len(runs) / jobs, whole, extra, told)
-    with tempfile.TemporaryDirectory() as scratch:
-        first = min(runs, key=lambda run: run.learning_rate)  # which does not diverge at once
-        trial = replace(first, trial_steps=_TRIAL_STEPS)
-        data[first.dataset].cases.write(Path(scratch) / first.datalist)
-        final = Path(scratch) / trial.path
-        start = time.perf_counter()
-        with TrialProgress(trial, unfinished_path(final, "trial"), _TRIAL_STEPS):
-            execute(trial, WorkerSettings(Path(scratch), "trial", threads=threads))
-        total = time.perf_counter() - start
-        record, failure = read_record(final), read_failure(final)
-        if record is None or record["status"] != "finished":
-            message = failure["message"] if failure else "it diverged"
-            raise UserError(f"{trial}: a trial of a few steps failed: {message} Mend it before the study.")
-        cost, length = record["cost"], record["length"]
-        validation = length.get("validation_seconds", cost["validation_seconds"])
-        steps = length["epochs"] * length["epoch_length"] - cost["steps"]
-        whole = total + (length["validations"] - 1) * validation + cost["seconds_per_step"] * steps
-        extra, told = None, f"{cost['steps']} steps of one run"
-        if study.robustness:
-            robustness.measure(trial, WorkerSettings(Path(scratch), "trial", threads=threads))
-            extra = robustness.mean_seconds([final], trial, data[first.dataset].cases)
-            if why := robustness.failure_of(final):
-                told += f"; robustness cannot be measured: {why}"
-    return _in_all(len(runs) / jobs, whole, extra, told)
-
-
-def _in_all(rounds: float, each: float, extra: float | None, told: str) -> tuple[float, str]:
-    """The time of all runs, and what it is based on, with the share of what comes after the runs."""
-    if extra is None:
-        return rounds * each, told
-    price = f"{duration(rounds * extra)} of it to measure robustness, which --robustness false leaves out"
-    return rounds * (each + extra), f"{told}; {price}"

@@ -143,7 +143,8 @@ class Study:
     )
     overrides: Mapping[str, Any] = _key(
         {},
-        "Values of the training by their ids, or of a bundle by the names of its properties, alike for all runs.",
+        "Values of the training by their ids, or of a bundle by the names of its properties, alike for all runs: "
+        "trainer#amp is the trainer's argument amp.",
         "{max_epochs: 20}",
     )
     robustness: bool = _key(
@@ -154,7 +155,10 @@ class Study:
     )
     output_dir: str = _key("study", "The folder of the study.", "DIR")
     jobs: int | None = _key(
-        None, "The number of runs at a time; one for each core by default, or on a GPU one for each GPU.", "4"
+        None,
+        "The number of runs at a time; by default one for each core, or on GPUs as many as their memory and the cores "
+        "allow.",
+        "4",
     )
     backend: str = _key("loky", "Where the runs go: loky is this machine, ray a cluster.", "ray")
     address: str | None = _key(None, "The address of the Ray cluster. Without it one is started here.", "HOST:PORT")

@@ -28,6 +28,7 @@ from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_machine, describe_versions
 from monai_iln.parallel import end_with, is_orphan
 from monai_iln.run_files import COST, DICE_SCORES, IMAGES, LENGTH, LOG, OVERRIDES, RECORD
+from monai_iln.study.gpus import forget_memory, is_out_of_memory, own_gpu, peak_memory
 from monai_iln.study.grid import Run
 from monai_iln.study.progress import slow_bars
 from monai_iln.study.records import failure_path, read_record, run_scores, unfinished_path, write_failure
@@ -42,7 +43,8 @@ class WorkerSettings:
         folder: The folder of the study.
         token: The token of this start of the study, a part of the names of folders under way.
         threads: The number of torch's threads in each run. ``None`` leaves it as it is.
-        device: The device of the training, if it is not the training's own.
+        gpus: The number of GPUs that the processes share; 0 leaves the device to the training.
+        alone: Whether no other run goes at the same time.
         tracking: The tracking as :class:`~monai_iln.study.settings.Study` has it.
         parent: The process that runs end with, if they are its children.
     """
@@ -50,9 +52,15 @@ class WorkerSettings:
     folder: Path
     token: str
     threads: int | None = None
-    device: str | None = None
+    gpus: int = 0
+    alone: bool = True
     tracking: Any = None
     parent: int | None = None
+
+    @property
+    def device(self) -> str | None:
+        """The device of the training, if it is not the training's own."""
+        return own_gpu(self.gpus)
 
 
 def execute(run: Run, settings: WorkerSettings) -> None:
@@ -60,7 +68,8 @@ def execute(run: Run, settings: WorkerSettings) -> None:
 
     Whatever happens inside, this returns: what was raised is written beside the run's folder as its failure. Only where
     several processes share the run it is raised on, since the others would wait for ever. A loss that is not finite is
-    a result and no failure: the norm and the rate did not train.
+    a result and no failure: the norm and the rate did not train. A GPU whose memory ends while others share it is no
+    failure of the run either: its unfinished folder stays, as that of a worker that died.
 
     Args:
         run: The run.
@@ -87,6 +96,8 @@ def execute(run: Run, settings: WorkerSettings) -> None:
             _replace(scratch, final, run.config_hash)
             shutil.rmtree(failure_path(final), ignore_errors=True)
     except Exception as error:  # a run must never take the study down
+        if is_out_of_memory(error) and not settings.alone:
+            return
         user_error = find_user_error(error)
         if leads and _is_ours(scratch, settings):
             _leave_failure(run, scratch, final, error, user_error)
@@ -94,6 +105,8 @@ def execute(run: Run, settings: WorkerSettings) -> None:
             if user_error is not None:
                 raise user_error from None
             raise
+    finally:
+        forget_memory()
 
 
 def begin(settings: WorkerSettings) -> None:
@@ -114,7 +127,11 @@ def _leave_failure(run: Run, scratch: Path, final: Path, error: Exception, user_
         failure_path(final).mkdir(exist_ok=True)
         (scratch / LOG).replace(failure_path(final) / LOG)
     shutil.rmtree(scratch, ignore_errors=True)  # on a full disk, this makes room for what follows
-    if user_error is None:
+    if is_out_of_memory(error):
+        message = f"the memory of the GPU is too small for it, even alone ({str(error).splitlines()[0]})"
+        remedy = "Free the GPU, or make the batch or the patch smaller, by overrides."
+        write_failure(final, run.place, f"{message}. {remedy}", "".join(traceback.format_exception(error)), retry=True)
+    elif user_error is None:
         trace = "".join(traceback.format_exception(error))
         write_failure(final, run.place, root_cause(error), trace, retry=True)
     else:
@@ -159,6 +176,8 @@ def _write_record(
     cost["evaluation_seconds"], cost["total_seconds"] = round(evaluating, 3), round(now - started, 3)
     used = evaluating + cost.get("train_seconds", 0.0) + cost.get("validation_seconds", 0.0)
     cost["overhead_seconds"] = round(now - started - used, 3)
+    if peak := peak_memory():
+        cost["gpu_memory_bytes"] = peak
     write_json(scratch / RECORD, record)
 
 

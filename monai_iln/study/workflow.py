@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shlex
@@ -21,13 +22,12 @@ from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_versions
 from monai_iln.run_files import GRID, STUDY
 from monai_iln.study.bundle_plan import plan_bundle
+from monai_iln.study.estimate import count_jobs, estimate_seconds
 from monai_iln.study.grid import Plan, Run
 from monai_iln.study.progress import duration
 from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.report import report
 from monai_iln.study.scheduler import (
-    count_jobs,
-    estimate_seconds,
     locked,
     measure_robustness,
     pending,
@@ -98,7 +98,7 @@ class CrossValidationWorkflow(BundleWorkflow):
             UserError: If :func:`~monai_iln.study.scheduler.pending` refuses something, and in the end if runs failed.
         """
         if self.study.power:
-            print(describe_power(self.folder, count_jobs(self.study)))
+            print(describe_power(self.folder, count_jobs(self.study, self.folder)))
             return
         if self.study.dry_run:
             self._estimate()
@@ -222,6 +222,9 @@ def describe(runs: Sequence[Run], todo: Sequence[Run]) -> str:
     if len({run.seed for run in runs}) > 1:
         new = len({run.split for run in runs}) > 1
         lines.append(f"  {'splits:':15s}{'a new one for each seed' if new else 'one for all seeds'}")
+    given = [f"{key} {json.dumps(value, default=str)}" for key, value in runs[0].bundle.overrides.items()]
+    if given:
+        lines.append(f"  {'overrides:':15s}{', '.join(given)}")
     return "\n".join(lines)
 
 

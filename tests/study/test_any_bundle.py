@@ -137,6 +137,20 @@ def test_references_lead_to_flat_ids(tmp_path):
     assert bundle.ids["val_dataset_data"] == "val_dataset#data"
 
 
+def test_an_argument_of_a_property_is_overridden_wherever_it_is(tmp_path):
+    folder = write_bundle("spleen", tmp_path)
+    given = {"trainer#amp": True, "evaluator#to_kwargs": {"memory_format": "$torch.channels_last"}, "max_epochs": 2}
+    places = {"trainer#amp": "train#trainer#amp", "evaluator#to_kwargs": "validate#evaluator#to_kwargs"}
+    bundle = find_bundle(folder, None, None, given)
+    assert bundle.overrides == {places.get(key, bundle.ids.get(key, key)): value for key, value in given.items()}
+    with pytest.raises(UserError, match="'amb' is no argument of SupervisedTrainer. Did you mean 'amp'?"):
+        find_bundle(folder, None, None, {"trainer#amb": True})
+    config = json.loads(train_file(folder).read_text())
+    config["trainer"] = config["train"].pop("trainer")
+    train_file(folder).write_text(json.dumps(config))
+    assert find_bundle(folder, None, None, {"trainer#amp": True}).overrides == {"trainer#amp": True}
+
+
 def test_all_that_a_bundle_lacks_is_listed_at_once(tmp_path):
     folder = write_bundle("spleen", tmp_path)
     config = json.loads(train_file(folder).read_text())

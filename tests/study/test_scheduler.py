@@ -32,7 +32,7 @@ from monai_iln.run_files import (
     SUMMARY,
     WEIGHTS,
 )
-from monai_iln.study import scheduler
+from monai_iln.study import estimate
 from monai_iln.study.records import find_runs, read_record, read_records
 
 pytestmark = pytest.mark.slow
@@ -78,6 +78,7 @@ def test_every_run_leaves_a_record_of_every_test_image(study, prepared):
         assert row["steps"] > 0
         assert row["seconds_per_step"] > 0
     assert "6 runs, 0 finished, 6 to do" in printed
+    assert "  overrides:     validation_every 5, epochs 1, batch_size 4, roi_size [48, 48]," in printed
     assert (folder / "report" / "report.html").stat().st_size > 10_000
     pd.testing.assert_frame_equal(ALL_IMAGES.read(folder), records.images)
     summary = json.loads((folder / SUMMARY).read_text())
@@ -126,7 +127,7 @@ def test_a_dry_run_counts_the_validations(prepared, tmp_path, monkeypatch, inter
         lengths.append(record and record["length"])
         return record
 
-    monkeypatch.setattr(scheduler, "read_record", read)
+    monkeypatch.setattr(estimate, "read_record", read)
     overrides = SMALL["overrides"] | {"epochs": 4, "val_interval": interval}
     done = run(prepared, tmp_path / "study", overrides=overrides, dry_run=True, robustness=False)
     assert "estimated time" in done.stdout

@@ -1,0 +1,222 @@
+"""How many runs share a GPU, and what happens where its memory ends. The numbers are made up: no GPU is needed."""
+
+import json
+import multiprocessing
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import joblib
+import pytest
+import torch
+
+from monai_iln.run_files import IMAGES, OVERRIDES, RECORD, ROBUSTNESS_FAILURE
+from monai_iln.study import gpus, robustness, scheduler, worker
+from monai_iln.study.gpus import fit_runs, is_out_of_memory, own_gpu, share_gpus
+from monai_iln.study.grid import Run
+from monai_iln.study.records import failure_path, find_runs, read_failure, read_record, unfinished_path
+from monai_iln.study.settings import Study
+from monai_iln.study.worker import WorkerSettings, execute
+
+GIB = 2**30
+NO_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 80 GiB.")
+
+
+@pytest.mark.parametrize(
+    ("free", "need", "cores", "jobs"),
+    [
+        ([80 * GIB], 8 * GIB, 64, 7),  # each takes 8 * 1.25 + 1 = 11
+        ([77 * GIB], 8 * GIB, 64, 7),
+        ([77 * GIB - 1], 8 * GIB, 64, 6),
+        ([80 * GIB], 8 * GIB, 10, 5),  # two cores each
+        ([80 * GIB], 8 * GIB, 1, 1),
+        ([8 * GIB], 8 * GIB, 64, 1),  # the first run did fit
+        ([80 * GIB, 33 * GIB], 8 * GIB, 64, 6),  # three on each
+        ([80 * GIB, 80 * GIB], 8 * GIB, 16, 8),
+    ],
+)
+def test_runs_share_a_gpu_as_memory_and_cores_allow(free, need, cores, jobs):
+    assert fit_runs(free, need, cores).jobs == jobs
+
+
+def test_the_reason_is_told():
+    assert fit_runs([80 * GIB], 8 * GIB, 10).words == (
+        "5 runs at a time on the GPU: memory for 7 (80.0 GiB free, a run takes up to 8.0 GiB), cores for 5"
+    )
+    assert fit_runs([80 * GIB] * 2, 60 * GIB, 10).words.startswith("1 run at a time on each of 2 GPUs: memory for 1 ")
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(gpus, "free_memory", lambda: [80 * GIB])
+    monkeypatch.setattr(gpus, "usable_cores", lambda: 64)
+
+
+def leave_record(folder, method, memory):
+    run = folder / f"runs/data/{method}/fold_0/lr_0.1/seed_0"
+    run.mkdir(parents=True)
+    cost = {} if memory is None else {"gpu_memory_bytes": memory}
+    (run / RECORD).write_text(json.dumps({"config_hash": "", "status": "finished", "scores": {}, "cost": cost}))
+
+
+@pytest.mark.parametrize("keys", [{"jobs": 3}, {"backend": "ray"}, {"overrides": {"device": "cpu"}}])
+def test_who_says_how_many_runs_go_at_a_time_is_obeyed(one_gpu, tmp_path, keys):
+    assert share_gpus(Study(), tmp_path) is not None
+    assert share_gpus(Study(**keys), tmp_path) is None
+
+
+def test_without_a_gpu_nothing_is_shared(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert share_gpus(Study(), tmp_path) is None
+
+
+def test_the_largest_run_so_far_tells_how_many_fit(one_gpu, tmp_path, monkeypatch):
+    leave_record(tmp_path, "old", None)  # of a version that did not measure
+    first = share_gpus(Study(), tmp_path)
+    assert (first.jobs, first.is_open) == (1, True)
+    leave_record(tmp_path, "small", 2 * GIB)
+    leave_record(tmp_path, "large", 8 * GIB)
+    then = share_gpus(Study(), tmp_path)
+    assert (then.jobs, then.is_open) == (7, False)
+    monkeypatch.setattr(gpus, "free_memory", list)
+    assert share_gpus(Study(), tmp_path) == (1, "1 run at a time on the GPU: the free memory is not known", False)
+
+
+def test_no_answer_is_no_memory(monkeypatch):
+    monkeypatch.setattr(gpus, "_QUESTION", "raise SystemExit(1)")
+    assert gpus.free_memory() == []
+    monkeypatch.setattr(gpus, "_QUESTION", "print([5, 7])")
+    assert gpus.free_memory() == [5, 7]
+
+
+def test_workers_spread_over_the_gpus(monkeypatch):
+    found = []
+    for number in range(5, 9):
+        monkeypatch.setattr(
+            multiprocessing, "current_process", lambda n=number: SimpleNamespace(name=f"LokyProcess-{n}")
+        )
+        found.append(own_gpu(2))
+    assert sorted(found) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    assert own_gpu(0) is None
+
+
+def test_a_single_run_at_a_time_is_on_the_first_gpu():
+    assert own_gpu(2) == "cuda:0"
+
+
+def number_of_worker():
+    time.sleep(0.5)
+    return own_gpu(1_000_000)
+
+
+def test_workers_have_numbers():
+    with joblib.parallel_config(backend="loky", n_jobs=2):
+        told = joblib.Parallel(batch_size=1)(joblib.delayed(number_of_worker)() for _ in range(2))
+    assert len({*told, "cuda:0"}) == 3
+
+
+def test_the_end_of_memory_is_known_behind_other_errors():
+    def raised(cause, context):
+        try:
+            try:
+                raise context
+            except RuntimeError:
+                raise ValueError("Failed to instantiate") from cause
+        except ValueError as error:
+            return error
+
+    assert is_out_of_memory(raised(NO_MEMORY, RuntimeError("other")))
+    assert is_out_of_memory(raised(None, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling")))
+    assert not is_out_of_memory(raised(RuntimeError("shapes"), RuntimeError("other")))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.fixture
+def runs():
+    rest = (0, 0.1, 0, (), (), {}, "hash", "protocol", {}, None)
+    return [Run("data", method, method, *rest) for method in ("IN", "LN", "ILN")]
+
+
+def work(scratch):
+    (scratch / OVERRIDES).write_text("{}")
+    blank = [None] * (len(IMAGES.columns) - 8)
+    rows = [(part, "Smith", "ED", 1, 0, "mid", "heart", 0.5, *blank) for part in ("test", "validation")]
+    IMAGES.write(scratch, rows)
+    return None, 1.0
+
+
+def lack_memory(run, folder, scratch, *_):
+    work(scratch)
+    raise NO_MEMORY
+
+
+def test_a_run_without_memory_is_blamed_only_alone(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "train_and_evaluate", lack_memory)
+    settings, final = WorkerSettings(tmp_path, "token", alone=False), tmp_path / runs[0].path
+    execute(runs[0], settings)
+    assert read_failure(final) is None
+    assert unfinished_path(final, "token").is_dir(), "as if its worker had died"
+    execute(runs[0], replace(settings, alone=True))
+    failure = read_failure(final)
+    assert failure["message"] == (
+        "the memory of the GPU is too small for it, even alone (CUDA out of memory. Tried to allocate 2.00 GiB.). "
+        "Free the GPU, or make the batch or the patch smaller, by overrides."
+    )
+    assert failure["retry"]
+    assert "OutOfMemoryError" in failure["traceback"]
+
+
+def test_a_run_without_memory_does_not_cost_the_study(runs, tmp_path, monkeypatch, capfd, one_gpu):
+    batches = []
+
+    def execute_here(batch, study, settings, task):
+        batches.append([[run.method for run in batch], study.jobs])
+        for run in batch:
+            task(run, replace(settings, alone=len(batch) == 1))
+
+    def train(run, folder, scratch, *_):
+        made = work(scratch)
+        if run.method == "ILN" and len(batches[-1][0]) > 1:
+            raise NO_MEMORY
+        return made
+
+    memory = iter([8 * GIB, 8 * GIB, 20 * GIB])
+    monkeypatch.setattr(worker, "peak_memory", lambda: next(memory))
+    monkeypatch.setattr(worker, "train_and_evaluate", train)
+    monkeypatch.setattr(scheduler, "_execute_here", execute_here)
+    scheduler.run_all(runs, Study(attempts=1), tmp_path)
+    assert batches == [[["IN"], 1], [["LN", "ILN"], 7], [["ILN"], 7]]
+    assert len(find_runs(tmp_path)) == 3
+    assert read_record(tmp_path / runs[2].path)["cost"]["gpu_memory_bytes"] == 20 * GIB
+    assert not failure_path(tmp_path / runs[2].path).exists()
+    assert not list(tmp_path.rglob(".seed_*"))
+    told = capfd.readouterr().err
+    assert "1 run at a time on the GPU: the first will tell how many fit" in told
+    assert "7 runs at a time on the GPU: memory for 7 (80.0 GiB free, a run takes up to 8.0 GiB)" in told
+    assert "data, ILN, fold 0, rate 0.1, seed 0: it ended early, perhaps for lack of memory" in told
+
+
+def test_a_run_that_never_has_memory_fails_after_its_attempts(runs, tmp_path, monkeypatch, one_gpu):
+    alone = []
+
+    def execute_here(batch, study, settings, task):
+        alone.append(len(batch) == 1)
+        for run in batch:
+            task(run, replace(settings, alone=alone[-1]))
+
+    monkeypatch.setattr(worker, "train_and_evaluate", lack_memory)
+    monkeypatch.setattr(scheduler, "_execute_here", execute_here)
+    scheduler.run_all(runs[:1], Study(attempts=2), tmp_path)
+    assert alone == [True, True]
+    assert "even alone" in read_failure(tmp_path / runs[0].path)["message"]
+
+
+def test_robustness_without_memory_is_measured_again_alone(runs, tmp_path, monkeypatch):
+    (tmp_path / runs[0].path).mkdir(parents=True)
+    monkeypatch.setattr(robustness, "measure_robustness", lack_memory)
+    settings = WorkerSettings(tmp_path, "token", alone=False)
+    robustness.measure(runs[0], settings)
+    assert robustness.is_open(tmp_path / runs[0].path)
+    robustness.measure(runs[0], replace(settings, alone=True))
+    assert (tmp_path / runs[0].path / ROBUSTNESS_FAILURE).is_file()
