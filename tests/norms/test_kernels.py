@@ -198,6 +198,13 @@ def test_a_tensor_whose_sign_is_a_bit():
     torch.testing.assert_close(*grads, rtol=0, atol=0)
 
 
+def test_gates_with_gaps():
+    """Or with rows that are columns in memory."""
+    mixture = ILN._replace(gate="softmax", per_channel=True)
+    x, rho, *affine = make((2, 8, 4, 5), mixture, per_channel=True)
+    check(x, rho.t().contiguous().t(), *affine, mixture)
+
+
 def test_results_are_the_same_every_time():
     x, *parameters = make((1, 8, 40, 40), ILN)
     first, second = (cuda.forward(x.float(), *parameters, None, None, ILN)[0] for _ in range(2))

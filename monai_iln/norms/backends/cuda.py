@@ -52,8 +52,8 @@ class Launch:
             return
         compiled = self.kernel[self.grid](*tensors, *self.arguments, num_warps=self.warps)
         if stream is not None and compiled is not None:  # Triton's interpreter compiles nothing
-            self.run = compiled.run
             self.settings = compiled.function, compiled.packed_metadata, None, None, None
+            self.run = compiled.run  # the last: another thread may launch as soon as it is there
 
 
 class Plan(NamedTuple):
@@ -189,32 +189,33 @@ def works(device: torch.device) -> bool:
 def _on_device_of(x: Tensor) -> AbstractContextManager[Any]:
     """A context in which the device of ``x`` is the current one, which Triton launches on."""
     device = x.get_device()
-    if device < 0 or device == torch.cuda.current_device():
+    if device < 0 or device == _current_device():
         return _NO_CHANGE
     return torch.cuda.device(device)
 
 
 _NO_CHANGE = nullcontext()
+# Of torch's bindings, which a build for the CPU lacks: its functions in Python around them take a microsecond longer.
+_current_device: Any = getattr(torch._C, "_cuda_getDevice", None)
+_current_stream: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
 
-def _gapless(tensor: Tensor | None) -> Tensor | None:
-    if tensor is None or (tensor.is_contiguous() and not tensor.is_neg()):
-        return tensor
-    return tensor.resolve_neg().contiguous()
-
-
-def _find_stream(x: Tensor, *tensors: Tensor | None) -> int | None:
-    """Torch's current stream, if all tensors that others allocated begin at a multiple of 16 bytes."""
-    bits = x.data_ptr()
-    for tensor in tensors:
-        if tensor is not None:
-            bits |= tensor.data_ptr()
+def _read(maps: tuple[Tensor, ...], *parameters: Tensor | None) -> tuple[int | None, list[Tensor | None]]:
+    """Torch's current stream, if all that others allocated begins at a multiple of 16 bytes, and gapless parameters."""
+    bits = 0
+    gapless: list[Tensor | None] = []
+    for tensor in maps:
+        bits |= tensor.data_ptr()
+    for parameter in parameters:
+        if parameter is not None:
+            if not parameter.is_contiguous() or parameter.is_neg():
+                parameter = parameter.resolve_neg().contiguous()
+            bits |= parameter.data_ptr()
+        gapless.append(parameter)
     if bits % 16 != 0:
-        return None
-    return _current_stream(x.get_device()) if x.is_cuda else 0
-
-
-_current_stream: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # a build for the CPU has none
+        return None, gapless
+    x = maps[0]
+    return (_current_stream(x.get_device()) if x.is_cuda else 0), gapless
 
 
 def forward(
@@ -223,13 +224,12 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The operator; see :func:`monai_iln.norms.operator.mixture_norm`."""
     plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
-    parameters = [_gapless(tensor) for tensor in (rho, weight, bias, running_mean, running_var)]
     samples, channels = x.shape[:2]
     with _on_device_of(x):
         y = torch.empty_like(x)
         moments = x.new_empty((2, samples, channels), dtype=torch.float64)
         scratch = x.new_empty(plan.forward_size, dtype=torch.float64)
-        stream = _find_stream(x, *parameters)
+        stream, parameters = _read((x,), rho, weight, bias, running_mean, running_var)
         plan.moments(stream, x, scratch)
         if plan.merge is not None:
             plan.merge(stream, scratch, moments)
@@ -244,14 +244,13 @@ def backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Its gradient."""
     plan = _find_plan(x, rho, weight, bias, running_mean, running_var, mixture)
-    rho, *others = [_gapless(tensor) for tensor in (rho, weight, running_mean, running_var)]
     with _on_device_of(x):
         grad_x = torch.empty_like(x)
         if grad.stride() != grad_x.stride() or grad.is_neg():
             grad = torch.empty_like(x).copy_(grad)
-        grad_rho, grad_weight, grad_bias = (None if t is None else torch.empty_like(t) for t in (rho, weight, bias))
         scratch = moments.new_empty(plan.backward_size)
-        stream = _find_stream(x, grad, moments, rho, *others)
+        stream, (rho, *others) = _read((x, grad, moments), rho, weight, running_mean, running_var)
+        grad_rho, grad_weight, grad_bias = (None if t is None else torch.empty_like(t) for t in (rho, weight, bias))
         plan.sums(stream, grad, x, moments, scratch)
         plan.coefficients_backward(stream, scratch, moments, rho, *others)
         if plan.pool is not None:
