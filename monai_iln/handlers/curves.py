@@ -36,7 +36,7 @@ class TrainingCurves:
     ``left``; ``null`` is what is not known. The file is removed when the training ends.
 
     A loss that is not finite ends the training with a :class:`~monai_iln.errors.DivergedError`; ``losses.csv`` then
-    ends before it.
+    ends before it. It ends all ranks in the same iteration: they would wait for each other for ever.
 
     Args:
         evaluator: The engine that validates, if there is one. Its key metric is drawn, if it has one.
@@ -77,7 +77,7 @@ class TrainingCurves:
         self._tell(engine)
 
     def _iterate(self, engine: Engine) -> None:
-        loss = _loss_of(engine.state.output)
+        (loss,) = mean_over_ranks([_loss_of(engine.state.output)])  # one that is not finite ends them all, at once
         if not np.isfinite(loss):
             raise DivergedError(
                 f"training: the loss is {loss} in epoch {engine.state.epoch}. It diverged, and what follows is "
@@ -110,7 +110,7 @@ class TrainingCurves:
         write_json(self.output_dir / PROGRESS, progress)
 
     def _finish_epoch(self, engine: Engine) -> None:
-        losses = mean_over_ranks(self._losses)
+        losses = list(self._losses)
         self._losses.clear()
         if not is_first():
             return

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_iln import ILN
+from monai_iln.errors import DivergedError
 from monai_iln.handlers import SaveCost, SaveGates, SaveImageMetrics, SaveOverlay, TrainingCurves
 
 pytestmark = pytest.mark.slow
@@ -59,6 +60,16 @@ def train(folder, rank, world):
     trainer.run([1.0 + 2 * rank, 2.0, 3.0], max_epochs=2)
 
 
+def diverge(folder, rank):
+    """The iteration in which a rank ends, where the loss of the second alone is not a number."""
+    trainer = Engine(lambda engine, loss: {"loss": loss})
+    TrainingCurves(None, folder).attach(trainer)
+    try:
+        trainer.run([1.0, float("nan") if rank == 1 else 2.0, 3.0], max_epochs=2)
+    except DivergedError:
+        return trainer.state.iteration
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the name of this machine resolves to
@@ -68,8 +79,12 @@ def work(rank, folder):
         # Each into a folder of its own, to see who writes what; predictions need the common one.
         evaluate_share(f"{folder}/both", rank, WORLD)
         train(f"{folder}/{rank}", rank, WORLD)
+    with redirect_stderr(io.StringIO()):
+        ended = diverge(f"{folder}/diverged", rank)
     with open(f"{folder}/{rank}.txt", "w") as file:  # noqa: PTH123
         file.write(printed.getvalue())
+    with open(f"{folder}/{rank}-ended.txt", "w") as file:  # noqa: PTH123
+        file.write(str(ended))
     dist.destroy_process_group()
 
 
@@ -122,6 +137,11 @@ def test_the_contact_sheet_shows_all_stacks_once(ranks, alone):
 def test_losses_are_means_over_ranks(ranks):
     assert [row["loss"] for row in read(ranks / "0" / "losses.csv")] == ["2", "2", "3"] * 2
     assert [float(row["loss"]) for row in read(ranks / "0" / "curves.csv")] == pytest.approx([7 / 3] * 2)
+
+
+def test_a_loss_that_is_not_finite_ends_all_ranks_at_once(ranks):
+    for rank in range(WORLD):
+        assert (ranks / f"{rank}-ended.txt").read_text() == "2"
 
 
 def test_gates_and_cost_of_a_distributed_network(ranks):
