@@ -22,7 +22,7 @@ MARGIN = 1.25
 """A run may take so many times what the largest run so far took: methods and sizes of images differ."""
 
 CONTEXT_BYTES = 2**30
-"""What a process takes of a GPU beside torch's tensors, for CUDA and its libraries."""
+"""What a process may take of a GPU beside torch's tensors, for CUDA and its libraries: an allowance, not measured."""
 
 CORES_PER_RUN = 2
 """A run needs a core to drive the GPU, and one to load the data."""

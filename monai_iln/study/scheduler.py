@@ -118,12 +118,11 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
         while left:
             batch = suspects[:1] or left
             sharing = share_gpus(study, folder)
-            if sharing is not None:
-                if sharing.is_open and not told:
-                    batch = batch[: sharing.jobs]
-                if sharing.words != told:
-                    told = sharing.words
-                    progress.write(told)
+            if sharing is not None and sharing.is_open:
+                batch = batch[: sharing.jobs]
+            if sharing is not None and sharing.words != told:
+                told = sharing.words
+                progress.write(told)
             settings = WorkerSettings(folder, uuid.uuid4().hex[:8], tracking=study.tracking, parent=os.getpid())
             progress.begin(batch, settings.token)
             trouble = _execute_in_parallel(batch, with_jobs(study, sharing), settings)

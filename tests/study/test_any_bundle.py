@@ -146,9 +146,9 @@ def test_an_argument_of_a_property_is_overridden_wherever_it_is(tmp_path):
     with pytest.raises(UserError, match="'amb' is no argument of SupervisedTrainer. Did you mean 'amp'?"):
         find_bundle(folder, None, None, {"trainer#amb": True})
     config = json.loads(train_file(folder).read_text())
-    config["trainer"] = config["train"].pop("trainer")
+    config["trainer"] = {"_target_": "dict", "nice": True}  # an id of the bundle's own comes first
     train_file(folder).write_text(json.dumps(config))
-    assert find_bundle(folder, None, None, {"trainer#amp": True}).overrides == {"trainer#amp": True}
+    assert find_bundle(folder, None, None, {"trainer#quick": True}).overrides == {"trainer#quick": True}
 
 
 def test_all_that_a_bundle_lacks_is_listed_at_once(tmp_path):

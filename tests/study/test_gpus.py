@@ -10,8 +10,9 @@ import joblib
 import pytest
 import torch
 
-from monai_iln.run_files import IMAGES, OVERRIDES, RECORD, ROBUSTNESS_FAILURE
+from monai_iln.run_files import IMAGES, OVERRIDES, RECORD, ROBUSTNESS
 from monai_iln.study import gpus, robustness, scheduler, worker
+from monai_iln.study.estimate import count_jobs, estimate_seconds
 from monai_iln.study.gpus import fit_runs, is_out_of_memory, own_gpu, share_gpus
 from monai_iln.study.grid import Run
 from monai_iln.study.records import failure_path, find_runs, read_failure, read_record, unfinished_path
@@ -53,10 +54,11 @@ def one_gpu(monkeypatch):
     monkeypatch.setattr(gpus, "usable_cores", lambda: 64)
 
 
-def leave_record(folder, method, memory):
+def leave_record(folder, method, memory, **cost):
     run = folder / f"runs/data/{method}/fold_0/lr_0.1/seed_0"
     run.mkdir(parents=True)
-    cost = {} if memory is None else {"gpu_memory_bytes": memory}
+    if memory is not None:
+        cost["gpu_memory_bytes"] = memory
     (run / RECORD).write_text(json.dumps({"config_hash": "", "status": "finished", "scores": {}, "cost": cost}))
 
 
@@ -167,14 +169,21 @@ def test_a_run_without_memory_is_blamed_only_alone(runs, tmp_path, monkeypatch):
     assert "OutOfMemoryError" in failure["traceback"]
 
 
-def test_a_run_without_memory_does_not_cost_the_study(runs, tmp_path, monkeypatch, capfd, one_gpu):
-    batches = []
+@pytest.fixture
+def batches(monkeypatch):
+    """Runs are done in this process. What is filled are the methods of each batch, and the number of runs at a time."""
+    filled = []
 
     def execute_here(batch, study, settings, task):
-        batches.append([[run.method for run in batch], study.jobs])
+        filled.append([[run.method for run in batch], study.jobs])
         for run in batch:
             task(run, replace(settings, alone=len(batch) == 1))
 
+    monkeypatch.setattr(scheduler, "_execute_here", execute_here)
+    return filled
+
+
+def test_a_run_without_memory_does_not_cost_the_study(runs, tmp_path, monkeypatch, capfd, one_gpu, batches):
     def train(run, folder, scratch, *_):
         made = work(scratch)
         if run.method == "ILN" and len(batches[-1][0]) > 1:
@@ -184,7 +193,6 @@ def test_a_run_without_memory_does_not_cost_the_study(runs, tmp_path, monkeypatc
     memory = iter([8 * GIB, 8 * GIB, 20 * GIB])
     monkeypatch.setattr(worker, "peak_memory", lambda: next(memory))
     monkeypatch.setattr(worker, "train_and_evaluate", train)
-    monkeypatch.setattr(scheduler, "_execute_here", execute_here)
     scheduler.run_all(runs, Study(attempts=1), tmp_path)
     assert batches == [[["IN"], 1], [["LN", "ILN"], 7], [["ILN"], 7]]
     assert len(find_runs(tmp_path)) == 3
@@ -197,26 +205,56 @@ def test_a_run_without_memory_does_not_cost_the_study(runs, tmp_path, monkeypatc
     assert "data, ILN, fold 0, rate 0.1, seed 0: it ended early, perhaps for lack of memory" in told
 
 
-def test_a_run_that_never_has_memory_fails_after_its_attempts(runs, tmp_path, monkeypatch, one_gpu):
-    alone = []
+def test_a_run_that_never_has_memory_fails_and_the_next_tells_how_many_fit(
+    runs, tmp_path, monkeypatch, one_gpu, batches
+):
+    def train(run, folder, scratch, *_):
+        return lack_memory(run, folder, scratch) if run.method == "IN" else work(scratch)
 
-    def execute_here(batch, study, settings, task):
-        alone.append(len(batch) == 1)
-        for run in batch:
-            task(run, replace(settings, alone=alone[-1]))
-
-    monkeypatch.setattr(worker, "train_and_evaluate", lack_memory)
-    monkeypatch.setattr(scheduler, "_execute_here", execute_here)
-    scheduler.run_all(runs[:1], Study(attempts=2), tmp_path)
-    assert alone == [True, True]
+    monkeypatch.setattr(worker, "peak_memory", lambda: 8 * GIB)
+    monkeypatch.setattr(worker, "train_and_evaluate", train)
+    scheduler.run_all(runs, Study(attempts=2), tmp_path)
+    assert batches == [[["IN"], 1], [["IN"], 1], [["LN"], 1], [["ILN"], 7]]
     assert "even alone" in read_failure(tmp_path / runs[0].path)["message"]
 
 
-def test_robustness_without_memory_is_measured_again_alone(runs, tmp_path, monkeypatch):
-    (tmp_path / runs[0].path).mkdir(parents=True)
-    monkeypatch.setattr(robustness, "measure_robustness", lack_memory)
-    settings = WorkerSettings(tmp_path, "token", alone=False)
-    robustness.measure(runs[0], settings)
-    assert robustness.is_open(tmp_path / runs[0].path)
-    robustness.measure(runs[0], replace(settings, alone=True))
-    assert (tmp_path / runs[0].path / ROBUSTNESS_FAILURE).is_file()
+def test_robustness_without_memory_is_measured_again_alone(runs, tmp_path, monkeypatch, one_gpu, batches):
+    leave_record(tmp_path, "old", 8 * GIB)
+
+    def measure(run, folder, scratch, device):
+        if run.method == "LN" and len(batches[-1][0]) > 1:
+            raise NO_MEMORY
+        if run.method == "ILN":
+            raise NO_MEMORY
+        ROBUSTNESS.write(folder / run.path)
+
+    for run in runs:
+        (tmp_path / run.path).mkdir(parents=True)
+    monkeypatch.setattr(robustness, "lacking", lambda runs, folder: runs)
+    monkeypatch.setattr(robustness, "measure_robustness", measure)
+    (told,) = scheduler.measure_robustness(runs, Study(), tmp_path)
+    assert batches == [[["IN", "LN", "ILN"], 7], [["LN"], 7], [["ILN"], 7]]
+    assert "ILN, fold 0, rate 0.1, seed 0: robustness could not be measured: OutOfMemoryError: CUDA" in told
+
+
+@pytest.mark.parametrize(("jobs", "count", "alone"), [(4, 3, False), (4, 1, True), (1, 3, True)])
+def test_workers_know_the_gpus_and_whether_they_are_alone(runs, tmp_path, monkeypatch, jobs, count, alone):
+    given = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(scheduler.joblib, "Parallel", lambda **_: given.extend)
+    settings = WorkerSettings(tmp_path, "token", alone=not alone)
+    chosen = [replace(runs[0], overrides={"device": "cpu"}), *runs[1:count]]
+    assert scheduler._execute_in_parallel(chosen, Study(jobs=jobs), settings) is None
+    found = [arguments for _, arguments, _ in given]
+    assert [run for run, _ in found] == chosen
+    assert [one.gpus for _, one in found] == [0, 2, 2][:count], "who names a device has it"
+    assert {one.alone for _, one in found} == {alone}
+
+
+def test_the_estimate_knows_how_many_share(runs, tmp_path, one_gpu):
+    leave_record(tmp_path, "old", 8 * GIB, total_seconds=10.0)
+    study, data = Study(robustness=False), {"data": SimpleNamespace(cases=None)}
+    assert count_jobs(study, tmp_path) == 7
+    seconds, told = estimate_seconds(runs * 7, tmp_path, study, data)
+    assert seconds == pytest.approx(30)
+    assert told.startswith("1 finished runs; 7 runs at a time on the GPU: memory for 7")
