@@ -33,6 +33,8 @@ DOUBTS = {
     "stroke": "the stroke volumes of the two ventricles differ by more than a fifth",
 }
 """The words for what makes a volume curve doubtful, and what they mean."""
+BEYOND_THE_HEART = frozenset({"edge", "gap"})
+"""Those that may go where a person names the slices that show the ventricle."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,25 @@ from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import refuse_other_axis
+from monai_iln.datasets.ranges import RANGE_KEY, require_inside
 from monai_iln.datasets.readers.dicom_folder import find_times, read_cine_folder
 from monai_iln.errors import require
 
 PHASE_KEY, TIMES_KEY = "cine_phase", "cine_times"
 """The keys of an item that is one phase of a cine: its number, from 1, and the times of all phases."""
+_LARGEST_CLASS = 15  # of a mask; the grey values of an image reach beyond 100
+
+
+class Beat(NamedTuple):
+    """The slices and phases of a stack, as headers tell them.
+
+    Attributes:
+        slices: The number of slices.
+        times_ms: The time of each phase after the first, NaN where it is not told. A stack of one phase has one.
+    """
+
+    slices: int
+    times_ms: list[float]
 
 
 class CineImage(NamedTuple):
@@ -56,6 +70,40 @@ def read_cine(path: Path | str, series: int | str | None = None) -> CineImage:
     return CineImage(read_voxels(header), header.affine, header.oriented, header.doubt)
 
 
+def refuse_mask(path: Path | str, pixels: NDArray[Any]) -> None:
+    """Refuse to segment a mask: the numbers would mean nothing.
+
+    Args:
+        path: The file, for the message.
+        pixels: The voxels of an image.
+
+    Raises:
+        UserError: If they are few whole numbers from 0 on.
+    """
+    low, high = pixels.min(), pixels.max()
+    is_mask = low >= 0 and high <= _LARGEST_CLASS and bool((pixels == np.round(pixels)).all())
+    got, rule = f"{path}: whole numbers from {low:g} to {high:g} alone", "a mask has so few, and an image many"
+    require(not is_mask, got, rule, "give the cine itself")
+
+
+def read_beat(path: Path | str, series: int | str | None = None) -> Beat:
+    """Read how many slices and phases a stack has, from headers alone.
+
+    Args:
+        path: A folder of DICOM files, or a volume.
+        series: The stack, as for :func:`read_cine`.
+
+    Raises:
+        UserError: If the headers cannot be read, or frames are missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return Beat(*find_times(path, series))
+    header = read_header(path)
+    phases = [*header.shape, 1][3]
+    return Beat(header.shape[2], [phase * header.frame_ms for phase in range(phases)])
+
+
 def find_phase_times(path: Path | str, series: int | str | None = None) -> list[float]:
     """Find the phases of a stack, from headers alone.
 
@@ -67,14 +115,9 @@ def find_phase_times(path: Path | str, series: int | str | None = None) -> list[
         The time of each phase in milliseconds after the first, NaN where it is not told. A stack of one phase has one.
 
     Raises:
-        UserError: If the headers cannot be read, or frames are missing.
+        UserError: As :func:`read_beat` raises it.
     """
-    path = Path(path)
-    if path.is_dir():
-        return find_times(path, series)
-    header = read_header(path)
-    phases = [*header.shape, 1][3]
-    return [phase * header.frame_ms for phase in range(phases)]
+    return read_beat(path, series).times_ms
 
 
 def split_phases(
@@ -83,7 +126,7 @@ def split_phases(
     """Make an item of every phase of the cines among some items. Stacks of one phase stay as they are.
 
     Args:
-        items: The items, with a path as ``"image"``.
+        items: The items, with a path as ``"image"``, and those of :func:`~monai_iln.datasets.add_ranges` with a range.
         phase: The phase that is asked for. Then no cine is split.
         series: The stack, as for :func:`read_cine`.
 
@@ -92,13 +135,15 @@ def split_phases(
         ``"cine_times"``; the phases of a cine follow one another.
 
     Raises:
-        UserError: As :func:`find_phase_times` raises it, before anything is segmented.
+        UserError: As :func:`read_beat` raises it, or a range of slices leaves its stack; before anything is segmented.
     """
     if phase is not None:
         return [dict(item) for item in items]
     split: list[dict[str, Any]] = []
     for item in items:
-        times = find_phase_times(item["image"], series)
+        slices, times = read_beat(item["image"], series)
+        if RANGE_KEY in item:
+            require_inside(item[RANGE_KEY], slices, item["image"])
         if len(times) < 2:
             split.append(dict(item))
         else:

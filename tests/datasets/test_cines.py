@@ -252,3 +252,38 @@ def test_other_subjects_with_longer_names_stay(tmp_path):
         nib.save(nib.Nifti1Image(np.zeros((9, 7, 5), np.int16), AFFINE), tmp_path / f"{name}.nii")
     with pytest.warns(DataWarning, match="^4 labels and single phases"):
         assert find_stacks(tmp_path) == sorted(str(tmp_path / f"{name}.nii") for name in [*cines, *others])
+
+
+@pytest.mark.parametrize("names", [("P1_gt", "P2_gt"), ("P1_pred", "P2_Mask"), ("labels/P1", "masks/P2")])
+def test_masks_alone_are_refused(names, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_nifti(tmp_path / f"{name}.nii")
+    with pytest.raises(UserError, match="all 2 files are labels or masks"):
+        find_stacks(tmp_path)
+    write_nifti(tmp_path / "other.nii")
+    assert find_stacks(tmp_path / "other.nii")
+
+
+def test_a_cine_of_classes_is_not_segmented(tmp_path):
+    """Whatever it is called. Its phases can be split all the same."""
+    path = tmp_path / "P1.nii"
+    for dtype, values, is_mask in ((np.uint8, 4, True), (np.float32, 4, True), (np.uint8, 40, False)):
+        mask = np.random.default_rng(0).integers(0, values, (9, 7, 5, 4)).astype(dtype)
+        nib.save(nib.Nifti1Image(mask, AFFINE), path)
+        np.testing.assert_array_equal(read_cine(path).pixels, mask)
+        first, *_ = split_phases([{"image": path}])
+        if is_mask:
+            with pytest.raises(UserError, match="P1.nii: whole numbers from 0 to 3 alone: a mask has so few"):
+                LoadStackd("image")(first)
+        else:
+            LoadStackd("image")(first)
+
+
+def test_slices_that_are_not_there_are_told_before_anything_is_loaded(tmp_path):
+    LAYOUTS["one_series"](tmp_path / "P1", CINE)
+    path = write_nifti(tmp_path / "P2.nii")
+    for cine in (tmp_path / "P1", path):
+        with pytest.raises(UserError, match=f"P.*: has {SLICES} slices, and 2-{SLICES + 1} leaves it"):
+            split_phases([{"image": cine, "slice_range": f"2-{SLICES + 1}"}])
+        assert len(split_phases([{"image": cine, "slice_range": f"2-{SLICES}"}])) == PHASES

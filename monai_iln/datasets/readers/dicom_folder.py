@@ -75,7 +75,7 @@ def read_cine_folder(
     return np.stack(slices, axis=2), stack_affine([slice_[0] for slice_ in cine.slices])
 
 
-def find_times(folder: Path | str, series: int | str | None = None) -> list[float]:
+def find_times(folder: Path | str, series: int | str | None = None) -> tuple[int, list[float]]:
     """Find when the phases of the stack in a folder of DICOM files were taken, from headers alone.
 
     Args:
@@ -83,17 +83,17 @@ def find_times(folder: Path | str, series: int | str | None = None) -> list[floa
         series: The stack, as for :func:`read_stack`.
 
     Returns:
-        The median TriggerTime of each phase, in milliseconds after the first phase; NaN where files do not tell it.
-        Its length is the number of phases.
+        The number of slices; and the median TriggerTime of each phase, in milliseconds after the first phase, NaN where
+        files do not tell it.
 
     Raises:
         UserError: As :func:`read_cine_folder` raises it for headers.
     """
     cine, _ = _open(Path(folder), series, cines_first=True)
     if cine.key != "TriggerTime":
-        return [math.nan] * cine.counts[0]
+        return len(cine.slices), [math.nan] * cine.counts[0]
     times = np.array([[frame.trigger_time for frame in slice_] for slice_ in cine.slices], dtype=float)
-    return [float(time) for time in np.median(times - times[:, :1], axis=0)]
+    return len(cine.slices), [float(time) for time in np.median(times - times[:, :1], axis=0)]
 
 
 def _open(folder: Path, series: int | str | None, cines_first: bool = False) -> tuple[Cine, list[str]]:
