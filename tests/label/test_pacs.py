@@ -161,6 +161,34 @@ def test_segments_are_known_by_code_or_label(stack, tmp_path):
         read_segmentation(tmp_path / "spleen.dcm", image, LEFT)
 
 
+@pytest.mark.parametrize(
+    ("elements", "least"),
+    [
+        ({"SegmentationType": "BINARY"}, 1),
+        ({"SegmentationType": "FRACTIONAL", "MaximumFractionalValue": 100}, 50),
+        ({"SegmentationType": "FRACTIONAL"}, 128),
+    ],
+)
+def test_of_a_fractional_segmentation_half_a_pixel_counts(stack, tmp_path, elements, least):
+    image, files = stack
+    planes = [plane * np.uint8(value) for plane, value in zip(planes_of(files), (1, 49, 50, 128), strict=True)]
+    seg = write_seg(tmp_path / "seg.dcm", files, planes)
+    for keyword, value in elements.items():
+        setattr(seg, keyword, value)
+    seg.save_as(tmp_path / "seg.dcm")
+    found = np.asarray(read_segmentation(tmp_path / "seg.dcm", image, LEFT).dataobj).sum()
+    assert found == sum((plane >= least).sum() for plane in planes)
+
+
+def test_a_segmentation_of_another_type_is_refused(stack, tmp_path):
+    image, files = stack
+    seg = write_seg(tmp_path / "seg.dcm", files, planes_of(files))
+    seg.SegmentationType = "LABELMAP"
+    seg.save_as(tmp_path / "seg.dcm")
+    with pytest.raises(UserError, match="type LABELMAP"):
+        read_segmentation(tmp_path / "seg.dcm", image, LEFT)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_segmentation_that_lies_elsewhere_is_refused(stack, tmp_path, place):
     image, files = stack

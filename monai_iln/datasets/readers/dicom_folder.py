@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from monai_iln.datasets.formats.dicom_pixels import read_pixels
 from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.datasets.geometry.cine import Cine, drop_copies, group_cines
 from monai_iln.datasets.geometry.series import find_misfits
+from monai_iln.datasets.geometry.times import Beat, beat_of_frames
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, first_of
 from monai_iln.extras import require_extra
@@ -75,25 +75,18 @@ def read_cine_folder(
     return np.stack(slices, axis=2), stack_affine([slice_[0] for slice_ in cine.slices])
 
 
-def find_times(folder: Path | str, series: int | str | None = None) -> tuple[int, list[float]]:
-    """Find when the phases of the stack in a folder of DICOM files were taken, from headers alone.
+def find_beat(folder: Path | str, series: int | str | None = None) -> Beat:
+    """Find the slices of the stack in a folder of DICOM files and when its phases were taken, from headers alone.
 
     Args:
         folder: The folder, as for :func:`read_cine_folder`.
         series: The stack, as for :func:`read_stack`.
 
-    Returns:
-        The number of slices; and the median TriggerTime of each phase, in milliseconds after the first phase, NaN where
-        files do not tell it.
-
     Raises:
         UserError: As :func:`read_cine_folder` raises it for headers.
     """
     cine, _ = _open(Path(folder), series, cines_first=True)
-    if cine.key != "TriggerTime":
-        return len(cine.slices), [math.nan] * cine.counts[0]
-    times = np.array([[frame.trigger_time for frame in slice_] for slice_ in cine.slices], dtype=float)
-    return len(cine.slices), [float(time) for time in np.median(times - times[:, :1], axis=0)]
+    return beat_of_frames(cine)
 
 
 def _open(folder: Path, series: int | str | None, cines_first: bool = False) -> tuple[Cine, list[str]]:
@@ -110,7 +103,11 @@ def _open(folder: Path, series: int | str | None, cines_first: bool = False) -> 
     cine = _choose(folder, cines, series, unfit)
     _check(folder, cine, unfit)
     others += [str(error).rstrip(".") for error in unfit]
-    notes += [*cine.notes, *(f"{frame.path} is passed over, {detail}" for frame, detail in cine.strays)]
+    notes += [
+        *cine.notes,
+        *beat_of_frames(cine).notes,
+        *(f"{frame.path} is passed over, {detail}" for frame, detail in cine.strays),
+    ]
     if others:
         notes.append(f"{len(others)} files are passed over: {first_of(others)}")
     return cine, notes
