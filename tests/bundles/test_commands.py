@@ -355,7 +355,7 @@ def test_what_happens_to_images_by_default(name):
     parser["network"] = "@network_def"
     components = ["LargestComponentSlicewised", "LargestComponentd"]
     if name == "inference":
-        post = ["Invertd", "DeleteItemsd", "CopyItemsd", "AsDiscreted", components[0], "KeepSlicesd", components[1]]
+        post = ["Invertd", "DeleteItemsd", "CopyItemsd", "Lambdad", components[0], "KeepSlicesd", components[1]]
         load = ["LoadStackd", "CopyItemsd", "ScaleIntensitySlicewised", "StandardizeInPlaned", "ResizeWithPadOrCropd"]
         assert transforms(parser, "preprocessing#transforms") == load
         assert transforms(parser, "postprocessing#transforms") == [*post, "DoubtSlicesd", "SaveStackd"]

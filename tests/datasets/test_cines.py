@@ -11,6 +11,7 @@ from dicom_layouts import LAYOUTS, PHASES, SLICES, frame, numbers, random_cine, 
 from monai_iln.cine.curves import DOUBTS
 from monai_iln.datasets import DataWarning, find_phase_times, find_stacks, read_cine, split_phases
 from monai_iln.datasets.cines import read_beat
+from monai_iln.datasets.formats.dicom import read_frames
 from monai_iln.datasets.formats.volumes import read_header
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.readers.dicom_folder import read_stack
@@ -391,3 +392,28 @@ def write_sizes(folder, shape, step, time):
     image.header["pixdim"][4] = time
     nib.save(image, folder / "cine.nii")
     return folder / "cine.nii"
+
+
+def test_headers_are_read_once(tmp_path, monkeypatch):
+    """As long as no file comes, goes or changes."""
+    read = []
+    monkeypatch.setattr(
+        "monai_iln.datasets.readers.dicom_folder.read_frames", lambda path: read.append(path) or read_frames(path)
+    )
+    LAYOUTS["one_series"](tmp_path, CINE)
+    beat = read_beat(tmp_path)
+    cine = read_cine(tmp_path)
+    read_stack(tmp_path, phase=1)
+    read_stack(tmp_path, phase=2)
+    assert len(read) <= 2 * SLICES * PHASES, "once for cines, once for stacks"
+    changed = CINE + np.uint16(1)
+    LAYOUTS["one_series"](tmp_path / "later", changed[:, :1])
+    with pytest.raises(UserError, match="5 stacks|2 stacks|files for"):
+        read_beat(tmp_path)
+    shutil.rmtree(tmp_path / "later")
+    assert read_beat(tmp_path) == beat
+    np.testing.assert_array_equal(read_cine(tmp_path).pixels, cine.pixels)
+    first = min(tmp_path.iterdir())
+    first.write_bytes(first.read_bytes()[:-300])
+    with pytest.raises(UserError, match=first.name):
+        read_cine(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from monai_iln.datasets.geometry.times import Beat, beat_of_frames
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, first_of
 from monai_iln.extras import require_extra
+
+_MOST_OPEN = 64  # stacks of which the headers are kept, less than a megabyte each
 
 
 def read_stack(
@@ -93,7 +96,24 @@ def _open(folder: Path, series: int | str | None, cines_first: bool = False) -> 
     """The one stack of a folder, whole and in order, and what was decided on the way."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Give the folder that holds the DICOM files of one stack.")
-    frames, unfit, others = _find_frames(folder)
+    return _open_files(folder, tuple(map(_identify, list_files(folder))), series, cines_first)
+
+
+def _identify(path: Path) -> tuple[Path, int, int]:
+    """A file, when it was written last and its size."""
+    try:
+        state = path.stat()
+    except OSError:  # a link to nothing
+        return path, 0, 0
+    return path, state.st_mtime_ns, state.st_size
+
+
+@lru_cache(maxsize=_MOST_OPEN)
+def _open_files(
+    folder: Path, files: Sequence[tuple[Path, int, int]], series: int | str | None, cines_first: bool
+) -> tuple[Cine, list[str]]:
+    """The same by the files of the folder, which are read once as long as they stay as they are."""
+    frames, unfit, others = _find_frames([path for path, _, _ in files])
     frames, notes = drop_copies(frames)
     cines = group_cines(frames)
     moving = [cine for cine in cines if len(cine.slices) > 1 and max(cine.counts) > 1]
@@ -119,12 +139,12 @@ def _tell(folder: Path, notes: Sequence[str]) -> None:
         warnings.warn(f"{folder}: {'. '.join(notes)}.", DataWarning, stacklevel=3)
 
 
-def _find_frames(folder: Path) -> tuple[list[Frame], list[NotASliceError], list[str]]:
-    """All frames in and below a folder, what its other DICOM files are, and which files are not DICOM."""
+def _find_frames(files: Sequence[Path]) -> tuple[list[Frame], list[NotASliceError], list[str]]:
+    """All frames of some files, what the other DICOM files are, and which files are not DICOM."""
     require_extra("reading DICOM", "data", "pydicom")
     frames: list[Frame] = []
     unfit, others = [], []
-    for path in list_files(folder):
+    for path in files:
         if not is_dicom(path):
             others.append(f"{path}: not a DICOM file")
             continue
