@@ -222,9 +222,16 @@ def hide_tracebacks(own_process: bool = False, weights: str | None = None) -> No
     threading.excepthook = _print_fault
     end_as_interrupted()
     warnings.formatwarning = _format_warning
-    # Engines log what passes through them before they raise it on. A filter that is there already is not added again.
+    hide_told_errors()
+
+
+def hide_told_errors() -> None:
+    """From now on, the log does not repeat user errors and interruptions, which whoever catches them tells.
+
+    Engines log what passes through them before they raise it on.
+    """
     for handler in filter(None, [*logging.getLogger().handlers, logging.lastResort]):
-        handler.addFilter(_is_not_told_otherwise)
+        handler.addFilter(_is_not_told_otherwise)  # one that is there already is not added again
 
 
 def _tell_weights(weights: str, before: tuple[int, int] | None) -> str:

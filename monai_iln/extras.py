@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, hide_tracebacks, is_monai_command
 
 
 class MissingExtraError(UserError, ModuleNotFoundError):
@@ -36,3 +37,18 @@ def require_extra(part: str, extra: str, *modules: str) -> None:
         raise MissingExtraError(
             f'{part} needs {", ".join(missing)}, which {verb} not installed. Run: pip install "monai-iln[{extra}]"'
         )
+
+
+def check_export() -> None:
+    """Refuse MONAI's command ``onnx_export``, with one message, where the packages that write the file are missing.
+
+    This is for what the network of a bundle requires. In another command or program it does nothing.
+
+    Raises:
+        MissingExtraError: If one of them cannot be found. Torch's older exporter, ``'dynamo': False``, needs one alone.
+    """
+    if not is_monai_command() or sys.argv[1:2] != ["onnx_export"]:
+        return
+    hide_tracebacks()
+    is_older = any(re.search(r"dynamo\W+False", argument) for argument in sys.argv)
+    require_extra("onnx_export", "onnx", "onnx", *([] if is_older else ["onnxscript"]))

@@ -30,9 +30,13 @@ DOUBTS = {
     "edge": "at ED or ES the ventricle is marked in the first or last slice of the stack, and may go on",
     "jump": "the volume of a phase lies far from the mean of those beside it",
     "no-sizes": "the file does not tell the size of voxels: volumes count voxels of 1 x 1 x 1 mm",
+    "shifted": "the trigger times of a slice do not agree with those of the others: phases may mix",
+    "axes": "sizes and times do not tell whether the third axis counts slices or time",
     "stroke": "the stroke volumes of the two ventricles differ by more than a fifth",
 }
 """The words for what makes a volume curve doubtful, and what they mean."""
+BEYOND_THE_HEART = frozenset({"edge", "gap"})
+"""Those that may go where a person names the slices that show the ventricle."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ def measure_curve(
     stack: str = "",
     structure: str = "",
     named_ends: tuple[bool, bool] = (False, False),
+    doubts: Sequence[str] = (),
 ) -> VolumeCurve:
     """Measure the volume of a structure in each phase of a cine.
 
@@ -131,6 +136,7 @@ def measure_curve(
         stack: The name of the cine.
         structure: The name of the structure.
         named_ends: Whether a person has named the first and the last slice of the heart. Such an end is not doubted.
+        doubts: The words of what the headers make doubtful.
 
     Raises:
         UserError: If the mask has not four axes, or there is not a time for each phase.
@@ -165,7 +171,7 @@ def measure_curve(
         "jump": find_largest_jump(volumes) > LARGEST_JUMP,
         "no-sizes": bool(is_unit(np.linalg.norm(affine[:3, :3], axis=0)).all()),
     }
-    return replace(curve, doubts=tuple(word for word, is_so in holds.items() if is_so))
+    return replace(curve, doubts=(*(word for word, is_so in holds.items() if is_so), *doubts))
 
 
 def find_largest_jump(volumes: Sequence[float] | NDArray[Any]) -> float:

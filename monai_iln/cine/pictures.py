@@ -139,7 +139,7 @@ def write_film(
     masks: Sequence[NDArray[np.bool_]],
     curves: Sequence[VolumeCurve],
 ) -> None:
-    """Write a GIF of all slices over the beat, with the contours of the structures.
+    """Write a GIF of all slices over the beat, with their numbers and the contours of the structures.
 
     Args:
         path: The GIF file.
@@ -171,8 +171,8 @@ def _film_frame(
     from PIL import Image, ImageDraw, ImageFont
 
     tiles = _tiles(pixels[..., phase], [mask[..., phase] for mask in masks], window)
-    rows = math.ceil(len(tiles) / _ROW_TILES)
-    mosaic = _mosaic(tiles, math.ceil(len(tiles) / rows))
+    columns = math.ceil(len(tiles) / math.ceil(len(tiles) / _ROW_TILES))
+    mosaic = _mosaic(tiles, columns)
     height, width, _ = mosaic.shape
     lines = [f"phase {phase + 1} of {pixels.shape[3]}"]
     lines += [f"{curve.structure}: {curve.volumes_ml[phase]:.0f} ml {curve.name_of(phase + 1)}" for curve in curves]
@@ -180,6 +180,10 @@ def _film_frame(
     frame = Image.new("RGB", (width, height + (len(lines) + len(doubted)) * _LINE_PIXELS), _PAPER)
     frame.paste(Image.fromarray(mosaic), (0, 0))
     pen, font = ImageDraw.Draw(frame), ImageFont.load_default(_LETTER_PIXELS)
+    side, _, _ = tiles[0].shape
+    for index, tile in enumerate(tiles):
+        place = tile.shape[1] * (index % columns) + 4, side * (index // columns) + 2
+        pen.text(place, str(index + 1), fill=_INK, font=font, stroke_width=1, stroke_fill=_PAPER)
     inks = [_INK, *COLOURS[: len(curves)], *[_DOUBTED_INK] * len(doubted)]
     for line, (words, ink) in enumerate(zip([*lines, *doubted], inks, strict=True)):
         pen.text((4, height + line * _LINE_PIXELS + 2), words, fill=ink, font=font)

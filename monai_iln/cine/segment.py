@@ -15,12 +15,13 @@ from monai_iln.bundle import find_bundle
 from monai_iln.cine.curves import compare_strokes
 from monai_iln.cine.files import MeasuredCine, read_tables, write_tables
 from monai_iln.cine.pictures import find_limits, scale_grey, write_pictures
-from monai_iln.datasets.cines import read_cine
+from monai_iln.datasets.cines import PHASE_KEY, read_cine, split_phases
 from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.inference import find_stacks
 from monai_iln.datasets.pseudonyms import name_stacks, require_apart
+from monai_iln.datasets.ranges import add_ranges
 from monai_iln.datasets.stacks import DataWarning
-from monai_iln.errors import require
+from monai_iln.errors import hide_told_errors, require
 from monai_iln.extras import require_extra
 from monai_iln.files import require_new
 from monai_iln.run_files import MASK_ENDING
@@ -29,7 +30,11 @@ _SIDES = ("left ventricle", "right ventricle")
 
 
 def segment_cines(
-    source: Path | str, bundles: Sequence[Path | str], output: Path | str, **options: Any
+    source: Path | str,
+    bundles: Sequence[Path | str],
+    output: Path | str,
+    slices: str | Sequence[str] | None = None,
+    **options: Any,
 ) -> dict[str, MeasuredCine]:
     """Segment cines by the inference of one bundle or several, and measure them.
 
@@ -41,13 +46,16 @@ def segment_cines(
         source: The cines, as for :func:`~monai_iln.datasets.find_stacks`.
         bundles: The folders of the bundles, or names of this package's.
         output: The folder to make.
-        options: Further ids of the inference with their values, such as ``series``, ``slices``, ``anonymize``.
+        slices: The slices that show the heart, see :func:`~monai_iln.datasets.add_ranges`: for all bundles, or for
+            each of them in their order.
+        options: Further ids of the inference with their values, such as ``series`` and ``anonymize``.
 
     Returns:
         The measured cines by their names.
 
     Raises:
-        UserError: If there is no cine, ``output`` is in use, or an inference raises it.
+        UserError: If there is no cine, ``output`` is in use, the slices are not those of the cines, or an inference
+            raises it.
 
     Example:
         >>> cines = segment_cines("patient001", ["lv_short_axis_iln"], "measured")  # doctest: +SKIP
@@ -63,12 +71,13 @@ def segment_cines(
     given = {key: value for key, value in options.items() if value is not None}
     if "anonymize" in given:
         require_apart(given["anonymize"], output)  # an inference knows its own folder alone
+    ranges = _share_out(slices, len(folders))
+    _require_cines(source, given.get("series"), ranges)
     homes = [output / name for name in names] if len(names) > 1 else [output]
-    for folder, home in zip(folders, homes, strict=True):
-        _infer(folder, dataset_dir=str(source), output_dir=str(home), **given)
+    for folder, home, own in zip(folders, homes, ranges, strict=True):
+        named = {} if own is None else {"slices": own}
+        _infer(folder, dataset_dir=str(source), output_dir=str(home), **given, **named)
     tables = [read_tables(home) for home in homes]
-    found, rule = f"{source}: no cine among the stacks", "volumes over a beat need several phases"
-    require(any(tables), found, rule, "give a cine; masks of its single phases are there")
     if len(homes) == 1:
         return tables[0]
     joined = _join(tables, [home.name for home in homes])
@@ -82,6 +91,30 @@ def segment_cines(
                 _draw(output, joined[name], read_cine(stack, series).pixels)
     write_tables(output, joined.values())
     return joined
+
+
+def _share_out(slices: str | Sequence[str] | None, bundles: int) -> Sequence[str | None]:
+    """The slices that each bundle gets."""
+    if slices is None or isinstance(slices, str):
+        return [slices] * bundles
+    require(
+        len(slices) in (1, bundles),
+        f"slices {' '.join(slices)} and {bundles} bundles",
+        "slices are those of all bundles, or each bundle has its own",
+        f"give one range or table, or {bundles}",
+    )
+    return list(slices) * (bundles // len(slices))
+
+
+def _require_cines(source: Path | str, series: int | str | None, ranges: Sequence[str | None]) -> None:
+    """Refuse stacks of one phase, and slices that are not there, before anything is segmented."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the inference tells
+        stacks = [{"image": stack} for stack in find_stacks(source, series)]
+        for slices in dict.fromkeys(ranges):
+            items = split_phases(add_ranges(stacks, slices, source), series=series)
+    found, rule = f"{source}: no cine among the stacks", "volumes over a beat need several phases"
+    require(any(PHASE_KEY in item for item in items), found, rule, "give a cine; inference.yaml segments stacks")
 
 
 def find_extremes(source: Path | str, bundle: Path | str, series: int | str | None = None) -> dict[str, dict[str, int]]:
@@ -111,6 +144,7 @@ def _infer(bundle: Path, **values: Any) -> None:
     require(configuration.is_file(), got, rule, "give the folder of a bundle, such as monai-iln bundle writes")
     workflow = ConfigWorkflow(str(configuration), workflow_type="infer", bundle_root=str(bundle), **values)
     workflow.initialize()
+    hide_told_errors()
     workflow.run()
     workflow.finalize()
 

@@ -10,7 +10,6 @@ from monai_iln.errors import UserError
 
 _OPTIONS = {
     "series": "the stack, of several in a folder of DICOM files: its number in the list that is told, or its UID",
-    "slices": "the slices that show the heart: 2-9 of the one stack, or a table with the columns stack, first and last",
     "anonymize": "the table of pseudonyms, by which files and tables then call the cines",
     "device": "the device: cpu or cuda (default: the GPU if there is one)",
 }
@@ -37,20 +36,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"the bundles: folders, or {', '.join(BUNDLES)} (default: lv_short_axis_iln)",
     )
     add_output(parser, "the folder to make")
+    parser.add_argument(
+        "--slices",
+        nargs="+",
+        metavar="RANGE",
+        help="the slices that show the heart, counted as in the pictures: 2-9 of the one stack, or a table with the "
+        "columns stack, first and last; one for all bundles, or one for each in their order",
+    )
     for name, meaning in _OPTIONS.items():
         parser.add_argument(f"--{name}", metavar="VALUE", help=meaning)
     parser.set_defaults(run=_measure)
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from monai_iln.cine.curves import DOUBTS
+    from monai_iln.cine.curves import BEYOND_THE_HEART, DOUBTS
     from monai_iln.cine.segment import segment_cines
 
     given = {name: getattr(options, name) for name in _OPTIONS}
     if given["device"] is not None:
         _require_device(given["device"])
         given["device"] = f"$torch.device({given['device']!r})"
-    cines = segment_cines(options.source, options.bundle, options.output, **given)
+    cines = segment_cines(options.source, options.bundle, options.output, options.slices, **given)
     doubts = set()
     for name, cine in cines.items():
         print(name)
@@ -59,6 +65,11 @@ def _measure(options: argparse.Namespace) -> None:
             doubts |= {*curve.doubts}
     for word in sorted(doubts):
         print(f"{word}: {DOUBTS[word]}")
+    if doubts & BEYOND_THE_HEART:
+        print(
+            f"The pictures in {options.output} number the slices. Name those that show the ventricle, such as --slices "
+            "2-9; with several bundles one for all or one for each."
+        )
     print(f"{options.output}: complete. subjects.csv and phases.csv hold the numbers.")
 
 

@@ -20,7 +20,7 @@ from monai_iln.errors import UserError
 
 _STACK_NAME = re.compile(r".+\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
 _CINE_WORD = re.compile(r"(?<=.)[_-](4d|cine|sa|sax)$", re.IGNORECASE)
-_LABEL_NAME = re.compile(r"(?P<image>.+)_(gt|labels?|masks?|seg)", re.IGNORECASE)
+_LABEL_NAME = re.compile(r"(?P<image>.+)_(gt|labels?|masks?|seg|pred)", re.IGNORECASE)
 
 
 def find_stacks(path: Path | str, series: int | str | None = None) -> list[str]:
@@ -143,7 +143,7 @@ def name_subject(stem: str) -> str:
 
 
 def _refuse_labels(path: Path, files: Sequence[Path], stems: Sequence[Path]) -> None:
-    """Refuse labels among images: they would be segmented as if they were images."""
+    """Refuse labels, among images or alone: they would be segmented as if they were images."""
     known = set(stems)
     pairs = zip(files, stems, strict=True)
     labels = [file for file, stem in pairs if _is_label(file.relative_to(path), stem, known)]
@@ -152,6 +152,12 @@ def _refuse_labels(path: Path, files: Sequence[Path], stems: Sequence[Path]) -> 
             f"{path}: {len(labels)} of {len(files)} files are labels, by their folders or their names, such as "
             f"{labels[0]}. Images are segmented, and labels are none: give a folder with the images alone, or one that "
             "monai-iln prepare has made."
+        )
+    others = [file for file, stem in zip(files, stems, strict=True) if not _LABEL_NAME.fullmatch(stem.name)]
+    if files and (len(labels) == len(files) or not others):
+        raise UserError(
+            f"{path}: all {len(files)} files are labels or masks, by their folders or their names, such as {files[0]}. "
+            "Images are segmented: give their folder, or give them other names if they are images."
         )
 
 

@@ -41,6 +41,35 @@ def parse_range(text: str) -> tuple[int | None, int | None]:
     return first, last
 
 
+def require_inside(text: str, count: int, stack: Path | str) -> tuple[int, int]:
+    """Require that a range lies in a stack.
+
+    Args:
+        text: The range, as for :func:`parse_range`.
+        count: The number of slices of the stack.
+        stack: The name of the stack, for the message.
+
+    Returns:
+        The first and the last slice, counted from 1.
+
+    Raises:
+        UserError: If the range leaves the stack.
+
+    Example:
+        >>> require_inside("2-", 9, "P1.nii")
+        (2, 9)
+    """
+    start, end = parse_range(text)
+    first, last = start or 1, end or count
+    require(
+        max(first, last) <= count,
+        f"{stack}: has {count} slices, and {text} leaves it",
+        "slices are counted from 1 along the last axis",
+        "correct the range",
+    )
+    return first, last
+
+
 def add_ranges(items: Sequence[Mapping[str, Any]], slices: Any, folder: Path | str) -> list[dict[str, Any]]:
     """Tell each stack which of its slices show the heart.
 

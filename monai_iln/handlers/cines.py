@@ -20,7 +20,7 @@ from tqdm import tqdm
 from monai_iln.cine.curves import measure_curve
 from monai_iln.cine.files import MeasuredCine, write_tables
 from monai_iln.cine.pictures import find_limits, scale_grey, write_pictures
-from monai_iln.datasets.cines import PHASE_KEY, TIMES_KEY, frame_ms
+from monai_iln.datasets.cines import DOUBTS_KEY, PHASE_KEY, TIMES_KEY, frame_ms
 from monai_iln.datasets.ranges import RANGE_KEY, parse_range
 from monai_iln.files import new_file
 from monai_iln.handlers.ranks import gather, is_first
@@ -37,6 +37,7 @@ class _Cine:
     affine: NDArray[np.float64]
     limits: tuple[float, float]
     named_ends: tuple[bool, bool]
+    doubts: list[str]
     masks: list[NDArray[np.uint8]] = field(default_factory=list)
     pixels: list[NDArray[np.uint8]] = field(default_factory=list)
 
@@ -95,7 +96,7 @@ class SaveCines:
         classes = range(1, max(len(self.structures), int(mask.max()), 1) + 1)
         masks = [mask == value for value in classes]
         curves = [
-            measure_curve(one, cine.affine, cine.times, name, structure, cine.named_ends)
+            measure_curve(one, cine.affine, cine.times, name, structure, cine.named_ends, cine.doubts)
             for one, structure in zip(masks, self._names(len(masks)), strict=True)
         ]
         stem = Path(self.layout.filename(subject=cine.path))
@@ -126,6 +127,7 @@ def _begin(item: Mapping[str, Any], output: Mapping[str, Any]) -> _Cine:
         affine=_array(output["pred"].affine).astype(np.float64),
         limits=find_limits(_array(output["image"][0])),
         named_ends=(first is not None, last is not None),
+        doubts=item.get(DOUBTS_KEY, "").split(),
     )
 
 

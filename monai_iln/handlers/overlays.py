@@ -167,7 +167,7 @@ def _is_doubted(tile: Tile) -> bool:
 
 def _removed(output: Mapping[str, Any]) -> NDArray[np.float64]:
     """What was removed from slices that hold nothing any more: drawn as truth is, in red."""
-    removed = _foreground(output["logits"].argmax(0, keepdim=True))
+    removed = _foreground(output["logits"].max(0, keepdim=True)[1])  # argmax takes ten times as long
     removed[..., ["removed" not in row["doubts"] for row in output["doubts"]]] = 0
     return removed
 

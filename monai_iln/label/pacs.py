@@ -20,9 +20,8 @@ from pydicom.datadict import tag_for_keyword
 
 from monai_iln.datasets.formats.dicom import quiet_pydicom
 from monai_iln.errors import UserError
-from monai_iln.files import write_json
 from monai_iln.label.pacs_labels import PacsLabel, find_labels
-from monai_iln.label.pacs_series import PacsStack, split_series
+from monai_iln.label.pacs_series import PacsStack, remember_series, split_series
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +54,11 @@ class Pacs:
     def stacks(self) -> dict[str, PacsStack]:
         """All stacks that pass the filter, and those that were asked for, by their names."""
         if time.monotonic() - self._listed > settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY:
-            with self._asking():
+            with self._asking(), remember_series(self._memory) as known:
                 found = self.client.search_for_series(search_filters=self.search_filter)
                 self._stacks, self.unfit, self._labels = {}, {}, None
                 for series in found:
-                    self._add(series)
+                    self._add(series, known)
                 told = f"PACS: {len(found)} series pass {self.search_filter}, {len(self.unfit)} of them are no stacks"
                 if not found:
                     told += f". It has {len(self.client.search_for_series())} series. {_FILTER} sets the filter"
@@ -76,10 +75,10 @@ class Pacs:
         known = self.stacks()
         series = image_id.partition("_phase")[0]
         if not {image_id, series} & {*known, *self.unfit}:
-            with self._asking():
+            with self._asking(), remember_series(self._memory) as memory:
                 for found in self.client.search_for_series(search_filters={"SeriesInstanceUID": series}):
                     if found[_SERIES]["Value"][0] == series:  # others come if it holds a wildcard
-                        self._add(found)
+                        self._add(found, memory)
         if reason := self.unfit.get(image_id) or self.unfit.get(series):
             raise UserError(f"image {image_id}: no short-axis stack: {reason}. Mend the series, or choose another.")
         phases = [stack.image_id for stack in known.values() if stack.series == series]
@@ -117,19 +116,18 @@ class Pacs:
         with self._asking(), quiet_pydicom():
             self.client.store_instances([dataset])
 
-    def _add(self, found: Mapping[str, Any]) -> None:
-        """Take the stacks of a series into the list."""
+    def _add(self, found: Mapping[str, Any], known: dict[str, Any]) -> None:
+        """Take the stacks of a series into the list, and into what is known of each."""
         study, series = (found[tag]["Value"][0] for tag in (_STUDY, _SERIES))
         images = found.get(_COUNT, {}).get("Value", [None])[0]
-        known = json.loads(self._memory.read_text()) if self._memory.exists() else {}
         if images is None or known.get(series, {}).get("images") != images:
+            headers = self.client.retrieve_series_metadata(study, series)
             known[series] = {"images": images, "stacks": [], "reason": ""}
             try:
-                stacks = split_series(study, series, self.client.retrieve_series_metadata(study, series))
+                stacks = split_series(study, series, headers)
                 known[series]["stacks"] = [[stack.image_id, list(stack.instances)] for stack in stacks]
             except UserError as error:
                 known[series]["reason"] = str(error)
-            write_json(self._memory, known)
         if known[series]["reason"]:
             self.unfit[series] = known[series]["reason"]
         for image_id, instances in known[series]["stacks"]:

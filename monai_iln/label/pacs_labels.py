@@ -13,6 +13,7 @@ from monai_iln.label.segmentations import find_structures
 _SERIES, _SEGMENTS, _FRAMES, _INSTANCE = "00081115", "00620002", "52009230", "00080018"
 _REFERENCE = "00081155"
 _TIMES = ("00080023", "00080033")  # of the content
+_NUMBERS = ("00200011", "00200013")  # of the series and the instance: who stores twice in a second counts on
 
 
 class PacsLabel(NamedTuple):
@@ -20,6 +21,7 @@ class PacsLabel(NamedTuple):
 
     Attributes:
         time: When it was made.
+        numbers: The SeriesNumber and the InstanceNumber, 0 where it has none.
         study: The StudyInstanceUID.
         series: The SeriesInstanceUID.
         instance: The SOPInstanceUID.
@@ -27,6 +29,7 @@ class PacsLabel(NamedTuple):
     """
 
     time: str
+    numbers: tuple[int, ...]
     study: str
     series: str
     instance: str
@@ -44,7 +47,8 @@ def find_labels(client: Any, stacks: Sequence[PacsStack], names: Collection[str]
         names: The names of the structures.
 
     Returns:
-        The labels of each image that has some, in the order in which they were made.
+        The labels of each image that has some, in the order in which they were made; those of one time by their numbers
+        and UIDs, in whatever order the PACS names them.
     """
     by_study: dict[str, list[PacsStack]] = defaultdict(list)
     for stack in stacks:
@@ -60,16 +64,23 @@ def find_labels(client: Any, stacks: Sequence[PacsStack], names: Collection[str]
             for stack in by_study[study]:
                 if label.structures and references and references <= {*stack.instances}:
                     found[stack.image_id].append(label)
-    return {image_id: sorted(labels) for image_id, labels in found.items()}
+    return {image_id: sorted(labels, key=lambda label: label[:-1]) for image_id, labels in found.items()}
 
 
 def _read_label(study: str, series: str, header: Mapping[str, Any], names: Collection[str]) -> PacsLabel:
     by_value = dict(enumerate(names, start=1))
     with quiet_pydicom() as pydicom:
         segments = pydicom.Dataset.from_json({tag: header[tag] for tag in (_SEGMENTS,) if tag in header})
-        known = find_structures(segments, by_value).values()
-    time = " ".join(str(header.get(tag, {}).get("Value", [""])[0]) for tag in _TIMES)
-    return PacsLabel(time, study, series, header[_INSTANCE]["Value"][0], frozenset(by_value[value] for value in known))
+        found = find_structures(segments, by_value).values()
+    known = frozenset(by_value[value] for value in found)
+    time = " ".join(str(_first(header, tag) or "") for tag in _TIMES)
+    numbers = tuple(int(_first(header, tag) or 0) for tag in _NUMBERS)
+    return PacsLabel(time, numbers, study, series, header[_INSTANCE]["Value"][0], known)
+
+
+def _first(header: Mapping[str, Any], tag: str) -> Any:
+    """The first value of an element of DICOM's JSON, or ``None``."""
+    return (header.get(tag, {}).get("Value") or [None])[0]
 
 
 def _references(element: Any) -> Iterator[str]:

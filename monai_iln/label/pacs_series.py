@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai_iln.datasets.formats.dicom import Frame, NotASliceError, quiet_pydicom, read_frames, uneven_steps
 from monai_iln.datasets.geometry.cine import Cine, group_cines
 from monai_iln.errors import UserError, first_of
+from monai_iln.files import write_json
 
 
 class PacsStack(NamedTuple):
@@ -28,6 +31,22 @@ class PacsStack(NamedTuple):
     instances: tuple[str, ...]
 
 
+@contextmanager
+def remember_series(file: Path) -> Iterator[dict[str, Any]]:
+    """Read what the headers of each series told, and write what has come at the end, also if an error is that.
+
+    Args:
+        file: The file that keeps it. It need not exist.
+    """
+    text = file.read_text() if file.exists() else "{}"
+    known = json.loads(text)
+    try:
+        yield known
+    finally:
+        if known != json.loads(text):
+            write_json(file, known)
+
+
 def split_series(study: str, series: str, headers: Sequence[Mapping[str, Any]]) -> list[PacsStack]:
     """Find the stacks of a series. Images at one place are phases, see :mod:`monai_iln.datasets.geometry.cine`.
 
@@ -40,8 +59,8 @@ def split_series(study: str, series: str, headers: Sequence[Mapping[str, Any]]) 
         One stack for each phase. Where localizers lie in the series of a cine, they are passed over.
 
     Raises:
-        UserError: If the series is no stack: it holds something else, several stacks, or slices and phases of which
-            some are missing or damaged.
+        UserError: If the series is no stack: it holds something else, several stacks, one slice in several phases, or
+            slices and phases of which some are missing or damaged.
     """
     cine = _choose(group_cines(_read_headers(headers)))
     counts = cine.counts
@@ -51,6 +70,11 @@ def split_series(study: str, series: str, headers: Sequence[Mapping[str, Any]]) 
         raise UserError(f"{min(counts)} to {max(counts)} images for each of {len(counts)} slices, not as many for all")
     if counts[0] > 1 and not cine.key:
         raise UserError(f"{counts[0]} images for each of {len(counts)} slices, and nothing tells their order")
+    if len(counts) == 1 and counts[0] > 1:
+        raise UserError(
+            f"one slice in {counts[0]} phases: a long axis, or a cine that is stored as a series for each slice, which "
+            "is not put together here. Store it as one series, or take its files and split them with monai-iln stacks"
+        )
     if uneven_steps([slice_[0] for slice_ in cine.slices]):
         raise UserError("the slices are not evenly spaced")
     phases = [tuple(frame.uid for frame in members) for members in zip(*cine.slices, strict=True)]

@@ -144,7 +144,8 @@ def read_segmentation(file: Path, image: Path, names: Mapping[int, str]) -> nib.
         names: The name of each structure, by its value in the mask.
 
     Raises:
-        UserError: If it holds none of the structures, or a frame does not lie on a slice of the image.
+        UserError: If it holds none of the structures, a frame does not lie on a slice of the image, or its values mean
+            something else than a part of a pixel.
     """
     grid = nib.load(image)
     mask = np.zeros(grid.shape, np.uint8)
@@ -154,6 +155,7 @@ def read_segmentation(file: Path, image: Path, names: Mapping[int, str]) -> nib.
         if not values:
             labels = [str(segment.get("SegmentLabel")) for segment in segmentation.get("SegmentSequence") or []]
             raise UserError(f"segments {', '.join(labels)}: none is one of {', '.join(names.values())}")
+        least = _least_value(segmentation)
         planes = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
         shared = segmentation.SharedFunctionalGroupsSequence[0]
         for plane, own in zip(planes, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
@@ -162,8 +164,17 @@ def read_segmentation(file: Path, image: Path, names: Mapping[int, str]) -> nib.
             if value is None or not plane.any():
                 continue
             slice_ = _find_slice(groups, plane.shape, grid)
-            mask[..., slice_][plane.T > 0] = value
+            is_marked = least <= plane.T
+            mask[..., slice_][is_marked] = value
     return nib.Nifti1Image(mask, grid.affine)
+
+
+def _least_value(segmentation: Any) -> float:
+    """The least value of a pixel that counts as marked: any above 0, or half of what a whole pixel has."""
+    kind = str(segmentation.get("SegmentationType", "BINARY"))
+    if kind not in ("BINARY", "FRACTIONAL"):
+        raise UserError(f"a segmentation of the type {kind}, and only BINARY and FRACTIONAL are read")
+    return float(segmentation.get("MaximumFractionalValue", 255)) / 2 if kind == "FRACTIONAL" else 1.0
 
 
 def _find_slice(groups: Mapping[str, Any], shape: Sequence[int], grid: nib.Nifti1Image) -> int:

@@ -16,7 +16,7 @@ from monai.transforms import MapTransform, SaveImage, SaveImaged, Transform
 from monai.utils import CommonKeys, ImageMetaKey, MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
-from monai_iln.datasets.cines import PHASE_KEY, CineImage, read_cine
+from monai_iln.datasets.cines import PHASE_KEY, CineImage, read_cine, refuse_mask
 from monai_iln.datasets.formats.labels import round_labels
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import displacement, refuse_other_axis, same_place
@@ -209,7 +209,12 @@ class LoadStackd(MapTransform):
 
     def _read(self, data: Mapping[Hashable, Any], key: Hashable) -> tuple[NDArray[Any], _Grid]:
         path = Path(data[key])
-        return self.load.read_phase(path, data[PHASE_KEY]) if PHASE_KEY in data else self.load.read(path)
+        if PHASE_KEY not in data:
+            return self.load.read(path)
+        pixels, grid = self.load.read_phase(path, data[PHASE_KEY])
+        if data[PHASE_KEY] == 1:
+            refuse_mask(path, pixels)
+        return pixels, grid
 
     def _load(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         read = {key: self._read(data, key) for key in self.key_iterator(data)}

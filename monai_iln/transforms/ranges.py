@@ -11,7 +11,7 @@ from monai.data import get_track_meta
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_tensor
 
-from monai_iln.datasets.ranges import RANGE_KEY, parse_range
+from monai_iln.datasets.ranges import RANGE_KEY, parse_range, require_inside
 from monai_iln.errors import UserError
 
 
@@ -39,7 +39,7 @@ class KeepSlices(Transform):
 
     def __init__(self, slices: str) -> None:
         self.slices = slices
-        self.first, self.last = parse_range(slices)
+        parse_range(slices)
 
     def __call__(self, img: Any) -> torch.Tensor:
         if len(img.shape) != 4:
@@ -47,14 +47,8 @@ class KeepSlices(Transform):
                 f"a mask of shape {tuple(img.shape)}. Slices are those of a stack (channels, rows, columns, slices): "
                 "keep them before slices are taken from it."
             )
-        count = img.shape[-1]
-        first, last = self.first or 1, self.last or count
-        if max(first, last) > count:
-            name = getattr(img, "meta", {}).get("filename_or_obj", "a stack")
-            raise UserError(
-                f"{name}: has {count} slices, and {self.slices} leaves it. Slices are counted from 1 along "
-                "the last axis: correct the range."
-            )
+        name = getattr(img, "meta", {}).get("filename_or_obj", "a stack")
+        first, last = require_inside(self.slices, img.shape[-1], name)
         kept: torch.Tensor = convert_to_tensor(img, track_meta=get_track_meta()).clone()
         kept[..., : first - 1] = 0
         kept[..., last:] = 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from monai_iln.cine.files import read_tables
+from monai_iln.cine.pictures import find_limits, scale_grey, write_film
 from monai_iln.datasets import read_cine
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.run_files import PHASES, SLICES, SUBJECTS
@@ -76,6 +77,18 @@ def test_the_left_ventricle_s_phases_are_near_those_of_the_phantom(measured):
         assert int(row["es_phase"]) in (2, 3)
 
 
+def test_pictures_show_the_cine_itself(measured, hearts, tmp_path):
+    """Those of one bundle and those of both: on one scale of grey, as the scanner made it."""
+    output, _ = measured
+    folder = next((hearts / "SCD_IMAGES_01").iterdir())
+    pixels = read_cine(folder / "CINESAX_300").pixels
+    for home in (output / LEFT, output):
+        cine = read_tables(home)[str(folder)]
+        masks = [np.asanyarray(nib.load(home / mask).dataobj) != 0 for mask in cine.masks]
+        write_film(tmp_path / "film.gif", scale_grey(pixels, find_limits(pixels[..., 0])), masks, cine.curves)
+        assert (tmp_path / "film.gif").read_bytes() == (home / f"{folder.name}_cine.gif").read_bytes()
+
+
 def test_inference_of_one_bundle_is_the_same(python, measured, hearts, tmp_path):
     output, _ = measured
     folder = next((hearts / "SCD_IMAGES_01").iterdir())
@@ -131,6 +144,7 @@ def test_pseudonyms(run, hearts, tmp_path):
         (["--bundle", "lv_short_axis"], "bundle lv_short_axis: neither a folder nor a bundle of this package"),
         (["--bundle", LEFT, LEFT], "each has a folder of its name in the output"),
         (["--series", "9"], "series 9 is none of"),
+        (["--slices", "2-9"], "slices 2-9 and 2 stacks"),
         (["--device", "gpu"], "device gpu: cannot be used"),
     ],
 )
@@ -141,6 +155,7 @@ def test_a_mistake_is_one_message(python, hearts, tmp_path, arguments, message):
     assert done.returncode == 1
     assert message in done.stderr.split("error: ")[-1]
     assert "Traceback" not in done.stdout + done.stderr
+    assert "ERROR" not in done.stdout + done.stderr
 
 
 def test_a_stack_is_no_cine(python, tmp_path):
@@ -171,3 +186,27 @@ def test_ed_and_es_by_a_bundle(run, measured, hearts, tmp_path):
             phase = int(row[f"{name.lower()}_phase"])
             np.testing.assert_array_equal(np.asanyarray(stack.dataobj), cine.pixels[..., phase - 1])
             np.testing.assert_allclose(stack.affine, cine.affine, atol=1e-4)
+
+
+def test_masks_are_no_cine(python, measured, tmp_path):
+    """Also one that is called as an image: then it is told when it is loaded, and no engine says so, too."""
+    output, _ = measured
+    done = python.run("monai_iln", "cine", output, "--output", tmp_path / "out", cwd=tmp_path)
+    assert "files are labels or masks" in done.stderr
+    mask = next((output / LEFT).glob("*_pred.nii.gz"))
+    shutil.copy(mask, tmp_path / "P1.nii.gz")
+    done = python.run("monai_iln", "cine", tmp_path / "P1.nii.gz", "--output", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "P1.nii.gz: whole numbers from 0 to 1 alone" in done.stderr
+    assert "ERROR" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_doubt_about_the_ends_tells_how_to_name_them(run, hearts, tmp_path):
+    """The first and last slice of six are cut off, so the ventricle goes on in both directions."""
+    cine = read_cine(sorted((hearts / "SCD_IMAGES_01").iterdir())[0] / "CINESAX_300")
+    nib.save(nib.Nifti1Image(cine.pixels[:, :, 2:5, ::2], cine.affine), tmp_path / "P1.nii")
+    told = run("cine", tmp_path / "P1.nii", "--output", tmp_path / "out")
+    assert "Name those that show the ventricle, such as --slices 2-9" in told
+    told = run("cine", tmp_path / "P1.nii", "--output", tmp_path / "named", "--slices", "1-3")
+    assert "--slices" not in told

@@ -355,10 +355,10 @@ def test_what_happens_to_images_by_default(name):
     parser["network"] = "@network_def"
     components = ["LargestComponentSlicewised", "LargestComponentd"]
     if name == "inference":
-        post = ["Invertd", "CopyItemsd", "AsDiscreted", components[0], "KeepSlicesd", components[1], "DoubtSlicesd"]
-        load = ["LoadStackd", "ScaleIntensitySlicewised", "StandardizeInPlaned", "ResizeWithPadOrCropd"]
+        post = ["Invertd", "DeleteItemsd", "CopyItemsd", "Lambdad", components[0], "KeepSlicesd", components[1]]
+        load = ["LoadStackd", "CopyItemsd", "ScaleIntensitySlicewised", "StandardizeInPlaned", "ResizeWithPadOrCropd"]
         assert transforms(parser, "preprocessing#transforms") == load
-        assert transforms(parser, "postprocessing#transforms") == [*post, "SaveStackd"]
+        assert transforms(parser, "postprocessing#transforms") == [*post, "DoubtSlicesd", "SaveStackd"]
     else:
         for part, crop in (("train", []), ("validate", ["ResizeWithPadOrCropd"])):
             assert transforms(parser, f"{part}#deterministic_transforms") == ["StandardizeInPlaned", *crop]

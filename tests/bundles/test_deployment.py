@@ -18,6 +18,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.inferers import SliceInferer
 
+from monai_iln import extras
 from monai_iln.datasets import DataWarning
 from monai_iln.networks import PaperUNet, load_weights
 
@@ -130,6 +131,38 @@ def network(bundle):
 @pytest.fixture(scope="module")
 def session(bundle):
     return onnxruntime.InferenceSession(bundle / "models" / "model.onnx", providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(("missing", "number"), [("onnx", 1), ("onnxscript", 0)])
+def test_an_export_without_its_packages_is_one_message(missing, number, tmp_path):
+    shutil.copytree(ROOT / "bundles" / "lv_short_axis_iln", tmp_path / "lv")
+    code = f"import runpy, sys\nsys.modules[{missing!r}] = None\n"
+    code += "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-W", "ignore", "-c", code, *documented("onnx_export")[number]]
+    done = subprocess.run(command, cwd=tmp_path / "lv", capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    told = f'error: onnx_export needs {missing}, which is not installed. Run: pip install "monai-iln[onnx]"'
+    assert told in done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "lv" / "models" / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["onnx_export"], ["onnx", "onnxscript"]),
+        (["onnx_export", "--converter_kwargs", "{'dynamo': True}"], ["onnx", "onnxscript"]),
+        (["onnx_export", "--converter_kwargs", "{'dynamo': False}"], ["onnx"]),
+        (["ckpt_export"], None),
+    ],
+)
+def test_what_an_export_needs(arguments, needed, monkeypatch):
+    asked = []
+    monkeypatch.setattr(extras, "require_extra", lambda part, extra, *modules: asked.append([*modules]))
+    monkeypatch.setattr(extras, "hide_tracebacks", lambda: None)
+    monkeypatch.setattr(sys, "argv", [monai.bundle.__path__[0] + "/__main__.py", *arguments])
+    extras.check_export()
+    assert asked == ([] if needed is None else [needed])
 
 
 def images(shape):

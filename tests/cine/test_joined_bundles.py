@@ -19,8 +19,11 @@ def measured(tmp_path, monkeypatch):
     affine = np.diag([1.5, 1.5, 8.0, 1.0])
     nib.save(nib.Nifti1Image(cine, affine), tmp_path / "P1.nii")
 
-    def measure(**bundles):
-        def infer(bundle, dataset_dir, output_dir):
+    def measure(slices=None, given=None, **bundles):
+        given = [] if given is None else given
+
+        def infer(bundle, dataset_dir, output_dir, slices=None):
+            given.append(slices)
             mask = np.zeros(cine.shape, np.uint8)
             for value, rows in enumerate(bundles[bundle.name].values(), start=1):
                 for phase, count in enumerate(rows):
@@ -38,7 +41,7 @@ def measured(tmp_path, monkeypatch):
         folders = [tmp_path / name for name in bundles]
         for folder in folders:
             folder.mkdir()
-        segment.segment_cines(tmp_path / "P1.nii", folders, tmp_path / "out")
+        segment.segment_cines(tmp_path / "P1.nii", folders, tmp_path / "out", slices)
         (cine_,) = read_tables(tmp_path / "out").values()
         return {curve.structure: curve for curve in cine_.curves}
 
@@ -76,3 +79,36 @@ def test_a_key_in_the_output_is_refused_before_long_work(tmp_path, monkeypatch):
     key = tmp_path / "out" / "key.csv"
     with pytest.raises(UserError, match="key.csv: lies in .*out"):
         segment.segment_cines(tmp_path, [tmp_path / "left", tmp_path / "right"], tmp_path / "out", anonymize=key)
+
+
+@pytest.mark.parametrize(
+    ("slices", "expected"), [("2-7", ["2-7", "2-7"]), (["2-7"], ["2-7", "2-7"]), (["2-7", "3-"], ["2-7", "3-"])]
+)
+def test_slices_of_all_bundles_or_of_each(measured, slices, expected):
+    given = []
+    measured(slices, given, one={"left ventricle": (16, 12, 8)}, two={"right ventricle": (15, 11, 8)})
+    assert given == expected
+
+
+@pytest.mark.parametrize(
+    ("slices", "message"),
+    [
+        (["2-7", "3-4", "5-6"], "slices 2-7 3-4 5-6 and 2 bundles: slices are those of all"),
+        (["2-7", "2-9"], "P1.nii: has 8 slices, and 2-9 leaves it"),
+        ("nine", "slices nine: neither a range of slices"),
+    ],
+)
+def test_slices_are_checked_before_long_work(measured, slices, message):
+    given = []
+    with pytest.raises(UserError, match=message):
+        measured(slices, given, one={"left ventricle": (16, 12, 8)}, two={"right ventricle": (15, 11, 8)})
+    assert not given
+
+
+def test_a_stack_of_one_phase_is_refused_before_long_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(segment, "_infer", lambda *_, **__: pytest.fail("it was segmented"))
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 5), np.int16), np.diag([1.5, 1.5, 8.0, 1.0])), tmp_path / "P1.nii")
+    (tmp_path / "left").mkdir()
+    with pytest.raises(UserError, match="P1.nii: no cine among the stacks"):
+        segment.segment_cines(tmp_path / "P1.nii", [tmp_path / "left"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

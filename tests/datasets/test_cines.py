@@ -8,7 +8,10 @@ import pytest
 import SimpleITK
 from dicom_layouts import LAYOUTS, PHASES, SLICES, frame, numbers, random_cine, uid
 
+from monai_iln.cine.curves import DOUBTS
 from monai_iln.datasets import DataWarning, find_phase_times, find_stacks, read_cine, split_phases
+from monai_iln.datasets.cines import read_beat
+from monai_iln.datasets.formats.dicom import read_frames
 from monai_iln.datasets.formats.volumes import read_header
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.readers.dicom_folder import read_stack
@@ -252,3 +255,164 @@ def test_other_subjects_with_longer_names_stay(tmp_path):
         nib.save(nib.Nifti1Image(np.zeros((9, 7, 5), np.int16), AFFINE), tmp_path / f"{name}.nii")
     with pytest.warns(DataWarning, match="^4 labels and single phases"):
         assert find_stacks(tmp_path) == sorted(str(tmp_path / f"{name}.nii") for name in [*cines, *others])
+
+
+@pytest.mark.parametrize("names", [("P1_gt", "P2_gt"), ("P1_pred", "P2_Mask"), ("labels/P1", "masks/P2")])
+def test_masks_alone_are_refused(names, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_nifti(tmp_path / f"{name}.nii")
+    with pytest.raises(UserError, match="all 2 files are labels or masks"):
+        find_stacks(tmp_path)
+    write_nifti(tmp_path / "other.nii")
+    assert find_stacks(tmp_path / "other.nii")
+
+
+def test_a_cine_of_classes_is_not_segmented(tmp_path):
+    """Whatever it is called. Its phases can be split all the same."""
+    path = tmp_path / "P1.nii"
+    for dtype, values, is_mask in ((np.uint8, 4, True), (np.float32, 4, True), (np.uint8, 40, False)):
+        mask = np.random.default_rng(0).integers(0, values, (9, 7, 5, 4)).astype(dtype)
+        nib.save(nib.Nifti1Image(mask, AFFINE), path)
+        np.testing.assert_array_equal(read_cine(path).pixels, mask)
+        first, *_ = split_phases([{"image": path}])
+        if is_mask:
+            with pytest.raises(UserError, match="P1.nii: whole numbers from 0 to 3 alone: a mask has so few"):
+                LoadStackd("image")(first)
+        else:
+            LoadStackd("image")(first)
+
+
+def test_slices_that_are_not_there_are_told_before_anything_is_loaded(tmp_path):
+    LAYOUTS["one_series"](tmp_path / "P1", CINE)
+    path = write_nifti(tmp_path / "P2.nii")
+    for cine in (tmp_path / "P1", path):
+        with pytest.raises(UserError, match=f"P.*: has {SLICES} slices, and 2-{SLICES + 1} leaves it"):
+            split_phases([{"image": cine, "slice_range": f"2-{SLICES + 1}"}])
+        assert len(split_phases([{"image": cine, "slice_range": f"2-{SLICES}"}])) == PHASES
+
+
+def write_times(folder, times):
+    """A cine whose slices have these trigger times."""
+    for (slice_, phase), time in np.ndenumerate(np.asarray(times)):
+        given = {"TriggerTime": f"{time:.6g}", "InstanceNumber": slice_ * times.shape[1] + phase + 1}
+        frame(folder, CINE[slice_, phase % PHASES] + np.uint16(phase), slice_, phase, **given)
+    return folder
+
+
+STEADY = 20.0 + 40.0 * np.arange(16) * np.linspace(0.96, 1.04, SLICES)[:, None]  # beats that differ by 8 %
+
+
+def shift(slice_, by):
+    times = STEADY.copy()
+    times[slice_] += by
+    return times
+
+
+def jump(slice_):
+    """A slice without its third phase, and with one more at its end."""
+    times = STEADY.copy()
+    times[slice_, 2:] += 40
+    return times
+
+
+@pytest.mark.parametrize(
+    ("times", "doubted"),
+    [(STEADY, 0), (shift(3, 15), 0), (shift(3, 41), 1), (shift(0, -41), 1), (shift([1, 3], 25), 2), (jump(2), 1)],
+)
+def test_slices_whose_times_do_not_agree(times, doubted, tmp_path, recwarn):
+    """Their phases would be those of other moments, and no mask would tell."""
+    write_times(tmp_path, times)
+    beat = read_beat(tmp_path)
+    assert (beat.slices, len(beat.times_ms)) == (SLICES, 16)
+    assert beat.doubts == ("shifted",) * (doubted > 0)
+    assert {*beat.doubts} <= DOUBTS.keys()
+    assert {item["cine_doubts"] for item in split_phases([{"image": tmp_path}])} == {" ".join(beat.doubts)}
+    assert not recwarn.list
+    read_cine(tmp_path)
+    told = " ".join(str(warning.message) for warning in recwarn.list)
+    assert (f"TriggerTimes of {doubted} of {SLICES} slices do not agree" in told) == (doubted > 0)
+
+
+@pytest.mark.parametrize(
+    ("unit", "phases", "step", "told"),
+    [
+        (1, 16, 40.0, ""),
+        (1e-3, 16, 40.0, "puts 0.04 between phases: it is taken for seconds"),
+        (1e-3, 4, 240.0, "it is taken for seconds"),
+        (1e-5, 16, np.nan, "puts 0.0004 ms between 16 phases, which no heart does"),
+        (0.25, 16, np.nan, "puts 10 ms between 16 phases, which no heart does"),
+        (0.1, 4, 24.0, ""),
+    ],
+)
+def test_trigger_times_that_no_heart_has(unit, phases, step, told, tmp_path):
+    """DICOM counts them in milliseconds, and not every program does. Few phases may be a part of a beat."""
+    factor = 1 if phases == 16 else 6
+    write_times(tmp_path, (20 + 40 * factor * np.arange(phases) + np.zeros((SLICES, 1))) * unit)
+    np.testing.assert_allclose(read_beat(tmp_path).times_ms, step * np.arange(phases), atol=1e-2)
+    if told:
+        with pytest.warns(DataWarning, match=told):
+            read_cine(tmp_path)
+    else:
+        read_cine(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "step", "time", "doubts"),
+    [
+        ((90, 90, 12, 20), 8.0, 40.0, ()),
+        ((90, 90, 12, 20), 8.0, 1.0, ()),
+        ((90, 90, 13, 2), 8.0, 1.0, ()),
+        ((90, 90, 11, 6), 8.0, 1.0, ()),
+        ((90, 90, 20, 12), 8.0, 40.0, ("axes",)),
+        ((90, 90, 12, 30), 8.0, 13.0, ()),
+        ((90, 90, 10, 10), 8.0, 8.0, ("axes",)),
+        ((90, 90, 6, 10), 26.0, 40.0, ("axes",)),
+        ((90, 90, 26, 30), 8.0, 40.0, ("axes",)),
+    ],
+)
+def test_time_along_the_third_axis_is_doubted(shape, step, time, doubts, tmp_path):
+    beat = read_beat(write_sizes(tmp_path, shape, step, time))
+    assert beat.doubts == doubts
+    assert {*beat.doubts} <= DOUBTS.keys()
+    assert (beat.slices, len(beat.times_ms)) == shape[2:]
+
+
+@pytest.mark.parametrize("time", [8.0, 1.0, 0.0])
+def test_time_along_the_third_axis_is_refused_where_sizes_tell_it(time, tmp_path):
+    path = write_sizes(tmp_path, (90, 90, 20, 10), 40.0, time)
+    for read in (read_beat, read_cine, LoadStack(phase=1)):
+        with pytest.raises(UserError, match="cine.nii: .*steps of 40 along the third axis.* counts time"):
+            read(path)
+
+
+def write_sizes(folder, shape, step, time):
+    image = nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([1.4, 1.4, step, 1.0]))
+    image.header.set_xyzt_units("mm", "msec")
+    image.header["pixdim"][4] = time
+    nib.save(image, folder / "cine.nii")
+    return folder / "cine.nii"
+
+
+def test_headers_are_read_once(tmp_path, monkeypatch):
+    """As long as no file comes, goes or changes."""
+    read = []
+    monkeypatch.setattr(
+        "monai_iln.datasets.readers.dicom_folder.read_frames", lambda path: read.append(path) or read_frames(path)
+    )
+    LAYOUTS["one_series"](tmp_path, CINE)
+    beat = read_beat(tmp_path)
+    cine = read_cine(tmp_path)
+    read_stack(tmp_path, phase=1)
+    read_stack(tmp_path, phase=2)
+    assert len(read) <= 2 * SLICES * PHASES, "once for cines, once for stacks"
+    changed = CINE + np.uint16(1)
+    LAYOUTS["one_series"](tmp_path / "later", changed[:, :1])
+    with pytest.raises(UserError, match="5 files for each of 5 slices"):
+        read_beat(tmp_path)
+    shutil.rmtree(tmp_path / "later")
+    assert read_beat(tmp_path) == beat
+    np.testing.assert_array_equal(read_cine(tmp_path).pixels, cine.pixels)
+    for path in tmp_path.iterdir():  # the first phase comes 8 ms later, in files as long as before
+        path.write_bytes(path.read_bytes().replace(b"DS\2\00011", b"DS\2\00019"))
+    assert (beat.times_ms, read_beat(tmp_path).times_ms) == ([0, 40, 80, 120], [0, 32, 72, 112])

@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 from PIL import Image, ImageDraw
 
 from monai_iln.cine.files import read_tables
+from monai_iln.cine.pictures import find_limits, scale_grey
 from monai_iln.handlers import SaveCines, SaveDoubts, SaveOverlay
 from monai_iln.run_files import PHASES, SLICES, SUBJECTS
 from monai_iln.transforms import DoubtSlicesd
@@ -66,6 +67,8 @@ def test_what_is_doubted_stands_beside_the_number(tmp_path, capsys):
     assert "%; DOUBTED: edge\n" in capsys.readouterr().out
     evaluate(SaveCines(str(tmp_path)), *phases(first=0, slice_range="1-"))
     assert SUBJECTS.read_rows(tmp_path)[0]["doubts"] == ""
+    evaluate(SaveCines(str(tmp_path)), *phases(first=0, cine_doubts="shifted axes"))
+    assert SUBJECTS.read_rows(tmp_path)[0]["doubts"] == "edge shifted axes"
 
 
 def test_several_structures_are_measured_one_by_one(tmp_path):
@@ -164,11 +167,11 @@ def test_a_film_tells_phases_and_volumes(tmp_path, monkeypatch):
     evaluate(SaveCines(str(tmp_path), ["heart"]), *phases(first=0))
     volumes = [7 * pixels(radius) * VOXEL_ML for radius in RADII]
     names = ["ED", "", "", "ES", "", ""]
-    assert written == [
-        line
-        for number, (volume, name) in enumerate(zip(volumes, names, strict=True), start=1)
-        for line in (f"phase {number} of 6", f"heart: {volume:.0f} ml {name}", "heart DOUBTED: edge")
-    ]
+    expected = []
+    for number, (volume, name) in enumerate(zip(volumes, names, strict=True), start=1):
+        expected += [*map(str, range(1, 9)), f"phase {number} of 6", f"heart: {volume:.0f} ml {name}"]
+        expected.append("heart DOUBTED: edge")
+    assert written == expected
 
 
 def test_a_picture_of_curves(tmp_path):
@@ -218,3 +221,9 @@ def test_names_that_a_spreadsheet_would_run(tmp_path):
     evaluate(SaveCines(str(tmp_path), ["=1+1"]), *phases())
     with (tmp_path / "subjects.csv").open() as file:
         assert next(csv.DictReader(file))["structure"] == "'=1+1"
+
+
+def test_grey_values_lie_between_two_percentiles():
+    """Of the first phase, whatever the scanner counts in."""
+    assert find_limits(np.arange(101.0) * 30) == (30, 2970)
+    assert scale_grey(np.array([0, 30, 1500, 2970, 3000]), (30, 2970)).tolist() == [0, 0, 127, 255, 255]

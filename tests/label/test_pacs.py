@@ -12,8 +12,9 @@ from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError
+from monai_iln.files import write_json
 from monai_iln.label.pacs_labels import find_labels
-from monai_iln.label.pacs_series import split_series
+from monai_iln.label.pacs_series import remember_series, split_series
 from monai_iln.label.segmentations import describe_segments, name_values, read_segmentation
 
 LEFT, RIGHT = {1: "left ventricle"}, {1: "right ventricle"}
@@ -161,6 +162,34 @@ def test_segments_are_known_by_code_or_label(stack, tmp_path):
         read_segmentation(tmp_path / "spleen.dcm", image, LEFT)
 
 
+@pytest.mark.parametrize(
+    ("elements", "least"),
+    [
+        ({"SegmentationType": "BINARY"}, 1),
+        ({"SegmentationType": "FRACTIONAL", "MaximumFractionalValue": 100}, 50),
+        ({"SegmentationType": "FRACTIONAL"}, 128),
+    ],
+)
+def test_of_a_fractional_segmentation_half_a_pixel_counts(stack, tmp_path, elements, least):
+    image, files = stack
+    planes = [plane * np.uint8(value) for plane, value in zip(planes_of(files), (1, 49, 50, 128), strict=True)]
+    seg = write_seg(tmp_path / "seg.dcm", files, planes)
+    for keyword, value in elements.items():
+        setattr(seg, keyword, value)
+    seg.save_as(tmp_path / "seg.dcm")
+    found = np.asarray(read_segmentation(tmp_path / "seg.dcm", image, LEFT).dataobj).sum()
+    assert found == sum((plane >= least).sum() for plane in planes)
+
+
+def test_a_segmentation_of_another_type_is_refused(stack, tmp_path):
+    image, files = stack
+    seg = write_seg(tmp_path / "seg.dcm", files, planes_of(files))
+    seg.SegmentationType = "LABELMAP"
+    seg.save_as(tmp_path / "seg.dcm")
+    with pytest.raises(UserError, match="type LABELMAP"):
+        read_segmentation(tmp_path / "seg.dcm", image, LEFT)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_segmentation_that_lies_elsewhere_is_refused(stack, tmp_path, place):
     image, files = stack
@@ -187,6 +216,22 @@ def test_a_label_belongs_to_the_phase_that_it_references(subject, tmp_path):
     assert found["1.3_phase2"][0].structures == {"left ventricle"}
     mixed = told | {"52009230": {"vr": "SQ", "Value": [*told["52009230"]["Value"], reference(stacks[0].instances[0])]}}
     assert not find_labels(Client([mixed]), stacks, ["left ventricle"])
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_labels_of_one_second_have_an_order(subject, tmp_path, turn):
+    """By the number that whoever stores them counts on, else by their UIDs, however the PACS lists them."""
+    cine = [file for file in subject if "CINESAX" in file.parent.name]
+    stacks = split_series("1.2", "1.3", headers(cine))
+    files = [file for file in cine if str(dcmread(file).SOPInstanceUID) in stacks[0].instances]
+    told = json.loads(write_seg(tmp_path / "seg.dcm", files, planes_of(files)).to_json())
+    made = [
+        told | {"00080018": {"vr": "UI", "Value": [uid]}, "00200013": {"vr": "IS", "Value": [number]}}
+        for uid, number in (("1.95", 2), ("1.91", 10), ("1.94", 1))
+    ]
+    made += [told | {"00080018": {"vr": "UI", "Value": [uid]}, "00200013": {"vr": "IS"}} for uid in ("1.97", "1.96")]
+    found = find_labels(Client(made[::turn]), stacks, ["left ventricle"])["1.3_phase1"]
+    assert [label.instance for label in found] == ["1.96", "1.97", "1.94", "1.95", "1.91"]
 
 
 def reference(uid):
@@ -262,3 +307,37 @@ def test_segments_have_codes():
         for one in describe_segments({1: "left ventricle", 2: "Right Ventricle", 3: "lesion"}, "model")
     ]
     assert codes == ["87878005", "53085002", "123037004"]
+
+
+def test_one_slice_in_several_phases_is_refused(subject):
+    """It is a part of a cine that is stored as a series for each slice: a stack of one slice helps nobody."""
+    cine = [file for file in subject if "CINESAX" in file.parent.name]
+    with pytest.raises(UserError, match=r"one slice in 3 phases: a long axis, or a cine .*monai-iln stacks"):
+        split_series("1.2", "1.3", headers(file for file in cine if dcmread(file).InstanceNumber <= 3))
+
+
+def list_until_it_fails(file):
+    with remember_series(file) as known:
+        known["1.3"] = {"images": 5}
+        raise ConnectionError
+
+
+def test_what_series_told_is_kept(tmp_path, monkeypatch):
+    """It is read and written once for all of them, also if the PACS fails on the way."""
+    file, written = tmp_path / "series.json", []
+
+    def write(path, content):
+        written.append(path)
+        write_json(path, content)
+
+    monkeypatch.setattr("monai_iln.label.pacs_series.write_json", write)
+    with remember_series(file) as known:
+        assert known == {}
+    assert not file.exists()
+    with remember_series(file) as known:
+        known |= {"1.1": {"images": 3}, "1.2": {"images": 4}}
+    with pytest.raises(ConnectionError):
+        list_until_it_fails(file)
+    with remember_series(file) as known:
+        assert {series: one["images"] for series, one in known.items()} == {"1.1": 3, "1.2": 4, "1.3": 5}
+    assert written == [file, file]

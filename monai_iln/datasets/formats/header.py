@@ -17,7 +17,7 @@ MAX_VOXELS = 1 << 28  # a cine of 512 x 512 x 20 with 50 phases; more is a damag
 _MAX_RATIO = 1100  # deflate packs at most 1032 to 1: a smaller file cannot hold what its header says
 _LARGEST = float(np.finfo(np.float32).max)
 _SPACING_MM = (0.01, 100.0)
-_PHASE_MS = (5.0, 250.0)
+PHASE_MS = (5.0, 250.0)  # from one phase of a cine to the next
 #: What a header must describe, as messages say it.
 RULE = (
     f"A header must be whole and describe 3 or 4 axes of real numbers, up to {MAX_VOXELS} voxels, and their sizes of "
@@ -103,7 +103,7 @@ def decide_frame_ms(step: float, milliseconds: float = 0.0) -> float:
         (40.0, 40.0, 40.0, nan)
     """
     for unit in (milliseconds, 1.0, 1000.0):
-        if _PHASE_MS[0] <= step * unit <= _PHASE_MS[1]:
+        if PHASE_MS[0] <= step * unit <= PHASE_MS[1]:
             return float(step * unit)
     return math.nan
 

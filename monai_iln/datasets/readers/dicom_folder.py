@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,12 @@ from monai_iln.datasets.formats.dicom_pixels import read_pixels
 from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.datasets.geometry.cine import Cine, drop_copies, group_cines
 from monai_iln.datasets.geometry.series import find_misfits
+from monai_iln.datasets.geometry.times import Beat, beat_of_frames
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, first_of
 from monai_iln.extras import require_extra
+
+_MOST_OPEN = 64  # stacks of which the headers are kept, less than a megabyte each
 
 
 def read_stack(
@@ -75,32 +78,42 @@ def read_cine_folder(
     return np.stack(slices, axis=2), stack_affine([slice_[0] for slice_ in cine.slices])
 
 
-def find_times(folder: Path | str, series: int | str | None = None) -> list[float]:
-    """Find when the phases of the stack in a folder of DICOM files were taken, from headers alone.
+def find_beat(folder: Path | str, series: int | str | None = None) -> Beat:
+    """Find the slices of the stack in a folder of DICOM files and when its phases were taken, from headers alone.
 
     Args:
         folder: The folder, as for :func:`read_cine_folder`.
         series: The stack, as for :func:`read_stack`.
 
-    Returns:
-        The median TriggerTime of each phase, in milliseconds after the first phase; NaN where files do not tell it.
-        Its length is the number of phases.
-
     Raises:
         UserError: As :func:`read_cine_folder` raises it for headers.
     """
     cine, _ = _open(Path(folder), series, cines_first=True)
-    if cine.key != "TriggerTime":
-        return [math.nan] * cine.counts[0]
-    times = np.array([[frame.trigger_time for frame in slice_] for slice_ in cine.slices], dtype=float)
-    return [float(time) for time in np.median(times - times[:, :1], axis=0)]
+    return beat_of_frames(cine)
 
 
 def _open(folder: Path, series: int | str | None, cines_first: bool = False) -> tuple[Cine, list[str]]:
     """The one stack of a folder, whole and in order, and what was decided on the way."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Give the folder that holds the DICOM files of one stack.")
-    frames, unfit, others = _find_frames(folder)
+    return _open_files(folder, tuple(map(_identify, list_files(folder))), series, cines_first)
+
+
+def _identify(path: Path) -> tuple[Path, int, int]:
+    """A file, when it was written last and its size."""
+    try:
+        state = path.stat()
+    except OSError:  # a link to nothing
+        return path, 0, 0
+    return path, state.st_mtime_ns, state.st_size
+
+
+@lru_cache(maxsize=_MOST_OPEN)
+def _open_files(
+    folder: Path, files: Sequence[tuple[Path, int, int]], series: int | str | None, cines_first: bool
+) -> tuple[Cine, list[str]]:
+    """The same by the files of the folder, which are read once as long as they stay as they are."""
+    frames, unfit, others = _find_frames([path for path, _, _ in files])
     frames, notes = drop_copies(frames)
     cines = group_cines(frames)
     moving = [cine for cine in cines if len(cine.slices) > 1 and max(cine.counts) > 1]
@@ -110,7 +123,11 @@ def _open(folder: Path, series: int | str | None, cines_first: bool = False) -> 
     cine = _choose(folder, cines, series, unfit)
     _check(folder, cine, unfit)
     others += [str(error).rstrip(".") for error in unfit]
-    notes += [*cine.notes, *(f"{frame.path} is passed over, {detail}" for frame, detail in cine.strays)]
+    notes += [
+        *cine.notes,
+        *beat_of_frames(cine).notes,
+        *(f"{frame.path} is passed over, {detail}" for frame, detail in cine.strays),
+    ]
     if others:
         notes.append(f"{len(others)} files are passed over: {first_of(others)}")
     return cine, notes
@@ -122,12 +139,12 @@ def _tell(folder: Path, notes: Sequence[str]) -> None:
         warnings.warn(f"{folder}: {'. '.join(notes)}.", DataWarning, stacklevel=3)
 
 
-def _find_frames(folder: Path) -> tuple[list[Frame], list[NotASliceError], list[str]]:
-    """All frames in and below a folder, what its other DICOM files are, and which files are not DICOM."""
+def _find_frames(files: Sequence[Path]) -> tuple[list[Frame], list[NotASliceError], list[str]]:
+    """All frames of some files, what the other DICOM files are, and which files are not DICOM."""
     require_extra("reading DICOM", "data", "pydicom")
     frames: list[Frame] = []
     unfit, others = [], []
-    for path in list_files(folder):
+    for path in files:
         if not is_dicom(path):
             others.append(f"{path}: not a DICOM file")
             continue
