@@ -1,5 +1,6 @@
 """Small data in the real layouts, and the real data where they are."""
 
+import gc
 import importlib.util
 import logging
 import os
@@ -20,6 +21,11 @@ from monai_iln.datasets.phantom import write_phantom
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some versions of other packages do
+
+
+def pytest_collection_finish():
+    """Keep what is imported and collected out of every later collection of garbage, which would take a second."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
