@@ -39,9 +39,11 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run_ranks():
     """A function that runs another in so many processes, with its rank and a folder, and lets none outlive it."""
+    mp.get_context("forkserver").set_forkserver_preload(["monai.engines"])  # imported once and not by every rank
 
     def run(work, folder, world, seconds):
-        processes, deadline = mp.spawn(work, (str(folder),), world, join=False), time.monotonic() + seconds
+        processes = mp.start_processes(work, (str(folder),), world, join=False, start_method="forkserver")
+        deadline = time.monotonic() + seconds
         try:
             while not processes.join(timeout=1):
                 assert time.monotonic() < deadline, "the ranks wait for one another"
