@@ -19,6 +19,9 @@ import torch.multiprocessing as mp
 from monai_iln.datasets import prepare_sunnybrook, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
 
+# One thread for each process that runs tests, and each that these start: more than there are cores only wait for one
+# another, at full speed.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some versions of other packages do
 
