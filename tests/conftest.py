@@ -1,5 +1,6 @@
 """Small data in the real layouts, and the real data where they are."""
 
+import gc
 import importlib.util
 import logging
 import os
@@ -18,8 +19,16 @@ import torch.multiprocessing as mp
 from monai_iln.datasets import prepare_sunnybrook, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
 
+# One thread for each process that runs tests, and each that these start: more than there are cores only wait for one
+# another, at full speed.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some versions of other packages do
+
+
+def pytest_collection_finish():
+    """Keep what is imported and collected out of every later collection of garbage, which would take a second."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,9 +42,11 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run_ranks():
     """A function that runs another in so many processes, with its rank and a folder, and lets none outlive it."""
+    mp.get_context("forkserver").set_forkserver_preload(["monai.engines"])  # imported once and not by every rank
 
     def run(work, folder, world, seconds):
-        processes, deadline = mp.spawn(work, (str(folder),), world, join=False), time.monotonic() + seconds
+        processes = mp.start_processes(work, (str(folder),), world, join=False, start_method="forkserver")
+        deadline = time.monotonic() + seconds
         try:
             while not processes.join(timeout=1):
                 assert time.monotonic() < deadline, "the ranks wait for one another"

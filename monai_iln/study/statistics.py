@@ -28,7 +28,6 @@ import numpy.typing as npt
 import pandas as pd
 from scikit_posthocs import posthoc_nemenyi_friedman
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from monai_iln.errors import require
 from monai_iln.study.metric import METRICS, Metric, known_metric, metric_of
@@ -227,10 +226,11 @@ def holm(values: Sequence[float]) -> list[float]:
         >>> holm([0.01, 0.04, float("nan")])
         [0.02, 0.04, nan]
     """
-    corrected = np.array(values, float)
-    tested = np.isfinite(corrected)
-    if tested.any():
-        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    corrected = np.array(values, float)  # by hand, as statsmodels collects garbage in each call, for 0.2 s
+    (tested,) = np.isfinite(corrected).nonzero()
+    ranked = tested[corrected[tested].argsort()]
+    steps = corrected[ranked] * np.arange(len(ranked), 0, -1)
+    corrected[ranked] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return list(map(float, corrected))
 
 

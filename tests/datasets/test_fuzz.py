@@ -216,6 +216,7 @@ def fuzz(request, tmp_path_factory):
     return Fuzz(request.param, tmp_path_factory.mktemp("fuzz"))
 
 
+@pytest.mark.slow
 def test_damaged_data(fuzz):
     for number in range(EXAMPLES):
         done, end = fuzz.try_one(0, number)

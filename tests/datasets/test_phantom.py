@@ -84,6 +84,7 @@ def test_the_seed_decides_everything(tmp_path, layout):
     assert not any(other.get(path) == one[path] for path in images)
 
 
+@pytest.mark.slow
 def test_a_subject_is_the_same_in_every_layout_and_company(written, tmp_path):
     official = pydicom.dcmread(written["official"] / "SCD_IMAGES_01/SCD0090201/CINESAX_300/IM-0003-0015.dcm")
     for path in ("challenge/challenge_validation/SC-HF-NI-2/IM-0024-0015.dcm", "arterys/final_data/dicoms/*/15.dcm"):

@@ -16,7 +16,7 @@ from monai_iln.datasets.phantom import write_phantom
 
 SMALL = {"subjects": 2, "slices": 6, "phases": 2, "size": 96}
 EXAMPLES = settings(
-    max_examples=150,
+    max_examples=75,
     deadline=None,
     database=None,
     derandomize=True,

@@ -33,7 +33,7 @@ def layer(**arguments):
 
 def unet():
     norm = ("ILN", {"num_groups": 4})
-    return UNet(2, 1, 2, channels=(8, 16, 32), strides=(2, 2), num_res_units=1, norm=norm).eval()
+    return UNet(2, 1, 2, channels=(8, 16), strides=(2,), num_res_units=1, norm=norm).eval()
 
 
 # A module, its input, and inputs of other batch and image sizes.

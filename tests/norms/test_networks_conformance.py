@@ -151,7 +151,12 @@ def failure(case, d, check, with_iln=True):
     return None
 
 
-CHECKED = {f"{c.name}-{d}d-{check}": (c, d, check) for c in CASES for check in CHECKS for d in checked_dims(c, check)}
+CHECKED = {
+    f"{c.name}-{d}d-{check}": pytest.param(c, d, check, marks=[pytest.mark.slow] * (check == "TorchScript"))
+    for c in CASES
+    for check in CHECKS
+    for d in checked_dims(c, check)
+}
 
 
 @pytest.mark.slow

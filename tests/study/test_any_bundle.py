@@ -199,6 +199,7 @@ def test_the_plan_keeps_its_columns_under_a_long_name(tmp_path, data, capsys):
     assert short[:end].endswith(" 9")
 
 
+@pytest.mark.slow
 def test_a_bundle_runs_as_it_is(tmp_path, data):
     bundle = tmp_path / "spleen"
     workflow = study(tmp_path, "spleen", data["spleen"], methods="IN,own", seeds=[0, 1])
@@ -222,6 +223,7 @@ def test_a_bundle_runs_as_it_is(tmp_path, data):
     assert {path: path.stat().st_mtime_ns for path in workflow.folder.rglob("run.json")} == stamps
 
 
+@pytest.mark.slow
 def test_a_rate_goes_to_the_optimizer(tmp_path, data):
     workflow = study(tmp_path, "short_axis_3label", data["short_axis"], methods="ILN", learning_rates=[1e3])
     records = run(workflow)

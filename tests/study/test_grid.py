@@ -65,6 +65,7 @@ def test_what_cannot_be_run_is_told_before_anything_runs(prepared, settings, mes
         make_plan(prepared, **settings)
 
 
+@pytest.mark.slow
 def test_the_hash_follows_what_decides_the_result(prepared, tmp_path):
     def hashes(**settings):
         return {run.config_hash for run in make_plan(prepared, methods=["ILN"], folds=[0], **settings)}

@@ -56,6 +56,7 @@ def shuffle(config, folder):
     config["validate"]["dataloader"] |= {"shuffle": True, "batch_size": 5}
 
 
+@pytest.mark.slow
 def test_a_shuffled_validation_scores_the_right_cases(study):
     workflow = study(shuffle)
     workflow.run()
@@ -78,6 +79,7 @@ def test_shuffled_cases_that_cannot_be_told_apart_are_refused(study):
     assert "a loader that does not keep their order" in message
 
 
+@pytest.mark.slow
 def test_counts_of_a_confusion_matrix_are_no_scores(study):
     def by_counts(config, folder):
         metric = {"_target_": "ConfusionMatrix", "output_transform": PRED_AND_LABEL}
@@ -98,6 +100,7 @@ def test_a_bundle_without_a_key_metric_is_refused_by_the_plan(study):
         study(without)
 
 
+@pytest.mark.slow
 def test_scripts_are_found_again_in_another_run(study, tmp_path, monkeypatch):
     def with_scripts(config, folder):
         (folder / "scripts").mkdir()

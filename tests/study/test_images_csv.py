@@ -41,6 +41,7 @@ def test_page_has_every_column_in_order():
     assert {name for name, kind in rows if kind == "text"} == set(ALL_IMAGES.texts)
 
 
+@pytest.mark.slow
 def test_script_in_python_finds_the_differences_of_the_chosen_rates(study):
     records = read_records(study)
     metric = metric_of(records.study)
@@ -70,6 +71,7 @@ def has_r():
     return found is not None and subprocess.run([found, "-e", "library(lme4)"], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 def test_script_in_r_agrees_with_that_in_python(study):
     if not has_r():
         pytest.skip("R with lme4 is not installed")

@@ -141,6 +141,7 @@ def test_torchrun_needs_a_configuration_for_it(study, monkeypatch):
         plan_bundle(workflow.study, distributed=True)
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_laid_over_any_bundle(study):
     first = study({}).runs[0].config_hash
     by_overlap = {"_target_": "MeanIoUHandler", "include_background": False}
@@ -156,6 +157,7 @@ def test_an_evaluation_is_laid_over_any_bundle(study):
     np.testing.assert_allclose(records.images["score"].to_numpy(float), dice / (2 - dice), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_evaluation_may_leave_images_of_its_own(study):
     images = {"_target_": "monai_iln.handlers.SaveImageMetrics", "output_dir": "$@output_dir", "part": "@part"}
     images |= {"structures": ["spleen"], "per": "volume"}

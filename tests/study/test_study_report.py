@@ -577,7 +577,8 @@ def test_select_images_agrees_with_plain_python(study):
     assert sorted(theirs["dice"]) == sorted(row["dice"] for row in chosen_images(records))
 
 
-@pytest.mark.parametrize("name", ["$x", "$\\frac$", "=a_$1$", "<script>$b$", "- c", "&lt;d", "`e`"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["$x &lt;d `e`", "$\\frac$", "=a_$1$", "<script>$b$", "- c"])
 def test_names_are_shown_as_they_are(tmp_path, monkeypatch, name):
     """Drawn as well: a dollar sign begins no formula of matplotlib's, and an equals sign none of a spreadsheet's."""
     drawn = set()

@@ -77,6 +77,7 @@ def train_alone(name, folder, data, **overrides):
     return workflow.parser.get_parsed_content(ids_of(name)["evaluator"]), before, network.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLES)
 def test_trains_an_epoch_alone(name, tmp_path):
     data = write_data(BUNDLES[name][1], tmp_path / "data")
