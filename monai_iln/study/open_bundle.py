@@ -52,13 +52,16 @@ class OpenBundle:
         sys.path.insert(0, str(root))  # where a bundle has its scripts
         sys.dont_write_bytecode = True  # it would go beside them
 
-    def start(self, values: Mapping[str, Any], part: str | None = None, tracking: Any = None) -> None:
+    def start(
+        self, values: Mapping[str, Any], part: str | None = None, tracking: Any = None, surveyed: bool = False
+    ) -> None:
         """Read the configuration anew, and make the network with the method's norms and the run's seed.
 
         Args:
             values: The values of properties.
             part: The part that is evaluated; ``None`` for the training.
             tracking: The tracking of the training.
+            surveyed: Whether ``survey`` shall tell what the method did, for which the network is copied and run.
         """
         evaluation = self.run.evaluation if part else ()
         # What an evaluation sets comes after the overrides, which must not replace it.
@@ -84,7 +87,19 @@ class OpenBundle:
             "name its id with --properties '{network_def: ID}'",
         )
         method = "OWN" if self.bundle.takes_grid else self.run.norm  # it was made with the method's norms
-        self.network, self.survey = apply_and_survey(self.network, method, self._example(), self.run.pattern)
+        function = "apply_and_survey" if surveyed else "apply_method"
+        applied = instantiate(
+            f"monai_iln.norms.{function}",
+            CompInitMode.DEFAULT,
+            network=self.network,
+            method=method,
+            example=self._example(),
+            pattern=self.run.pattern,
+        )
+        self.survey: Any = None
+        self.network = applied
+        if surveyed:
+            self.network, self.survey = applied
 
     def _linked(self, file: str) -> str:
         """Where a file of the bundle is linked; another stays where it is."""
@@ -188,19 +203,6 @@ def _length(length: Any) -> int:
     factors = [int(factor) for factor in str(length).replace("**p", "").split("*") if factor.strip() not in ("n", "p")]
     smallest = math.prod(factors)
     return smallest * max(1, round(_ANY_LENGTH / smallest)) if "n" in str(length) else smallest
-
-
-def apply_and_survey(network: nn.Module, method: Any, example: Any, pattern: str | None) -> tuple[nn.Module, Any]:
-    """Do to a network what a method says, and tell what was done."""
-    made: tuple[nn.Module, Any] = instantiate(
-        "monai_iln.norms.apply_and_survey",
-        CompInitMode.DEFAULT,
-        network=network,
-        method=method,
-        example=example,
-        pattern=pattern,
-    )
-    return made
 
 
 def mirror(bundle: Path, root: Path) -> None:

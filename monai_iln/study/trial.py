@@ -76,7 +76,7 @@ def _trial(study: Study, bundle: Bundle, norm: Any, described: Mapping[str, Any]
 def _opened(run: Run, root: Path) -> Iterator[OpenBundle]:
     """A bundle whose network is made, and what it prints thrown away."""
     with contextlib.closing(OpenBundle(run, root)) as opened, logged(None):
-        opened.start({})
+        opened.start({}, surveyed=True)
         yield opened
 
 

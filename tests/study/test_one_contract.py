@@ -88,6 +88,7 @@ def test_the_method_goes_in_by_the_id_of_the_norm(prepared, tmp_path):
     torch.manual_seed(0)
     expected = PaperUNet(features=(8, 16), norm=None).state_dict()
     found = opened.network.state_dict()
+    assert opened.survey is None, "a run has its network copied and run for no table"
     opened.close()
     assert list(found) == list(expected), "what the bundle's own inference makes with the norm None"
     assert all(torch.equal(found[key], expected[key]) for key in expected), "of the run's seed, from its first number"
