@@ -53,12 +53,13 @@ def find_bundle(bundle: Path | str) -> Path:
     """Find the folder of a bundle.
 
     Args:
-        bundle: The folder itself, or one of :data:`BUNDLES`.
+        bundle: One of :data:`BUNDLES`, wherever the program runs, or the folder itself: ``./lv_short_axis_iln`` is a
+            folder, too.
 
     Raises:
         UserError: If there is neither.
     """
-    if str(bundle) in BUNDLES and not Path(bundle).is_dir():
+    if str(bundle) in BUNDLES:  # a copy of that name in the working directory may have other weights
         return _shipped(str(bundle))
     rule = f"neither a folder nor a bundle of this package ({', '.join(BUNDLES)})"
     require(Path(bundle).is_dir(), f"bundle {bundle}", rule, "give one of them")

@@ -114,7 +114,12 @@ def _require_cines(source: Path | str, series: int | str | None, ranges: Sequenc
         for slices in dict.fromkeys(ranges):
             items = split_phases(add_ranges(stacks, slices, source), series=series)
     found, rule = f"{source}: no cine among the stacks", "volumes over a beat need several phases"
-    require(any(PHASE_KEY in item for item in items), found, rule, "give a cine; inference.yaml segments stacks")
+    require(
+        any(PHASE_KEY in item for item in items),
+        found,
+        rule,
+        "give a cine; configs/inference.yaml of a bundle, as monai-iln bundle writes it, segments stacks of one phase",
+    )
 
 
 def find_extremes(source: Path | str, bundle: Path | str, series: int | str | None = None) -> dict[str, dict[str, int]]:

@@ -33,7 +33,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["lv_short_axis_iln"],
         metavar="NAME",
-        help=f"the bundles: folders, or {', '.join(BUNDLES)} (default: lv_short_axis_iln)",
+        help=f"the bundles: {', '.join(BUNDLES)} of this package, or folders such as ./NAME "
+        "(default: lv_short_axis_iln)",
     )
     add_output(parser, "the folder to make")
     parser.add_argument(
@@ -67,8 +68,9 @@ def _measure(options: argparse.Namespace) -> None:
         print(f"{word}: {DOUBTS[word]}")
     if doubts & BEYOND_THE_HEART:
         print(
-            f"The pictures in {options.output} number the slices. Name those that show the ventricle, such as --slices "
-            "2-9; with several bundles one for all or one for each."
+            f"The pictures in {options.output} number the slices. Name those that show the ventricle: --slices 2-9 for "
+            "one cine, a table with the columns stack, first and last for several; with several bundles one for all or "
+            "one for each."
         )
     print(f"{options.output}: complete. subjects.csv and phases.csv hold the numbers.")
 

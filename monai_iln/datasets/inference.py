@@ -16,7 +16,7 @@ from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.datasets.formats.volumes import read_header, without_type
 from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
 from monai_iln.datasets.stacks import DataWarning
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, require
 
 _STACK_NAME = re.compile(r".+\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
 _CINE_WORD = re.compile(r"(?<=.)[_-](4d|cine|sa|sax)$", re.IGNORECASE)
@@ -47,11 +47,12 @@ def find_stacks(path: Path | str, series: int | str | None = None) -> list[str]:
     path = Path(path)
     if path.is_file():
         return [str(path)]
+    require(path.is_dir(), f"{path}: no such file or folder", "stacks are read from there", "correct the path")
     files: list[Path] = []
     found: list[Path] = []
     if (path / FILE_NAME).is_file():
         found = [Path(item["image"]) for item in read_datalist(path)]
-    elif path.is_dir():
+    else:
         files = list_files(path)
         found = [file for file in files if _STACK_NAME.fullmatch(file.name)]
     stems = list(map(without_type, found))

@@ -37,7 +37,10 @@ def parse_range(text: str) -> tuple[int | None, int | None]:
         )
     first, last = (int(number) if number else None for number in match.groups())
     if 0 in (first, last) or (last is not None and (first or 1) > last):
-        raise UserError(f"slices {text!r}: it holds no slice. They are counted from 1, the first before the last.")
+        raise UserError(
+            f"slices {text!r}: slices are counted from 1, and the first is not after the last. Remedy: write 2-9; 2- "
+            "or -9 leaves an end open."
+        )
     return first, last
 
 
@@ -63,7 +66,7 @@ def require_inside(text: str, count: int, stack: Path | str) -> tuple[int, int]:
     first, last = start or 1, end or count
     require(
         max(first, last) <= count,
-        f"{stack}: has {count} slices, and {text} leaves it",
+        f"{stack}: has {count} slices, and {text} goes beyond the last",
         "slices are counted from 1 along the last axis",
         "correct the range",
     )

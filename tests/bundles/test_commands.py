@@ -303,7 +303,7 @@ def test_slices_that_a_person_names(segment, prepared, tmp_path):
 
 @pytest.mark.parametrize(
     ("slices", "message"),
-    [("1-99", "_ED.nii.gz: has 4 slices, and 1-99 leaves it"), ("3", "slices 3: neither a range")],
+    [("1-99", "_ED.nii.gz: has 4 slices, and 1-99 goes beyond the last"), ("3", "slices 3: neither a range")],
 )
 def test_slices_that_are_not_there_are_one_message(segment, prepared, tmp_path, slices, message):
     done = segment(sorted((prepared / "images").iterdir())[0], tmp_path / "out", "--slices", slices)

@@ -287,7 +287,7 @@ def test_slices_that_are_not_there_are_told_before_anything_is_loaded(tmp_path):
     LAYOUTS["one_series"](tmp_path / "P1", CINE)
     path = write_nifti(tmp_path / "P2.nii")
     for cine in (tmp_path / "P1", path):
-        with pytest.raises(UserError, match=f"P.*: has {SLICES} slices, and 2-{SLICES + 1} leaves it"):
+        with pytest.raises(UserError, match=f"P.*: has {SLICES} slices, and 2-{SLICES + 1} goes beyond the last"):
             split_phases([{"image": cine, "slice_range": f"2-{SLICES + 1}"}])
         assert len(split_phases([{"image": cine, "slice_range": f"2-{SLICES}"}])) == PHASES
 

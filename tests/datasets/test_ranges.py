@@ -23,7 +23,7 @@ def test_no_range(text):
 
 @pytest.mark.parametrize("text", ["0-4", "9-2", "-0", "0-"])
 def test_a_range_without_slices(text):
-    with pytest.raises(UserError, match=r"it holds no slice\. They are counted from 1"):
+    with pytest.raises(UserError, match=r"slices are counted from 1, and the first is not after the last"):
         parse_range(text)
 
 
@@ -108,7 +108,7 @@ def test_a_folder_of_dicom_files_is_named_by_its_folder(tmp_path):
         ),
         (["one_ED,2,9", "a/one_ED,2,8"], "names the slices of a/one_ED twice"),
         (["one_ED,2,x"], r"one_ED: slices '2-x': a range has"),
-        (["one_ED,9,2"], r"one_ED: slices '9-2': it holds no slice"),
+        (["one_ED,9,2"], r"one_ED: slices '9-2': slices are counted from 1"),
         ([",2,9"], "'' is none of the stacks"),
     ],
 )

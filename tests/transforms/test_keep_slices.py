@@ -30,7 +30,7 @@ def test_without_a_range_all_stay(item):
 @pytest.mark.parametrize("slices", ["2-6", "6-", "-6", "6-9"])
 def test_a_range_that_leaves_the_stack_names_it(slices):
     mask = MetaTensor(torch.ones(1, 3, 4, 5), meta={"filename_or_obj": "one_ED.nii.gz"})
-    with pytest.raises(UserError, match=f"one_ED.nii.gz: has 5 slices, and {slices} leaves it"):
+    with pytest.raises(UserError, match=f"one_ED.nii.gz: has 5 slices, and {slices} goes beyond the last"):
         KeepSlices(slices)(mask)
 
 
