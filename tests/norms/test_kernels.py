@@ -149,6 +149,39 @@ def test_a_channel_shared_by_several_programs(monkeypatch, programs):
         check(layout, *parameters, ILN._replace(num_groups=1))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: value} for name, value in {"num_groups": 2, "blend_statistics": True, "unbiased": True}.items()),
+        *({name: value} for name, value in {"eps": 1e-2, "gate": "clip", "per_channel": True}.items()),
+        {"components": [8, 2]},
+    ],
+    ids=str,
+)
+def test_each_mixture_has_a_plan_of_its_own(change):
+    operands = (*make((2, 8, 4, 5), ILN), None, None)
+    assert cuda._find_plan(*operands, ILN) is cuda._find_plan(*operands, ILN._replace(components=[8, 1]))
+    assert cuda._find_plan(*operands, ILN) is not cuda._find_plan(*operands, ILN._replace(**change))
+
+
+def test_each_kind_of_tensors_has_a_plan_of_its_own():
+    operands = [*make((2, 8, 4, 5), ILN), random(8), random(8)]
+    kinds = [operands]
+    for i, operand in enumerate(operands):
+        kinds.append([*operands[:i], operand.float(), *operands[i + 1 :]])
+    for x in (operands[0].contiguous(memory_format=torch.channels_last), operands[0].transpose(2, 3).contiguous()):
+        kinds.append([x, *operands[1:]])
+    assert len({id(cuda._find_plan(*kind, ILN)) for kind in kinds}) == len(kinds)
+
+
+def test_only_so_many_plans_are_remembered(monkeypatch):
+    monkeypatch.setattr(cuda, "_PLANS", {})
+    monkeypatch.setattr(cuda, "MOST_PLANS", 2)
+    for eps in (1e-3, 1e-2, 1e-1):
+        cuda._find_plan(*make((2, 8, 4, 5), ILN), None, None, ILN._replace(eps=eps))
+    assert len(cuda._PLANS) == 1
+
+
 def test_a_large_mean_costs_no_digits():
     x, *parameters = make((2, 8, 32, 32), ILN)
     rounded = (x + 1e4).float()
