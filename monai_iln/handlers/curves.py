@@ -168,7 +168,7 @@ class TrainingCurves:
     def _close(self, engine: Engine, error: BaseException | None = None) -> None:
         if self._bar is not None:
             self._bar.close()
-        if is_first() and self._losses:  # of an unfinished epoch, and this rank's own: the others may be gone
+        if is_first() and self._losses:  # of an unfinished epoch
             self._add_losses(self._losses)
             self._losses.clear()
         if is_first():

@@ -72,7 +72,7 @@ def mixture_norm(
 
 def choose_backend(x: Tensor) -> Backend:
     """The backend that normalizes ``x``: the one place where this is decided."""
-    if _needs_plain_torch():
+    if _needs_plain_torch() or _is_wrapped(x):
         return reference
     kernels = _choose_kernels(x)
     if kernels is reference or not _is_watched(x):  # torch's dispatcher takes 100 microseconds a layer
@@ -89,6 +89,7 @@ _count_modes = _C._len_torch_dispatch_stack
 _includes = _C._dispatch_tls_is_dispatch_key_included
 _PRE_DISPATCH = _C.DispatchKey.PreDispatch
 _is_legacy_batched = _C._functorch.is_legacy_batchedtensor
+_is_wrapped = _C._functorch.is_functorch_wrapped_tensor  # by torch.func, also what is left of it afterwards
 
 
 def _needs_plain_torch() -> bool:
@@ -175,6 +176,8 @@ _apply: Any = super(torch.autograd.Function, _MixtureNorm).apply
 
 
 def _autograd(x: Tensor, *parameters: Any) -> Any:
+    if _has_transforms():
+        return reference.forward(x, *_pack(parameters))
     backend = reference if _choose_kernels(x) is reference else dispatcher
     return _apply(backend, x, *_pack(parameters))
 

@@ -112,7 +112,8 @@ def free_memory() -> list[int]:
 def own_gpu(gpus: int) -> str | None:
     """The GPU that this process works on.
 
-    Workers have consecutive numbers, so that as many of them work on each GPU, and each works on one GPU alone.
+    Workers that start together have consecutive numbers, so that as many of them work on each GPU, and each works on
+    one GPU alone.
 
     Args:
         gpus: The number of GPUs; 0 leaves the device open.

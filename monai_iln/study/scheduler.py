@@ -15,6 +15,7 @@ import ignite.distributed as idist
 import joblib
 import torch
 from filelock import FileLock, Timeout
+from joblib.externals.loky import get_reusable_executor
 
 from monai_iln.cluster import call_on_ray, connect_to_ray
 from monai_iln.errors import UserError, find_user_error, refusal
@@ -259,5 +260,9 @@ def _execute_here(
     settings = replace(settings, threads=threads, alone=min(jobs, len(runs)) == 1)
     on_gpu = replace(settings, gpus=torch.cuda.device_count())
     tasks = [(run, settings if "device" in run.overrides else on_gpu) for run in runs]
-    with joblib.parallel_config(backend="loky", n_jobs=jobs):
-        joblib.Parallel(batch_size=1)(joblib.delayed(task)(*arguments) for arguments in tasks)
+    try:
+        with joblib.parallel_config(backend="loky", n_jobs=jobs):
+            joblib.Parallel(batch_size=1)(joblib.delayed(task)(*arguments) for arguments in tasks)
+    finally:
+        if on_gpu.gpus and jobs > 1:  # new workers have consecutive numbers, and idle ones take of a GPU's memory
+            get_reusable_executor(reuse=True).shutdown()

@@ -114,6 +114,7 @@ def test_gates_outside_of_their_interval(gate):
     mixture = ILN._replace(gate=gate, num_groups=0, per_channel=True)
     x, rho, *affine = make((2, 8, 5, 6), mixture, per_channel=True)
     check(x, 4 * rho - 1.5, *affine, mixture)
+    check(x, (rho > 0.5).double(), *affine, mixture)  # the ends, where the optimizer's steps leave them
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "no groups"])
@@ -147,6 +148,39 @@ def test_a_channel_shared_by_several_programs(monkeypatch, programs):
     assert (cuda._find_plan(x, *parameters, None, None, mixture).moments.grid[2] > 1) == (programs > 3)
     for layout in (x, x.contiguous(memory_format=torch.channels_last)):
         check(layout, *parameters, ILN._replace(num_groups=1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: value} for name, value in {"num_groups": 2, "blend_statistics": True, "unbiased": True}.items()),
+        *({name: value} for name, value in {"eps": 1e-2, "gate": "clip", "per_channel": True}.items()),
+        {"components": [8, 2]},
+    ],
+    ids=str,
+)
+def test_each_mixture_has_a_plan_of_its_own(change):
+    operands = (*make((2, 8, 4, 5), ILN), None, None)
+    assert cuda._find_plan(*operands, ILN) is cuda._find_plan(*operands, ILN._replace(components=[8, 1]))
+    assert cuda._find_plan(*operands, ILN) is not cuda._find_plan(*operands, ILN._replace(**change))
+
+
+def test_each_kind_of_tensors_has_a_plan_of_its_own():
+    operands = [*make((2, 8, 4, 5), ILN), random(8), random(8)]
+    kinds = [operands]
+    for i, operand in enumerate(operands):
+        kinds.append([*operands[:i], operand.float(), *operands[i + 1 :]])
+    for x in (operands[0].contiguous(memory_format=torch.channels_last), operands[0].transpose(2, 3).contiguous()):
+        kinds.append([x, *operands[1:]])
+    assert len({id(cuda._find_plan(*kind, ILN)) for kind in kinds}) == len(kinds)
+
+
+def test_only_so_many_plans_are_remembered(monkeypatch):
+    monkeypatch.setattr(cuda, "_PLANS", {})
+    monkeypatch.setattr(cuda, "MOST_PLANS", 2)
+    for eps in (1e-3, 1e-2, 1e-1):
+        cuda._find_plan(*make((2, 8, 4, 5), ILN), None, None, ILN._replace(eps=eps))
+    assert len(cuda._PLANS) == 1
 
 
 def test_a_large_mean_costs_no_digits():

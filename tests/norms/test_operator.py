@@ -191,6 +191,28 @@ def test_functional_transforms():
     torch.testing.assert_close(gradient, torch.autograd.grad((layer(leaf) ** 3).sum(), leaf)[0])
 
 
+def test_the_operator_itself_under_transforms():
+    operands = make(SHAPES["2d"])
+    y, gradient, *_ = results(mixture_norm_reference, operands)
+    cotangent = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+
+    def loss(x):
+        return (torch.ops.monai_iln.mixture_norm(x, *operands[1:6], *operands[6])[0] * cotangent).sum()
+
+    torch.testing.assert_close(torch.func.grad(loss)(operands[0]), gradient)
+    tangent = random(*y.shape, seed=7)
+    torch.testing.assert_close(torch.func.jvp(loss, (operands[0],), (tangent,))[1], (gradient * tangent).sum())
+
+
+@pytest.mark.parametrize("differentiated", [True, False])
+def test_what_is_left_of_a_transform(differentiated):
+    """Torch wraps tensors within transforms; one that a hook has kept is still wrapped afterwards."""
+    layer, x, kept = ILN(8, 4), torch.randn(2, 8, 4, 4), []
+    torch.func.grad(lambda leaf: kept.append(leaf) or (leaf**2).sum())(x)
+    with torch.set_grad_enabled(differentiated):
+        torch.testing.assert_close(layer(kept[0]), layer(x))
+
+
 def test_checkpointing():
     layer = ILN(8, 4)
     x = torch.randn(2, 8, 6, 6)

@@ -118,6 +118,23 @@ def test_workers_have_numbers():
     assert len({*told, "cuda:0"}) == 3
 
 
+def leave_number(run, settings):
+    time.sleep(0.3)
+    (settings.folder / f"{run.method}-{settings.device.partition(':')[2]}").touch()
+
+
+def test_workers_are_new_where_their_number_may_change(runs, tmp_path, monkeypatch):
+    """Those that loky keeps of many are any, perhaps all of one GPU."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1_000_000)
+    numbers = []
+    for token in "ab":
+        settings = WorkerSettings(tmp_path / token, token)
+        settings.folder.mkdir()
+        scheduler._execute_here(runs, Study(jobs=2), settings, leave_number)
+        numbers.append({int(path.name.rpartition("-")[2]) for path in settings.folder.iterdir()})
+    assert max(numbers[0]) < min(numbers[1])
+
+
 def test_the_end_of_memory_is_known_behind_other_errors():
     def raised(cause, context):
         try:
@@ -132,6 +149,22 @@ def test_the_end_of_memory_is_known_behind_other_errors():
     assert is_out_of_memory(raised(None, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling")))
     assert not is_out_of_memory(raised(RuntimeError("shapes"), RuntimeError("other")))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_what_a_process_keeps_is_freed_and_the_next_peak_counted_anew(monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda gpu: [3, 8][gpu])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: 1)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("empty"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", called.append)
+    assert gpus.peak_memory() == 8
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    gpus.forget_memory()
+    assert called == [], "a process that has used no GPU must not start to"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    gpus.forget_memory()
+    assert called == ["empty", 0, 1]
 
 
 @pytest.fixture
