@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from monai_iln.bundle import BUNDLES, write_bundle
+from monai_iln.bundle import BUNDLES, find_bundle, write_bundle
 from monai_iln.errors import UserError
 from monai_iln.networks import PaperUNet
 
@@ -103,3 +103,10 @@ def test_a_bundle_is_not_written_where_something_is_nor_without_a_name(tmp_path)
     with pytest.raises(UserError, match="is not an empty folder"):
         write_bundle("lv_short_axis_iln", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
+
+
+def test_a_name_is_the_shipped_bundle_whatever_lies_beside(tmp_path, monkeypatch):
+    (tmp_path / "lv_short_axis_iln").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle("lv_short_axis_iln") == ROOT / "bundles" / "lv_short_axis_iln"
+    assert find_bundle("./lv_short_axis_iln") == tmp_path / "lv_short_axis_iln"

@@ -240,8 +240,11 @@ def test_find_stacks(prepared, official, tmp_path):
     folder = next(official.glob("SCD_IMAGES_01/*/CINESAX_300"))
     assert find_stacks(folder) == [str(folder)]
     assert find_stacks(folder.parent) == [str(folder.parent)], "a folder for each slice is one stack, too"
-    with pytest.raises(UserError, match="no stack found"):
+    with pytest.raises(UserError, match="none: no such file or folder"):
         find_stacks(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no stack found"):
+        find_stacks(tmp_path / "empty")
 
 
 def test_stacks_of_equal_names_in_folders_of_subjects(prepared, tmp_path):
