@@ -207,6 +207,6 @@ def test_a_doubt_about_the_ends_tells_how_to_name_them(run, hearts, tmp_path):
     cine = read_cine(sorted((hearts / "SCD_IMAGES_01").iterdir())[0] / "CINESAX_300")
     nib.save(nib.Nifti1Image(cine.pixels[:, :, 2:5, ::2], cine.affine), tmp_path / "P1.nii")
     told = run("cine", tmp_path / "P1.nii", "--output", tmp_path / "out")
-    assert "Name those that show the ventricle, such as --slices 2-9" in told
+    assert "Name those that show the ventricle: --slices 2-9 for one cine" in told
     told = run("cine", tmp_path / "P1.nii", "--output", tmp_path / "named", "--slices", "1-3")
     assert "--slices" not in told
