@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_iln.norms.coefficients import batch_moments
 from monai_iln.norms.layers import MixtureNorm
+from monai_iln.norms.moments import batch_moments
 
 
 class SpatialLayerNorm(MixtureNorm):

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_iln.errors import require
-from monai_iln.norms.coefficients import working_dtype
 from monai_iln.norms.kalman_moments import Ended, Moments, Statistics
+from monai_iln.norms.moments import working_dtype
 from monai_iln.norms.running import move_average
 
 GAIN = 0.9

@@ -11,15 +11,9 @@ from torch.fx import Proxy
 
 from monai_iln.errors import UserError
 from monai_iln.norms.backends.reference import forward as mixture_norm_reference
-from monai_iln.norms.coefficients import (
-    BATCH,
-    Mixture,
-    gate_weights,
-    spatial_moments,
-    spatial_size,
-    working_dtype,
-)
+from monai_iln.norms.coefficients import BATCH, Mixture, gate_weights
 from monai_iln.norms.components import GROUPS, component_name, parse_component
+from monai_iln.norms.moments import spatial_moments, spatial_size, working_dtype
 from monai_iln.norms.operator import mixture_norm
 from monai_iln.norms.projection import project_after_steps, project_gate
 from monai_iln.norms.running import RunningStatistics
@@ -215,7 +209,7 @@ class MixtureNorm(RunningStatistics):
                 return self._forward_over_ranks(x, mixture)
         y, moments = mixture_norm(x, self._gate(), self.weight, self.bias, None, None, mixture)
         if x.numel() > 0:
-            self._track(moments[0], moments[1], 2 * x.numel() // moments.numel())
+            self._track(moments[0], moments[1], spatial_size(x))
         return y
 
     def _check_input(self, x: Tensor) -> None:

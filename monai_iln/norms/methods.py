@@ -15,11 +15,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from monai_iln.errors import check_keys, require
-from monai_iln.norms.coefficients import working_dtype
 from monai_iln.norms.factory import norm_class
 from monai_iln.norms.kalman import GAIN, BatchKalmanNorm
 from monai_iln.norms.kalman_moments import Ended
 from monai_iln.norms.kalman_paths import predict_norms
+from monai_iln.norms.moments import working_dtype
 from monai_iln.norms.replace import Replacement, left_alone, replace_norm, replaceable
 from monai_iln.norms.sync import is_distributed, moments_over_ranks
 

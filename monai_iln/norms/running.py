@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from monai_iln.errors import UserError
-from monai_iln.norms.coefficients import batch_moments
+from monai_iln.norms.moments import batch_moments
 
 
 def move_average(running: Tensor, batch: Tensor, num_batches: Tensor, momentum: float | None) -> None:

@@ -17,10 +17,8 @@ from monai_iln.norms.coefficients import (
     gate_weights_backward,
     mixture_coefficients,
     mixture_coefficients_backward,
-    spatial_moments,
-    spatial_size,
-    working_dtype,
 )
+from monai_iln.norms.moments import spatial_moments, spatial_size, working_dtype
 
 # The smallest number that native_group_norm may add to a variance: it divides by zero without one, and the variance is
 # recovered from its result.

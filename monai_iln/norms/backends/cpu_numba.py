@@ -16,7 +16,8 @@ from torch import Tensor
 from monai_iln.norms.backends import cpu_kernels, memory_format
 from monai_iln.norms.backends.cpu_build import DTYPES, OPENMP, build
 from monai_iln.norms.backends.cpu_coefficients import GATES
-from monai_iln.norms.coefficients import Mixture, working_dtype
+from monai_iln.norms.coefficients import Mixture
+from monai_iln.norms.moments import working_dtype
 
 GRAIN = 16384  # numbers of a map for each thread: below, waking it takes longer than what it does
 BLOCK = 4096  # numbers of a block, of which several fit the first-level cache

@@ -7,14 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_iln.norms.coefficients import (
-    Mixture,
-    gate_weights,
-    mixture_coefficients,
-    spatial_moments,
-    spatial_size,
-    working_dtype,
-)
+from monai_iln.norms.coefficients import Mixture, gate_weights, mixture_coefficients
+from monai_iln.norms.moments import spatial_moments, spatial_size, working_dtype
 
 
 def forward(
