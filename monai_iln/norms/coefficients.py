@@ -61,19 +61,24 @@ def gate_weights(rho: Tensor | None, gate: str) -> Tensor:
     Returns:
         ``(J, G)``, or ``(2 J, 1)``.
     """
+    return torch.cat(gate_rows(rho, gate))
+
+
+def gate_rows(rho: Tensor | None, gate: str) -> list[Tensor]:
+    """The rows of :func:`gate_weights`, ``(1, G)`` each: a compiler would write a table that is put together."""
     if rho is None:
-        return torch.ones(1, 1, device="cpu")  # whatever the default device is
+        return [torch.ones(1, 1, device="cpu")]  # whatever the default device is
     if gate == "softmax":
-        return rho.softmax(-2).flatten(0, -2)
+        return [row[None] for row in rho.softmax(-2).flatten(0, -2).unbind()]
     first = rho.sigmoid() if gate == "sigmoid" else rho.clamp(0.0, 1.0)
     if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript must not see what is within)
         if gate == "projected":
             first = clip_gate(rho)
-    return torch.stack((first, 1.0 - first))
+    return [first[None], 1.0 - first[None]]
 
 
-def gate_weights_backward(grads: list[Tensor], mix: Tensor, rho: Tensor, mixture: Mixture) -> list[Tensor]:
-    """Gradient of :func:`gate_weights`: rows of the gradient in ``rho``, of those in its result."""
+def gate_rows_backward(grads: list[Tensor], mix: list[Tensor], rho: Tensor, mixture: Mixture) -> list[Tensor]:
+    """Gradient of :func:`gate_rows`: rows of the gradient in ``rho``, of those in its result."""
     if mixture.gate == "softmax":
         rows: list[Tensor] = []
         for start in range(0, len(grads), len(mixture.components)):
@@ -91,7 +96,7 @@ def gate_weights_backward(grads: list[Tensor], mix: Tensor, rho: Tensor, mixture
 def mixture_coefficients(
     mean: Tensor,
     variance: Tensor,
-    mix: Tensor,
+    mix: list[Tensor],
     weight: Tensor | None,
     bias: Tensor | None,
     running_mean: Tensor | None,
@@ -119,8 +124,8 @@ def mixture_coefficients(
     Args:
         mean: The mean of each (sample, channel) over space, ``(N, C)``.
         variance: The biased variance of each (sample, channel) over space, ``(N, C)``.
-        mix: The weights, ``(J, 1)`` or ``(J, C)`` for ``J`` components; if ``blend_statistics`` those of the means and
-            then those of the variances, ``(2 J, 1)`` or ``(2 J, C)``.
+        mix: The weights of each component, ``(1, 1)`` or ``(1, C)``; if ``blend_statistics`` those of the means and
+            then those of the variances.
         weight: The factor :math:`\gamma`, ``(C,)``, or ``None`` for 1.
         bias: The summand :math:`\beta`, ``(C,)``, or ``None`` for 0.
         running_mean: The mean that batch norm takes instead of the batch's, ``(C,)``, or ``None``.
@@ -148,7 +153,7 @@ def mixture_coefficients_backward(
     grad_offset: Tensor,
     mean: Tensor,
     variance: Tensor,
-    mix: Tensor,
+    mix: list[Tensor],
     weight: Tensor | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -189,9 +194,9 @@ def mixture_coefficients_backward(
     grad_mix: list[Tensor] = []
     grad_mix_variance: list[Tensor] = []
     for j, (component, (deviation, pooled_variance)) in enumerate(zip(mixture.components, parts, strict=True)):
-        weights = _row(mix, j, component, mixture)
+        weights = _weights(mix, j, component, mixture)
         if mixture.blend_statistics:
-            variance_weights = _row(mix, len(parts) + j, component, mixture)
+            variance_weights = _weights(mix, len(parts) + j, component, mixture)
             grad_pooled = _split(grad_blended_variance, component)
             grad_deviation = _split(grad_blended_deviation, component)
             grad_mix.append(_join(grad_deviation * deviation, component))
@@ -221,7 +226,7 @@ def mixture_coefficients_backward(
 def _blend(
     mean: Tensor,
     variance: Tensor,
-    mix: Tensor,
+    mix: list[Tensor],
     running_mean: Tensor | None,
     running_var: Tensor | None,
     mixture: Mixture,
@@ -241,9 +246,9 @@ def _blend(
             else:
                 deviation, pooled_variance = _pool(means, variances)
                 pooled_variance = pooled_variance * correction
-        weights = _row(mix, j, component, mixture)
+        weights = _weights(mix, j, component, mixture)
         if mixture.blend_statistics:
-            to_first = pooled_variance * _row(mix, len(mixture.components) + j, component, mixture)
+            to_first = pooled_variance * _weights(mix, len(mixture.components) + j, component, mixture)
             to_second = deviation * weights
         else:
             to_first = weights * _rstd(pooled_variance, mixture.eps)
@@ -313,7 +318,6 @@ def _join(table: Tensor, component: int) -> Tensor:
     return table.reshape(table.shape[0], table.shape[1] * table.shape[2])
 
 
-def _row(mix: Tensor, j: int, component: int, mixture: Mixture) -> Tensor:
+def _weights(mix: list[Tensor], j: int, component: int, mixture: Mixture) -> Tensor:
     """The weights of a component, split if they are one for each channel."""
-    row = mix[j : j + 1]
-    return _split(row, component) if mixture.per_channel else row
+    return _split(mix[j], component) if mixture.per_channel else mix[j]

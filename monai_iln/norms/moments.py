@@ -22,22 +22,27 @@ def spatial_size(x: Tensor) -> int:
 def spatial_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Centre ``x`` over its spatial axes.
 
+    The mean is subtracted as a constant, so that its gradient is not summed over the map once more. Whoever needs it
+    adds ``mean - mean.detach()``, which is 0 and has it, to a table. Mean and variance have all their derivatives.
+
     Args:
         x: The input, ``(N, C, *spatial)`` with any number of spatial axes, also none; floating point.
 
     Returns:
-        ``x - mean`` shaped like ``x``, and mean and biased variance of shape ``(N, C)``. Without spatial axes the
-        mean is ``x`` itself and the variance 0.
+        ``x - mean.detach()`` shaped like ``x``, and mean and biased variance of shape ``(N, C)``. Without spatial axes
+        the mean is ``x`` itself and the variance 0.
     """
     axes = list(range(2, x.dim()))
     if len(axes) == 0:  # torch would reduce over *all* axes
-        return torch.zeros_like(x), x, torch.zeros_like(x)
+        return x - x.detach(), x, torch.zeros_like(x)
     # Sums divided afterwards: the gradient of ``mean`` writes a tensor as large as x, that of ``sum`` a view.
     size = spatial_size(x)
     mean = x.sum(axes, keepdim=True) / size
+    constant = mean.detach()
     # Centred sum of squares: E[x^2] - mean^2 loses every digit where the mean is large against the deviation.
-    centred = x - mean
-    return centred, mean.flatten(1), centred.square().sum(axes) / size
+    centred = x - constant
+    rest = (mean - constant).flatten(1)
+    return centred, mean.flatten(1), centred.square().sum(axes) / size - rest * rest
 
 
 def batch_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -180,6 +182,23 @@ def test_compile_has_no_graph_break(backend):
     for size in (6, 9):
         x = torch.randn(2, 8, size, size, generator=torch.Generator().manual_seed(size))
         assert_same(layer_results(compiled, layer, x), layer_results(layer, layer, x), tolerance=1e-5)
+
+
+def test_a_compiled_gradient_sums_over_the_map_twice():
+    """Sums of the cotangent, and of its product with the centred map; instance norm has the same two."""
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    layer, x = ILN(8, 4), torch.randn(2, 8, 6, 6, requires_grad=True)
+    torch.compile(layer, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))(x).sum().backward()
+    sizes = [
+        node.args[0].meta["val"].numel()
+        for node in graphs[1].graph.find_nodes(op="call_function", target=torch.ops.aten.sum.dim_IntList)
+    ]
+    assert sizes.count(x.numel()) == 2
 
 
 def test_functional_transforms():

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from monai_iln.norms.coefficients import (
     Mixture,
-    gate_weights,
-    gate_weights_backward,
+    gate_rows,
+    gate_rows_backward,
     mixture_coefficients,
     mixture_coefficients_backward,
 )
@@ -96,20 +96,19 @@ def _table(tensor: Tensor | None) -> Any:
     return tensor.detach().to(torch.float64, copy=True).numpy()
 
 
-def _mix(gate: Any, mixture: Mixture) -> Any:
-    """The weights of the components, as a table."""
-    if gate is None:
-        return np.ones((1, 1), np.float32)
-    return gate_weights(torch.from_numpy(gate), mixture.gate).numpy()
+def _mix(gate: Any, mixture: Mixture) -> list[Any]:
+    """The weights of the components, as tables."""
+    rows = gate_rows(None if gate is None else torch.from_numpy(gate), mixture.gate)
+    return [row.numpy() for row in rows]
 
 
-def _gate_gradient(grad_mix: list[Any], mix: Any, gate: Any, mixture: Mixture) -> Tensor:
+def _gate_gradient(grad_mix: list[Any], mix: list[Any], gate: Any, mixture: Mixture) -> Tensor:
     """The gradient in the gate, of the tables of those in the weights."""
     if gate is None:
         return torch.zeros(0)
     pooled = 0 if mixture.per_channel else None
     rows: list[Any] = [row.sum(pooled) for row in grad_mix]
-    rows = gate_weights_backward(rows, mix, gate, mixture)
+    rows = gate_rows_backward(rows, mix, gate, mixture)
     return torch.from_numpy(np.concatenate(rows, axis=None).reshape(gate.shape))
 
 

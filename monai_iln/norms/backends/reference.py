@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_iln.norms.coefficients import Mixture, gate_weights, mixture_coefficients
+from monai_iln.norms.coefficients import Mixture, gate_rows, mixture_coefficients
 from monai_iln.norms.moments import spatial_moments, spatial_size, working_dtype
 
 
@@ -24,7 +24,7 @@ def forward(
     slope, offset = mixture_coefficients(
         mean,
         variance,
-        mean.new_ones(1, 1) if rho is None else gate_weights(rho.to(work), mixture.gate),  # on the input's device
+        [mean.new_ones(1, 1)] if rho is None else gate_rows(rho.to(work), mixture.gate),  # on the input's device
         _cast(weight, work),
         _cast(bias, work),
         _cast(running_mean, work),
@@ -33,6 +33,7 @@ def forward(
         spatial_size(x),
     )
     slope = slope.masked_fill(overflow, 0.0)
+    offset = offset - slope * (mean - mean.detach())  # 0: the gradient of the mean, see spatial_moments
     broadcast = mean.shape + (1,) * (x.dim() - 2)
     y = torch.addcmul(offset.reshape(broadcast), slope.reshape(broadcast), centred)
     return y.to(x.dtype), torch.stack([mean.detach(), variance.detach()])
