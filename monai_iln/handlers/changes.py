@@ -15,6 +15,8 @@ from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.utils import ensure_tuple_rep, fall_back_tuple
 from torch import Tensor
 
+from monai_iln.errors import require
+
 AMOUNT = 0.2  # of gain, offset and bias field
 SMALLER, LARGER = 0.75, 1.5
 _MULTIPLES = (1, 2, 4, 8, 16, 32)  # of lengths: networks that halve an image take only some
@@ -281,6 +283,9 @@ class ChangedInferer:
         applied: Whether the last call applied its change. It returns the prediction as it is where it did not.
         windows: The windows on the last images; ``None`` where they are taken as a whole.
 
+    Raises:
+        UserError: If it is given something else than a tensor, such as a list of images.
+
     Example:
         >>> from monai.inferers import SimpleInferer
         >>> inferer, images = ChangedInferer(SimpleInferer()), torch.ones(1, 1, 8, 8)
@@ -298,6 +303,12 @@ class ChangedInferer:
         self._others: OtherBatches | None = None
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
+        require(
+            isinstance(inputs, Tensor),
+            f"an inferer that is given a {type(inputs).__name__}",
+            "images are changed as one tensor of a batch",
+            "leave robustness out, --robustness false",
+        )
         if self.change is None:
             self.applied, self.windows = True, windows_of(self.inferer, inputs.shape[2:])
             self._unchanged = self.inferer(inputs, network, *args, **kwargs)
