@@ -10,7 +10,8 @@ from zoo_detection import CASES, write_boxes, write_detection
 
 from monai_iln.errors import UserError
 from monai_iln.handlers.cases import SaveCaseScores
-from monai_iln.handlers.changes import ChangedInferer
+from monai_iln.handlers.changes import BATCH, CHANGES, ChangedInferer
+from monai_iln.run_files import ROBUSTNESS, UNCHANGED
 from monai_iln.study import CrossValidationWorkflow
 from monai_iln.study.records import read_records
 
@@ -46,8 +47,7 @@ def test_a_detector_is_studied_from_plan_to_report(study, tmp_path, capsys):
     workflow = study(write_detection(tmp_path))
     workflow.initialize()
     workflow.run()
-    told = capsys.readouterr().out
-    assert told.count("robustness could not be measured: an inferer that is given a list") == 4
+    assert "could not be measured" not in capsys.readouterr().out
     records = read_records(workflow.folder)
     assert list(records.runs["status"]) == ["finished"] * 4
     tested = records.images[records.images["part"] == "test"]
@@ -56,6 +56,9 @@ def test_a_detector_is_studied_from_plan_to_report(study, tmp_path, capsys):
     assert set(tested["score"]) <= {0.0, 0.5, 1.0}  # of a case with one box or two
     assert tested["score"].mean() > 0.25  # an image has a hundred places for two boxes
     assert tested["dice"].isna().all()
+    changed = ROBUSTNESS.read(workflow.folder / records.runs["run"].iloc[0])
+    assert set(changed["change"]) == {UNCHANGED, "gain", "offset", "bias field"}
+    assert changed["score"].notna().all()
     weights = torch.load(workflow.folder / records.runs["run"].iloc[0] / "model.pt", weights_only=True)
     assert records.runs["method"].iloc[0] == "IN"
     assert not any("running_mean" in key for key in weights)
@@ -90,9 +93,20 @@ def test_a_metric_of_ignite_that_waits_for_all_cases_scores_none():
     assert saver._together
 
 
-def test_robustness_says_that_it_changes_no_lists():
-    with pytest.raises(UserError, match="an inferer that is given a list: images are changed as one tensor"):
-        ChangedInferer(SimpleInferer())([torch.ones(1, 8, 8)], list)
+def test_intensities_of_a_list_of_images_are_changed_and_nothing_is_moved():
+    images = [torch.rand(1, 8, 8), torch.rand(1, 4, 12)]
+    inferer, seen = ChangedInferer(SimpleInferer()), {}
+    for change in (None, *CHANGES, BATCH):
+        inferer.change = change
+        predicted = inferer(images, lambda given: [{"image": image} for image in given])
+        seen[change] = [its["image"] for its in predicted]
+        assert inferer.applied == (change in (None, "gain", "offset", "bias field"))
+    for number, image in enumerate(images):
+        assert torch.equal(seen[None][number], image)
+        torch.testing.assert_close(seen["gain"][number], 1.2 * image)
+        torch.testing.assert_close(seen["offset"][number], image + 0.2 * image.std())
+        assert float(seen["bias field"][number][0, 0, 0] / image[0, 0, 0]) == pytest.approx(1.2)
+        assert all(torch.equal(seen[change][number], image) for change in ("shift", "smaller", "larger", BATCH))
 
 
 def test_a_detector_of_another_instance_is_refused_by_the_plan(study, tmp_path):
