@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence, Set
+from numbers import Number
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.metrics import Metric
+from ignite.metrics import EpochMetric, Metric
 from monai.handlers import IgniteMetricHandler
 from monai.networks import one_hot
 from torch import Tensor
@@ -26,8 +28,8 @@ class SaveCaseScores:
     """Saves the score of every case and class to ``images.csv``, by the evaluator's own key metric.
 
     Metrics of MONAI keep the score of each case and class. Of another one, such as an accuracy, the value for each case
-    alone is taken. Where the output has ``pred`` and ``label`` as masks, Dice, surface distances and volumes are
-    measured, too.
+    alone is taken, unless it keeps all outputs to score them together, as mAP and AUC do. Where the output has ``pred``
+    and ``label`` as masks, Dice, surface distances and volumes are measured, too.
 
     Attach it to the evaluator. A line has ``part``, ``subject``, ``structure``, ``score``, and the columns of
     :func:`~monai_iln.handlers.metrics.score` where they could be measured. Lines of another part are kept.
@@ -64,6 +66,7 @@ class SaveCaseScores:
         self._numbers: list[int] = []
         self._alone: list[float] = []
         self._measured: list[list[dict[str, Any]]] = []
+        self._together = False  # the metric scores all cases together
         self._overlap = False  # Classes that do are no values of labels, and have other names.
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iterate)
         engine.add_event_handler(Events.COMPLETED, self._write)
@@ -102,9 +105,11 @@ class SaveCaseScores:
             return float("nan")
         metric = copy.copy(self.metric)  # the evaluator's own goes on with all cases
         metric.reset()
+        empty = {name for name, value in vars(metric).items() if isinstance(value, list) and not value}
         try:
             metric.iteration_completed(SimpleNamespace(state=SimpleNamespace(output=[output])))
-            return float(metric.compute())
+            self._together |= _keeps_outputs(metric, empty)
+            return float("nan") if self._together else float(metric.compute())
         except (ValueError, RuntimeError, TypeError):  # metrics raise as they like
             return float("nan")
 
@@ -140,11 +145,15 @@ class SaveCaseScores:
         if isinstance(details, Tensor) and len(details) == len(self._numbers) and details.dim() < 3:
             table = details.detach().cpu().double().reshape(len(details), -1)
             return [[float(value) for value in row] for row in table]
+        lack = "which this metric does not give"
+        if self._together:
+            lack = f"and {type(self.metric).__name__} keeps all outputs to score them together, as mAP and AUC do"
         require(
             bool(np.isfinite(self._alone).all()),
             f"key metric {getattr(engine.state, 'key_metric_name', None)!r}",
-            "a study needs a score of each case, which this metric does not give",
-            "take a metric of MONAI with a score for each image, such as MeanDice, as the evaluator's key metric",
+            f"a study needs a score of each case, {lack}",
+            "give the evaluator another key metric: one of MONAI with a score for each image, such as MeanDice, or one "
+            "that adds up what it scores of each case, such as the share of its boxes that are found",
         )
         return [[value] for value in self._alone]
 
@@ -164,6 +173,16 @@ class SaveCaseScores:
         kept: list[dict[str, Any]] = [row for row in CASES.read_rows(self.output_dir) if row["part"] != self.part]
         self.output_dir.mkdir(parents=True, exist_ok=True)
         CASES.write(self.output_dir, ([_cell(row.get(column)) for column in CASES.columns] for row in kept + rows))
+
+
+def _keeps_outputs(metric: Metric, empty: Set[str]) -> bool:
+    """Whether a metric, after one case, keeps more of it than a number in its lists, which were empty."""
+    kept = [one for name in empty for one in getattr(metric, name)]
+    return isinstance(metric, EpochMetric) or not all(isinstance(one, Number) or _is_number(one) for one in kept)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1
 
 
 def _cell(value: Any) -> Any:

@@ -266,12 +266,22 @@ CHANGES: dict[str, Callable[[Prediction], Tensor]] = {
 }
 """The changes of an image by their names."""
 
+_OF_INTENSITIES = ("gain", "offset", "bias field")
+
 BATCH = "batch"
 """The name of the change of a batch: the same image among others, see :class:`OtherBatches`."""
 
 
+def _changed(image: Tensor, change: str) -> Tensor:
+    """An image ``(C, ...)`` of other intensities."""
+    images = plain(image)[None]
+    return CHANGES[change](Prediction(images, images, None, None, lambda _, changed, __: changed))[0]
+
+
 class ChangedInferer:
     """An inferer that predicts under a change, and undoes it in what is predicted.
+
+    Of a list of images only intensities are changed: what is predicted of it, such as boxes, cannot be moved back.
 
     Args:
         inferer: The inferer that predicts.
@@ -297,14 +307,23 @@ class ChangedInferer:
         self.windows: Windows | None = None
         self._others: OtherBatches | None = None
 
-    def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
         if self.change is None:
-            self.applied, self.windows = True, windows_of(self.inferer, inputs.shape[2:])
+            self.applied, self.windows = True, None
+            if isinstance(inputs, Tensor):
+                self.windows = windows_of(self.inferer, inputs.shape[2:])
             self._unchanged = self.inferer(inputs, network, *args, **kwargs)
             return self._unchanged
-        self.applied = False
+        self.applied = isinstance(inputs, list) and self.change in _OF_INTENSITIES
+        if self.applied:
+            return self.inferer([_changed(image, str(self.change)) for image in inputs], network, *args, **kwargs)
         unchanged = self._unchanged
-        if not isinstance(unchanged, Tensor) or not inputs.is_floating_point() or inputs.dim() < 3:
+        if (
+            not isinstance(inputs, Tensor)
+            or not isinstance(unchanged, Tensor)
+            or not inputs.is_floating_point()
+            or inputs.dim() < 3
+        ):
             return unchanged
 
         def call(inferer: Any, images: Tensor, network: Any) -> Any:

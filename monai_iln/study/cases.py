@@ -141,7 +141,7 @@ def read_cases(path: Path, subject: str | None = None, num_folds: int = 5) -> Ca
         ) from error
     name = str(document.get("name") or path.parent.name or path.stem)
     found = [{key: _absolute(value, path.parent) for key, value in item.items()} for item in items]
-    _require_files(path, found)
+    require_files(str(path), found)
     return make_cases(name, found, _structures(document.get("labels")), subject, num_folds)
 
 
@@ -155,10 +155,17 @@ def _structures(labels: Any) -> list[str]:
     return [names[value] for value in sorted(names)]
 
 
-def _require_files(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
+def require_files(source: str, items: Sequence[Mapping[str, Any]]) -> None:
     """Refuse paths of files that are not there. A key holds paths if one of its values is a file, or it is ``image``.
 
     What a run would say of them comes late, once for each run.
+
+    Args:
+        source: Where the items come from.
+        items: The items.
+
+    Raises:
+        UserError: If files are not there.
     """
     texts: dict[str, list[str]] = {"image": []}
     for item in items:
@@ -167,11 +174,12 @@ def _require_files(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
             texts.setdefault(key, []).extend(one for one in values if isinstance(one, str))
     for key, values in texts.items():
         absent = [value for value in values if not Path(value).exists()]
+        first = next(iter(absent), "")
         require(
             not absent or (key != "image" and len(absent) == len(values)),
-            f"{path}: {len(absent)} of {len(values)} files under {key!r} are not there, such as {(absent or [''])[0]}",
+            f"{source}: {len(absent)} of {len(values)} files under {key!r} are not there, such as {first}",
             "paths are absolute, or relative to the folder of the datalist",
-            "mend them, or drop their items",
+            "mend them, drop their items, or override the folder of the bundle's own list and leave --datalist out",
         )
 
 

@@ -67,8 +67,8 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapp
         total = time.perf_counter() - start
         record, failure = read_record(final), read_failure(final)
         if record is None or record["status"] != "finished":
-            message = failure["message"] if failure else "it diverged"
-            raise UserError(f"{trial}: a trial of a few steps failed: {message} Mend it before the study.")
+            message = failure["message"].rstrip(".") if failure else "it diverged"
+            raise UserError(f"{trial}: a trial of a few steps failed: {message}. Mend it before the study.")
         cost, length = record["cost"], record["length"]
         validation = length.get("validation_seconds", cost["validation_seconds"])
         steps = length["epochs"] * length["epoch_length"] - cost["steps"]

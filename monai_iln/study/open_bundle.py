@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,19 @@ class OpenBundle:
         return None if place is None else self.workflow.parser.get_parsed_content(place)
 
     def own_rate(self) -> float:
-        """The learning rate that the bundle would train with; 0 where nothing tells."""
+        """The learning rate that the bundle would train with; 0 where nothing tells.
+
+        Raises:
+            UserError: If the optimizer trains another network, which a detector may hide from all but it.
+        """
         if self.bundle.takes_grid:
             return float(self.workflow.parser.get_parsed_content("learning_rate"))
         optimizer = self.get("optimizer")
-        return 0.0 if optimizer is None else float(optimizer.param_groups[0]["lr"])
+        if optimizer is None:
+            return 0.0
+        trained = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        self._require_own("what the optimizer trains", trained)
+        return float(optimizer.param_groups[0]["lr"])
 
     def make_trainer(self) -> Any:
         """The trainer, with the run's learning rate. Groups of parameters keep the ratios of their rates."""
@@ -150,15 +158,19 @@ class OpenBundle:
                 f"the schedule of the bundle has a rate of its own, and starts from {start:g}",
                 "override its rates instead, or leave learning_rates out",
             )
-        parameters = {id(parameter) for parameter in self.network.parameters()}
-        trained = getattr(trainer, "network", None)
+        network = getattr(trainer, "network", None)
+        self._require_own("the trainer's network", [] if network is None else network.parameters())
+        return trainer
+
+    def _require_own(self, what: str, trained: Iterable[nn.Parameter]) -> None:
+        """Refuse to train another network: another instance of it, too, would be one with other norms."""
+        parameters, others = {id(parameter) for parameter in self.network.parameters()}, {id(one) for one in trained}
         require(
-            trained is None or not parameters or any(id(one) in parameters for one in trained.parameters()),
-            f"the trainer's network and {self.bundle.ids['network_def']}",
+            not others or not parameters or bool(others & parameters),
+            f"{what} and {self.bundle.ids['network_def']}",
             "a study compares norms of the network that is trained",
             "name the id of that network with --properties '{network_def: ID}'",
         )
-        return trainer
 
     def attach(self, engine: Any, handler: str, **arguments: Any) -> None:
         """Attach a handler of this package, unless the bundle has one of its kind.

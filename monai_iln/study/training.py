@@ -69,6 +69,27 @@ def train_and_evaluate(
         opened.close()
 
 
+def try_scores(run: Run, cases: Cases, scratch: Path) -> None:
+    """Score two cases as a run does, by a network that is not trained.
+
+    Args:
+        run: The run.
+        cases: The cases of the study.
+        scratch: The folder to work in.
+
+    Raises:
+        UserError: If nothing tells a score of each case.
+    """
+    parts = {part: numbers[:2] for part, numbers in cases.split(run.fold, run.validation_every).items()}
+    opened = OpenBundle(run, scratch / BUNDLE)
+    try:
+        opened.start(_values(opened, cases, parts, "test"), "test")
+        torch.save(opened.network.state_dict(), scratch / WEIGHTS)
+        _evaluate(opened, scratch, cases, parts["test"], "test")
+    finally:
+        opened.close()
+
+
 def measure_robustness(run: Run, folder: Path, scratch: Path, device: str | None) -> None:
     """Score the test subjects of a finished run under changes of their images, and leave the table in its folder.
 

@@ -13,8 +13,10 @@ from tqdm import tqdm
 from monai_iln.configuration import read_configuration
 from monai_iln.errors import UserError, find_user_error, require, root_cause
 from monai_iln.names import require_visible
+from monai_iln.study import training
 from monai_iln.study.bundles import Bundle, values_of_grid
-from monai_iln.study.cases import Cases, make_cases, read_cases
+from monai_iln.study.cases import Cases, make_cases, read_cases, require_files
+from monai_iln.study.gpus import forget_memory, is_out_of_memory
 from monai_iln.study.grid import Data, Run
 from monai_iln.study.open_bundle import OpenBundle
 from monai_iln.study.settings import Study, check_names
@@ -121,6 +123,29 @@ def try_methods(
     return surveys, rate
 
 
+def try_scores(run: Run, data: Data, scratch: Path) -> None:
+    """Refuse a study whose evaluator tells no score of a case: all of its runs would train for nothing.
+
+    Args:
+        run: A run of the study.
+        data: Its data.
+        scratch: The folder to work in.
+
+    Raises:
+        UserError: If nothing tells a score of each case, or the evaluation fails.
+    """
+    for _ in tqdm([run], desc="Scores", unit="evaluation", leave=False):
+        with _tried(run.bundle, "an evaluation of two cases"):
+            try:
+                with logged(None):
+                    training.try_scores(run, data.cases.of_split(run.split), scratch)
+            except Exception as error:  # of the bundle, which may raise anything
+                if not is_out_of_memory(error):  # which others may have taken; a run waits for its turn
+                    raise
+            finally:
+                forget_memory()
+
+
 def _own_cases(study: Study, opened: OpenBundle) -> Cases:
     """The items that a bundle trains and validates on, each once."""
     items: dict[str, Any] = {}
@@ -135,6 +160,7 @@ def _own_cases(study: Study, opened: OpenBundle) -> Cases:
         )
         for item in found:
             items.setdefault(repr(sorted(item.items(), key=str)), dict(item))
+    require_files(f"the configuration of {opened.bundle.folder}", list(items.values()))
     return make_cases(opened.bundle.folder.name, list(items.values()), (), study.subject, study.num_folds)
 
 

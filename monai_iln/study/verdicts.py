@@ -257,7 +257,8 @@ def rank_chances(chance: Chance, metric: str | Metric = "dice") -> pd.DataFrame:
     if np.isfinite(least):
         draws /= np.sqrt(rng.chisquare(least, (_RESAMPLES, 1)) / least)
     sign = -1 if known_metric(metric).higher_is_better else 1
-    ranks = (sign * (centre + draws)).argsort(axis=1).argsort(axis=1)
+    means = sign * (centre + draws).round(12)  # what differs by rounding is equal, and equal means share their ranks
+    ranks = np.lexsort((rng.random(draws.shape), means)).argsort(axis=1)
     shares = np.stack([(ranks == rank).mean(axis=0) for rank in range(count)], axis=1)
     return pd.DataFrame(shares, index=methods, columns=names)
 

@@ -27,7 +27,7 @@ from monai_iln.errors import UserError, find_user_error, root_cause
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_machine, describe_versions
 from monai_iln.parallel import end_with, is_orphan
-from monai_iln.run_files import COST, DICE_SCORES, IMAGES, LENGTH, LOG, OVERRIDES, RECORD
+from monai_iln.run_files import COST, DICE_SCORES, IMAGES, LENGTH, LOG, RECORD
 from monai_iln.study.gpus import forget_memory, is_out_of_memory, own_gpu, peak_memory
 from monai_iln.study.grid import Run
 from monai_iln.study.progress import slow_bars
@@ -198,7 +198,7 @@ def _format_time(seconds: float) -> str:
 
 def _is_ours(scratch: Path, settings: WorkerSettings) -> bool:
     """Tell whether the folder is still what this run made. A study that was started again takes it from an orphan."""
-    return not is_orphan() and (scratch / OVERRIDES).is_file()
+    return not is_orphan() and (scratch / LOG).is_file()  # which is there before anything can fail
 
 
 def _replace(scratch: Path, final: Path, config_hash: str) -> None:

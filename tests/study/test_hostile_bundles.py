@@ -72,24 +72,17 @@ def test_shuffled_cases_that_cannot_be_told_apart_are_refused(study):
         select = {"_target_": "SelectItemsd", "keys": ["image", "label"]}
         config["train"]["deterministic_transforms"].append(select)
 
-    workflow = study(drop_keys)
-    with pytest.raises(UserError, match="1 runs failed"):
-        workflow.run()
-    (message,) = read_records(workflow.folder).runs["message"]
-    assert "a loader that does not keep their order" in message
+    with pytest.raises(UserError, match="a loader that does not keep their order"):
+        study(drop_keys)
 
 
-@pytest.mark.slow
 def test_counts_of_a_confusion_matrix_are_no_scores(study):
     def by_counts(config, folder):
         metric = {"_target_": "ConfusionMatrix", "output_transform": PRED_AND_LABEL}
         config["validate"]["key_metric"] = {"val_sensitivity": metric}
 
-    workflow = study(by_counts)
-    with pytest.raises(UserError, match="1 runs failed"):
-        workflow.run()
-    (message,) = read_records(workflow.folder).runs["message"]
-    assert "key metric 'val_sensitivity': a study needs a score of each case" in message
+    with pytest.raises(UserError, match="key metric 'val_sensitivity': a study needs a score of each case, which"):
+        study(by_counts)
 
 
 def test_a_bundle_without_a_key_metric_is_refused_by_the_plan(study):

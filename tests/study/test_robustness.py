@@ -1,6 +1,7 @@
 """Scores under changes of the test images: measured after the runs, and told in the report."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -272,8 +273,8 @@ def test_of_errors_a_rise_is_the_loss(tmp_path):
     assert "ILN is steady under offset; it errs less by 0.300" in text
     assert lines(results)[0].startswith("What the scores hide: mean mae rises by 0.2")
     assert lines(results)[0].endswith("(IN) under gain; ILN keeps it.")
-    assert "Seams: none to look for, since no mask is predicted in windows." in text
-    assert "Windows without" not in text
+    everything = text + str(page_of(tmp_path).tables)
+    assert not re.search("seam|mask|windows", everything, re.IGNORECASE)
 
 
 def test_what_may_be_chance_is_no_loss(tmp_path):

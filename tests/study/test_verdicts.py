@@ -162,6 +162,11 @@ def test_ranks_are_as_firm_as_the_differences():
     assert np.isfinite(one.p)
 
 
+def test_equal_methods_share_their_ranks():
+    chance = estimate_chance(np.ones((3, 2, 12)), np.tile(np.arange(12) % 3, (2, 1)), ["A", "B", "C"])
+    assert rank_chances(chance).to_numpy() == pytest.approx(1 / 3, abs=0.02)
+
+
 def test_ranks_without_an_estimate_are_missing():
     images = images_of({"A": 0.0, "B": 0.1}, folds=1)
     assert rank_chances(estimate(images, "dice", "A")).isna().to_numpy().all()

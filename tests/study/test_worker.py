@@ -71,6 +71,11 @@ def test_a_faster_worker_wins_and_another_configuration_is_replaced(run, setting
     assert read_record(settings.folder / run.path)["config_hash"] == "another"
 
 
+def test_a_failure_before_the_bundle_is_open_is_told(run, settings):
+    execute(run, settings)  # there is no datalist
+    assert "no such file" in read_failure(settings.folder / run.path)["message"]
+
+
 def test_a_full_disk_is_told_and_makes_room(run, settings, monkeypatch):
     failure = failure_path(settings.folder / run.path)
 

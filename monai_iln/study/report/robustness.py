@@ -52,7 +52,8 @@ def blocks(results: Results) -> list[Block]:
     if missing:
         several = f"{count(len(missing), 'finished run')} without measurement, such as {missing[0]}"
         found.append(absent(f"{several}: methods may have been measured on different cases."))
-    return [*found, Items(_EXPLANATION)]
+    moved = set(cases["change"]) - {UNCHANGED, "gain", "offset", "bias field"}
+    return [*found, Items(_OF_INTENSITIES + (_OF_PLACES if moved else []))]
 
 
 _INTRODUCTION = (
@@ -60,8 +61,10 @@ _INTRODUCTION = (
     "preprocessing. Steady means that the mean score changes by less than 0.01, or less than a hundredth where scores "
     "are not between 0 and 1. A method that scores badly has little to lose: read the changes beside its score."
 )
-_EXPLANATION = [
+_OF_INTENSITIES = [
     "Gain: intensities times 1.2. Offset: plus 0.2 standard deviations. Bias field: times a smooth field, 0.8 to 1.2.",
+]
+_OF_PLACES = [
     "Shift: windows lie half a step further. An image that is taken as a whole moves by a quarter of its lengths.",
     "Smaller and larger field of view: windows, or else images, have 0.75 and 1.5 times their lengths, or the nearest "
     "ones that the network takes. What a larger image has more is the median of its border.",
@@ -141,6 +144,8 @@ def _shift_sentence(cases: pd.DataFrame) -> str:
 
 
 def _borders_sentence(cases: pd.DataFrame) -> str:
+    if not _has_masks(cases):
+        return ""
     own = means(cases[cases["change"] == "shift"])
     if own.empty or own["near_borders"].isna().all():
         return "Seams: none to look for, since no mask is predicted in windows."
@@ -196,9 +201,10 @@ def _table(results: Results, dataset: str, summary: pd.DataFrame, margin: float)
                 bold.add(len(cells))
             cells.append(number(difference, decimals, sign=True))
         rows.append(Row(cells, frozenset(bold)))
+    besides = " and the disagreement of masks" if _has_masks(summary) else ""
     caption = (
         f"{dataset}: {results.metric.mean} of the unchanged test cases, and its change under each change of them. "
-        f"Bold: by {number(margin, decimals)} or more. The CSV file has intervals and the disagreement of masks."
+        f"Bold: by {number(margin, decimals)} or more. The CSV file has intervals{besides}."
     )
     header = ["Method", "Unchanged", *map(capital, present)]
     return Table(slug("robustness", dataset), caption, header, rows, summary)

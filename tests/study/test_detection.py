@@ -1,0 +1,136 @@
+"""A study on a bundle that finds boxes: its network is held by a detector, and its batches are lists."""
+
+import json
+
+import pytest
+import torch
+from ignite.metrics import EpochMetric
+from monai.inferers import SimpleInferer
+from zoo_detection import CASES, write_boxes, write_detection
+
+from monai_iln.errors import UserError
+from monai_iln.handlers.cases import SaveCaseScores
+from monai_iln.handlers.changes import BATCH, CHANGES, ChangedInferer
+from monai_iln.run_files import ROBUSTNESS, UNCHANGED
+from monai_iln.study import CrossValidationWorkflow
+from monai_iln.study.records import read_records
+
+# MONAI warns so where a bundle asks for a GPU that is not there.
+pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_boxes(tmp_path_factory.mktemp("boxes") / "data")
+
+
+@pytest.fixture
+def study(tmp_path, data):
+    def make(bundle, **keys):
+        keys = {"methods": "IN,own", "num_folds": 2, "overrides": {"max_epochs": 8}, "jobs": 1, **keys}
+        keys = {"datalist": str(data / "dataset.json"), **keys}
+        return CrossValidationWorkflow(bundle=str(bundle), output_dir=str(tmp_path / "study"), **keys)
+
+    return make
+
+
+def test_norms_within_a_detector_are_replaced_and_counted(study, tmp_path):
+    workflow = study(write_detection(tmp_path), methods="IN,GN4,own")
+    workflow.initialize()
+    kinds = {method: its["kinds"] for method, its in workflow.plan.surveys.items()}
+    own = {"BatchNorm2d": 2, "GroupNorm": 1}
+    assert kinds == {"IN": {"InstanceNorm2d": 3}, "GN4": {"GroupNorm": 3}, "own": own}
+
+
+@pytest.mark.slow
+def test_a_detector_is_studied_from_plan_to_report(study, tmp_path, capsys):
+    workflow = study(write_detection(tmp_path))
+    workflow.initialize()
+    workflow.run()
+    assert "could not be measured" not in capsys.readouterr().out
+    records = read_records(workflow.folder)
+    assert list(records.runs["status"]) == ["finished"] * 4
+    tested = records.images[records.images["part"] == "test"]
+    assert tested.groupby(["method", "image"], observed=True).size().tolist() == [1] * 2 * CASES
+    assert set(tested["structure"]) == {"all"}
+    assert set(tested["score"]) <= {0.0, 0.5, 1.0}  # of a case with one box or two
+    assert tested["score"].mean() > 0.25  # an image has a hundred places for two boxes
+    assert tested["dice"].isna().all()
+    changed = ROBUSTNESS.read(workflow.folder / records.runs["run"].iloc[0])
+    assert set(changed["change"]) == {UNCHANGED, "gain", "offset", "bias field"}
+    assert changed["score"].notna().all()
+    weights = torch.load(workflow.folder / records.runs["run"].iloc[0] / "model.pt", weights_only=True)
+    assert records.runs["method"].iloc[0] == "IN"
+    assert not any("running_mean" in key for key in weights)
+    page = (workflow.folder / "report" / "report.md").read_text()
+    assert "recall" in page
+    assert not any(word in page for word in ("Dice", "Segmented", "urface distance", "olume"))
+
+
+@pytest.mark.parametrize("metric", ["Recall", "ListedRecall"])
+def test_a_metric_that_adds_up_cases_is_taken(study, tmp_path, metric):
+    workflow = study(write_detection(tmp_path, metric))
+    workflow.initialize()
+    assert workflow.plan.metric["name"] == f"val_{metric.lower()}"
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_metric_of_all_cases_together_ends_before_any_run(study, tmp_path, dry_run):
+    workflow = study(write_detection(tmp_path, "RankedPrecision"), dry_run=dry_run)
+    message = (
+        "key metric 'val_rankedprecision': a study needs a score of each case, and RankedPrecision keeps all outputs"
+    )
+    with pytest.raises(UserError, match=message):
+        workflow.initialize()
+    assert not workflow.folder.exists()
+
+
+def test_a_metric_of_ignite_that_waits_for_all_cases_scores_none():
+    metric = EpochMetric(lambda predictions, labels: 1.0, output_transform=lambda output: output[0])
+    saver = SaveCaseScores("", ["a"], ["a.nii.gz"], {"auc": metric}, "test")
+    saver._together = False
+    assert saver._score_alone((torch.ones(1), torch.ones(1))) != 1.0
+    assert saver._together
+
+
+def test_intensities_of_a_list_of_images_are_changed_and_nothing_is_moved():
+    images = [torch.rand(1, 8, 8), torch.rand(1, 4, 12)]
+    inferer, seen = ChangedInferer(SimpleInferer()), {}
+    for change in (None, *CHANGES, BATCH):
+        inferer.change = change
+        predicted = inferer(images, lambda given: [{"image": image} for image in given])
+        seen[change] = [its["image"] for its in predicted]
+        assert inferer.applied == (change in (None, "gain", "offset", "bias field"))
+    for number, image in enumerate(images):
+        assert torch.equal(seen[None][number], image)
+        torch.testing.assert_close(seen["gain"][number], 1.2 * image)
+        torch.testing.assert_close(seen["offset"][number], image + 0.2 * image.std())
+        assert float(seen["bias field"][number][0, 0, 0] / image[0, 0, 0]) == pytest.approx(1.2)
+        assert all(torch.equal(seen[change][number], image) for change in ("shift", "smaller", "larger", BATCH))
+
+
+def test_a_detector_of_another_instance_is_refused_by_the_plan(study, tmp_path):
+    workflow = study(write_detection(tmp_path, held="$copy.deepcopy(@network_def)"))
+    with pytest.raises(UserError, match="what the optimizer trains and network_def: a study compares norms of"):
+        workflow.initialize()
+
+
+def test_a_list_whose_images_are_elsewhere_is_read_by_the_bundle(study, tmp_path, data):
+    bundle = write_detection(tmp_path)
+    with pytest.raises(UserError, match="trainer|dataset.json"):
+        study(bundle, datalist=None).initialize()
+    workflow = study(bundle, datalist=None, overrides={"data_file_base_dir": str(data)})
+    workflow.initialize()
+    (its,) = workflow.plan.data.values()
+    assert its.described["subjects"] == CASES
+    document = json.loads((data / "dataset.json").read_text())
+    assert its.cases.items[1]["box"] == document["training"][1]["box"]
+
+
+def test_images_of_the_bundles_own_list_that_are_absent_are_refused_by_the_plan(study, tmp_path, data):
+    bundle = write_detection(tmp_path)
+    overrides = {"list": str(data / "dataset.json")}  # and the folder of the images is another machine's
+    with pytest.raises(
+        UserError, match=f"{CASES} of {CASES} files under 'image' are not there, such as /datasets/boxes"
+    ):
+        study(bundle, datalist=None, overrides=overrides).initialize()
