@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 from monai_iln.errors import UserError, require
 from monai_iln.extras import require_extra
 
 _PING_SECONDS = 30.0  # a node has to start Python first
+_END_SECONDS = 5.0  # schedulers kill what is there half a minute after their SIGTERM
 
 
 def connect_to_ray(address: str | None, jobs: int | None = None, gpus_per_job: float = 0) -> dict[str, Any]:
@@ -33,7 +37,8 @@ def connect_to_ray(address: str | None, jobs: int | None = None, gpus_per_job: f
 
     if not ray.is_initialized():
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            with _same_sigterm():
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
         except Exception as error:  # of many kinds
             raise UserError(f"address {address!r}: no Ray cluster answers there ({error}). Start one first.") from error
     register_ray()
@@ -49,7 +54,7 @@ def connect_to_ray(address: str | None, jobs: int | None = None, gpus_per_job: f
 
 def call_on_ray(
     function: Callable[..., object], tasks: Iterable[Sequence[Any]], options: Mapping[str, Any]
-) -> Exception | None:
+) -> BaseException | None:
     """Call a function with each of many tasks on the nodes of a cluster. A node that is lost ends only its own calls.
 
     Args:
@@ -63,16 +68,35 @@ def call_on_ray(
     import ray
 
     remote = ray.remote(function).options(max_retries=0, **options["ray_remote_args"])
-    waiting, running, trouble = iter(tasks), list[Any](), None
-    while True:
-        running += [remote.remote(*task) for task in itertools.islice(waiting, options["n_jobs"] - len(running))]
-        if not running:
-            return trouble
-        (done,), running = ray.wait(running, num_returns=1)
-        try:
-            ray.get(done)
-        except Exception as error:  # of the call, or of its node
-            trouble = trouble or error
+    waiting, running = iter(tasks), dict[futures.Future[Any], Any]()
+    trouble: BaseException | None = None
+    try:
+        while True:
+            for task in itertools.islice(waiting, options["n_jobs"] - len(running)):
+                call = remote.remote(*task)
+                running[call.future()] = call
+            if not running:
+                return trouble
+            # Not ray.wait, which turns every signal into Ctrl-C.
+            for done in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                del running[done]
+                trouble = trouble or done.exception()  # of the call, or of its node
+    except KeyboardInterrupt:  # what the calls leave half done is taken away next
+        for call in running.values():
+            ray.cancel(call, force=True)
+        futures.wait(running, timeout=_END_SECONDS)
+        raise
+
+
+@contextlib.contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Keep what this process does at SIGTERM. Ray puts handlers of its own in its place, one of them in C."""
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if kept is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, kept)
 
 
 def _resources(ray: Any) -> tuple[int, float]:

@@ -10,9 +10,11 @@ import joblib
 def usable_cores() -> int:
     """The number of cores that this process may use, 1 or more.
 
-    The CPU affinity of the process limits it, the CPU quota of its cgroup (v1 or v2), and ``LOKY_MAX_CPU_COUNT``.
+    The CPU affinity of the process limits it, the CPU quota of its cgroup (v1 or v2), what SLURM allocated on this
+    node, and ``LOKY_MAX_CPU_COUNT``.
     """
-    return int(joblib.cpu_count())
+    cores = int(joblib.cpu_count())
+    return min(cores, int(os.environ.get("SLURM_CPUS_ON_NODE", cores)))  # not every cluster binds a job to its cores
 
 
 def share_cores(processes: int | None = None) -> tuple[int, int]:

@@ -59,7 +59,16 @@ def test_the_quota_of_a_cgroup_limits_the_cores(monkeypatch, files, count):
     monkeypatch.setattr(context, "_cpu_count_affinity", lambda _: 64)
     monkeypatch.setattr(os.path, "exists", look)
     monkeypatch.setattr(context, "open", read, raising=False)
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
     assert usable_cores() == count
+
+
+def test_what_slurm_allocated_limits_the_cores(monkeypatch):
+    monkeypatch.setattr(cores.joblib, "cpu_count", lambda: 64)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "3")
+    assert usable_cores() == 3
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "128")
+    assert usable_cores() == 64
 
 
 @pytest.mark.parametrize(

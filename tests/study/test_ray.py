@@ -1,5 +1,6 @@
-"""A study on a Ray cluster of two nodes, one of which is lost."""
+"""A study on a Ray cluster of two nodes, one of which is lost, and one that is ended by a signal."""
 
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -31,6 +32,18 @@ def cluster():
     made.shutdown()
 
 
+def start(given):
+    return subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_until(happened, process):
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_lost_node_loses_no_run_and_does_none_twice(cluster, study, prepared, tmp_path):
     nodes, doomed = cluster
     tally, begun = tmp_path / "tally.yaml", tmp_path / "begun"
@@ -39,8 +52,7 @@ def test_a_lost_node_loses_no_run_and_does_none_twice(cluster, study, prepared, 
     given = command(
         prepared, folder, backend="ray", address=nodes.address, jobs=None, training=["train.yaml", str(tally)]
     )
-    process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 300
+    process = start(given)
 
     def on_the_node():
         """The runs that the node has begun and not finished."""
@@ -48,10 +60,7 @@ def test_a_lost_node_loses_no_run_and_does_none_twice(cluster, study, prepared, 
         there = [line.split()[:2] for line in lines if line.endswith(doomed.node_id)]
         return [run for run in there if not list(folder.glob(f"runs/*/{run[0]}/fold_{run[1]}/*/*/{RECORD}"))]
 
-    while not (find_runs(folder) and on_the_node()):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: find_runs(folder) and on_the_node(), process)
     finished = {path: (path / RECORD).stat().st_mtime_ns for path in find_runs(folder)}
     lost = on_the_node()
     nodes.remove_node(doomed, allow_graceful=False)
@@ -68,3 +77,16 @@ def test_a_lost_node_loses_no_run_and_does_none_twice(cluster, study, prepared, 
     repeated = {run for run, count in times.items() if count > 1}
     assert len(times) == 6
     assert {tuple(run) for run in lost} == repeated, "what the other node was doing goes on"
+
+
+def test_sigterm_ends_a_study_on_a_cluster_as_it_does_anywhere(cluster, prepared, tmp_path):
+    folder = tmp_path / "study"
+    process = start(command(prepared, folder, backend="ray", address=cluster[0].address, jobs=None))
+    wait_until(lambda: find_runs(folder) and list(folder.rglob(".seed_*")), process)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "interrupted." in output
+    assert "SIGTERM received" not in output, "what Ray prints of it"
+    assert find_runs(folder)
+    assert not list(folder.rglob(".seed_*")), "the runs on the nodes have ended before what they left was removed"
