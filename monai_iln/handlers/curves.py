@@ -163,7 +163,9 @@ class TrainingCurves:
         better = getattr(self.evaluator, "metric_cmp_fn", lambda new, best: new > best)  # of MONAI's engines
         epoch, score = reduce(lambda best, new: new if better(new[1], best[1]) else best, validated)
         axes.plot(epoch, score, "o", color="tab:orange")
-        axes.annotate(f"{score:.3f}", (epoch, score), xytext=(0, -14), textcoords="offset points", ha="center")
+        # On the side of the worse scores: at the other the border of the picture may be.
+        beside = 7 if better(score - 1, score) else -14
+        axes.annotate(f"{score:.3f}", (epoch, score), xytext=(0, beside), textcoords="offset points", ha="center")
 
     def _close(self, engine: Engine, error: BaseException | None = None) -> None:
         if self._bar is not None:

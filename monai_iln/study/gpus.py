@@ -79,8 +79,12 @@ def share_gpus(study: Study, folder: Path) -> Sharing | None:
     gpus = torch.cuda.device_count()
     if gpus == 0 or study.jobs is not None or study.backend != "loky" or "device" in study.overrides:
         return None
-    records = filter(None, map(read_record, find_runs(folder)))
-    need = max((record["cost"].get("gpu_memory_bytes") or 0 for record in records), default=0)
+    costs = [record["cost"] for record in map(read_record, find_runs(folder)) if record]
+    taken = [cost["gpu_memory_bytes"] for cost in costs if cost.get("gpu_memory_bytes") is not None]
+    need = max(taken, default=0)
+    if taken and need == 0:
+        jobs, _ = share_cores()
+        return Sharing(jobs, f"{jobs} runs at a time, as the cores allow: none has used a GPU")
     if need == 0:
         return Sharing(gpus, f"{_at_a_time(1, gpus)}: the first will tell how many fit", is_open=True)
     free = free_memory()
@@ -124,9 +128,9 @@ def own_gpu(gpus: int) -> str | None:
     return f"cuda:{int(number) % gpus if number.isdecimal() else 0}"
 
 
-def peak_memory() -> int:
-    """The most that torch has reserved of a GPU for this run, in bytes; 0 where it has used none."""
-    return max(map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count())), default=0)
+def peak_memory() -> int | None:
+    """The most that torch has reserved of a GPU for this run, in bytes; ``None`` where there is none."""
+    return max(map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count())), default=None)
 
 
 def forget_memory() -> None:

@@ -165,7 +165,7 @@ def measure_robustness(runs: Sequence[Run], study: Study, folder: Path) -> list[
         folder: The folder of the study, which must be :func:`locked`.
 
     Returns:
-        A sentence for each run where it could not be measured.
+        A sentence for each reason why it could not be measured, with the runs.
 
     Raises:
         UserError: If the backend cannot run anything.
@@ -189,8 +189,16 @@ def measure_robustness(runs: Sequence[Run], study: Study, folder: Path) -> list[
             left = [run for run in left if robustness.is_open(folder / run.path)]
     for run in left:
         robustness.write_failure(folder / run.path, f"its worker died twice ({type(trouble).__name__})")
-    told = [(run, robustness.failure_of(folder / run.path)) for run in todo]
-    return [f"{run}: robustness could not be measured: {why}" for run, why in told if why]
+    reasons: dict[str, list[Run]] = {}
+    for run in todo:
+        why = robustness.failure_of(folder / run.path)
+        if why:
+            reasons.setdefault(why, []).append(run)
+    return [f"{_first_of(runs)}: robustness could not be measured: {why}" for why, runs in reasons.items()]
+
+
+def _first_of(runs: Sequence[Run]) -> str:
+    return str(runs[0]) if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more"
 
 
 def _is_done(run: Run, final: Path) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from monai_iln.errors import UserError
 from monai_iln.study.chance import NEW_SPLITS, ONE_SPLIT, Chance, Components
 from monai_iln.study.grid import Plan
+from monai_iln.study.metric import metric_of
 from monai_iln.study.power import Plan as Grid
 from monai_iln.study.progress import duration
 from monai_iln.study.records import read_records
@@ -62,8 +63,11 @@ def expected_power(plan: Plan, dataset: str) -> str:
     design = NEW_SPLITS if len({run.split for run in runs}) > 1 else ONE_SPLIT
     least = Grid(USUAL, subjects, folds, seeds, methods, design).detectable(methods - 1)
     size = join([count(subjects, "subject"), count(folds, "fold"), count(seeds, "seed")])
+    spreads = "With spreads as usual for Dice of hearts"
+    if plan.metric is not None and not metric_of({"metric": plan.metric}).is_dice:
+        spreads = "If its scores spread as Dice of hearts does"
     return (
-        f"With spreads as usual for Dice of hearts, {size} of {dataset} find a difference of {number(least)} in "
+        f"{spreads}, {size} of {dataset} find a difference of {number(least)} in "
         "four of five studies, and smaller ones less often. After the first runs --power tells it for these data."
     )
 

@@ -176,7 +176,7 @@ def _write_record(
     cost["evaluation_seconds"], cost["total_seconds"] = round(evaluating, 3), round(now - started, 3)
     used = evaluating + cost.get("train_seconds", 0.0) + cost.get("validation_seconds", 0.0)
     cost["overhead_seconds"] = round(now - started - used, 3)
-    if peak := peak_memory():
+    if (peak := peak_memory()) is not None:
         cost["gpu_memory_bytes"] = peak
     write_json(scratch / RECORD, record)
 

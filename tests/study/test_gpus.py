@@ -85,6 +85,12 @@ def test_the_largest_run_so_far_tells_how_many_fit(one_gpu, tmp_path, monkeypatc
     assert share_gpus(Study(), tmp_path) == (1, "1 run at a time on the GPU: the free memory is not known", False)
 
 
+def test_runs_that_use_no_gpu_share_the_cores(one_gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus, "share_cores", lambda: (12, 1))
+    leave_record(tmp_path, "on the CPU", 0)
+    assert share_gpus(Study(), tmp_path) == (12, "12 runs at a time, as the cores allow: none has used a GPU", False)
+
+
 def test_no_answer_is_no_memory(monkeypatch):
     monkeypatch.setattr(gpus, "_QUESTION", "raise SystemExit(1)")
     assert gpus.free_memory() == []

@@ -136,3 +136,6 @@ def test_what_a_plan_can_show_is_told_before_its_runs():
     assert "Nothing can be tested on d with one fold" in expected_power(planned([0], [0], False), "d")
     assert expected_power(planned(range(3), [0], False, methods=["ILN"]), "d") == ""
     assert expected_power(planned(range(3), [0], False, metric={"in_unit_interval": False}), "d") == ""
+    other = {"name": "val_recall", "in_unit_interval": True}
+    assert "spreads as usual for Dice" in expected_power(planned(range(3), range(3), False, metric=None), "d")
+    assert "If its scores spread as Dice" in expected_power(planned(range(3), range(3), False, metric=other), "d")
