@@ -126,6 +126,8 @@ IMAGES = TableFile(
 )
 CASES = TableFile(IMAGES.name, (*IMAGES.columns, "score"), IMAGES.texts)
 """The same where the score is that of a bundle's own metric. Without a column ``score``, it is ``dice``."""
+OVERLAYS = "overlays"
+"""The folder of the pictures of cases."""
 CASE = "monai_iln_case"
 """The key of an item that holds its number among the cases of a study on any bundle."""
 ROBUSTNESS = TableFile(

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from monai_iln.errors import require
+from monai_iln.handlers.case_pictures import save_pictures
 from monai_iln.handlers.metrics import score
 from monai_iln.run_files import CASE, CASES
 
@@ -29,7 +30,8 @@ class SaveCaseScores:
 
     Metrics of MONAI keep the score of each case and class. Of another one, such as an accuracy, the value for each case
     alone is taken, unless it keeps all outputs to score them together, as mAP and AUC do. Where the output has ``pred``
-    and ``label`` as masks, Dice, surface distances and volumes are measured, too.
+    and ``label`` as masks, Dice, surface distances and volumes are measured, too, and of test cases with ``image`` a
+    picture is drawn for each class; see :func:`~monai_iln.handlers.case_pictures.save_pictures`.
 
     Attach it to the evaluator. A line has ``part``, ``subject``, ``structure``, ``score``, and the columns of
     :func:`~monai_iln.handlers.metrics.score` where they could be measured. Lines of another part are kept.
@@ -92,11 +94,16 @@ class SaveCaseScores:
         if masks is None:
             return []
         truth, prediction = masks
+        pictures = []
+        if self.part == "test":
+            pictures = save_pictures(self.output_dir, self._numbers[-1], output.get("image"), truth, prediction)
         if truth.dim() == 3:
             truth, prediction = truth[..., None], prediction[..., None]
         spacing = getattr(output["label"], "pixdim", torch.ones(3))
         lengths = [float(length) for length in spacing[: truth.dim() - 1]] + [1.0] * (4 - len(spacing))
         (rows,) = score(truth, prediction, lengths[:3], "volume")
+        for row, picture in zip(rows, pictures, strict=False):
+            row["prediction"] = picture
         return rows
 
     def _score_alone(self, output: Any) -> float:

@@ -213,6 +213,8 @@ def test_a_bundle_runs_as_it_is(tmp_path, data):
     assert scores.nunique() == 2  # though the bundle sets its own seed
     ours = test["dice"].to_numpy(float)
     assert ours == pytest.approx(test["score"].to_numpy(float), abs=1e-4)
+    assert all((workflow.folder / row.run / row.prediction).is_file() for row in test.itertuples())
+    assert list((workflow.folder / "report/figures").glob("overlays-spleen*.png"))
     weights = torch.load(workflow.folder / "runs/spleen/IN/fold_0/lr_0.01/seed_0/model.pt", weights_only=True)
     assert not any("running_mean" in key for key in weights)
     assert not list(workflow.folder.rglob("bundle"))

@@ -121,8 +121,9 @@ def test_worst_and_best_picture_follow_the_metric():
 
 def test_the_path_of_an_image_is_no_mask():
     rows = [("i", "t", "p", 3.0), ("i", "i", "p", 3.0), ("i", "", "p", 3.0), ("i", "t", "p", np.nan)]
+    rows.append(("i", "", "p.png", 3.0))  # a picture of truth and prediction
     images = pd.DataFrame(rows, columns=["image", "truth", "prediction", "truth_pixels"])
-    assert has_masks(images).tolist() == [True, False, False, False]
+    assert has_masks(images).tolist() == [True, False, False, False, True]
 
 
 # the winner

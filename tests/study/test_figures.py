@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
+from PIL import Image
 
 from monai_iln.study.report import (
     comparisons,
@@ -376,6 +377,19 @@ def test_of_two_structures_of_one_size_the_tile_shows_the_one_of_the_truth(tmp_p
     nibabel.save(nibabel.Nifti1Image(truth, np.eye(4)), tmp_path / "t.nii.gz")
     tile = overlays.make_tile(tmp_path, "best", row)
     assert colours(tile.pixels) == [0, 0, row["truth_pixels"]]
+
+
+def test_tile_of_a_case_is_what_its_run_has_drawn(tmp_path, row):
+    drawn = np.random.default_rng(0).integers(0, 255, (96, 120, 3), np.uint8)
+    path = tmp_path / "runs" / "r" / "0.png"
+    Image.fromarray(drawn).save(path)
+    case = pd.Series({**row.to_dict(), "truth": "", "prediction": path.name, "index": np.nan, "slice": np.nan})
+    tile = overlays.make_tile(tmp_path, "best", case)
+    np.testing.assert_allclose(tile.pixels, drawn / 255, atol=1e-6)
+    path.write_bytes(path.read_bytes()[:60])
+    assert "cannot be read" in overlays.make_tile(tmp_path, "best", case).problem
+    path.unlink()
+    assert "No such file" in overlays.make_tile(tmp_path, "best", case).problem
 
 
 def test_tile_without_a_prediction_shows_the_truth(tmp_path, row):

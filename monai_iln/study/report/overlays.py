@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ from monai_iln.study.report.style import (
 from monai_iln.study.report.wording import join, place, shorten, slug
 from monai_iln.study.statistics import METRICS, Metric
 
+_PICTURE = ".png"
 _RANKS = ("worst", "median", "best")
 _CASE = ["subject", "phase", "slice", "image"]
 
@@ -98,9 +100,13 @@ def blocks(results: Results) -> list[Block]:
 
 
 def has_masks(images: pd.DataFrame) -> pd.Series[bool]:
-    """Which images have masks of truth and prediction to draw. A truth that is the image itself is none."""
-    recorded = (images[["image", "truth", "prediction"]] != "").all(axis=1)
-    return recorded & (images["truth"] != images["image"]) & images["truth_pixels"].notna()
+    """Which images have masks of truth and prediction to draw, or a picture of both.
+
+    A truth that is the image itself is none.
+    """
+    recorded = (images[["image", "truth", "prediction"]] != "").all(axis=1) & (images["truth"] != images["image"])
+    drawn = images["prediction"].astype(str).str.endswith(_PICTURE)
+    return (recorded | drawn) & images["truth_pixels"].notna()
 
 
 def pick_cases(images: pd.DataFrame, metric: Metric = METRICS["dice"]) -> dict[str, pd.DataFrame]:
@@ -158,6 +164,8 @@ def make_tile(folder: Path, rank: str, row: pd.Series, metric: Metric = METRICS[
         shown = f"slice {row['slice']:g}"
     score = f"{metric.name} {row[metric.column]:.{metric.decimals}f}"
     tile = Tile(str(row["method"]), rank, _case(row, shown), score, None)
+    if str(row["prediction"]).endswith(_PICTURE):  # which the run has drawn of a case
+        return _with_pixels(tile, folder / row["run"] / row["prediction"])
     if any(pd.isna(row[key]) or not row[key] for key in ("image", "truth", "prediction")):
         return replace(tile, problem="no files are recorded")
     paths = (row["image"], row["truth"], Path(row["run"]) / row["prediction"])  # absolute ones stay so in the folder
@@ -182,6 +190,13 @@ def make_tile(folder: Path, rank: str, row: pd.Series, metric: Metric = METRICS[
     if is_stack:
         tile = replace(tile, case=_case(row, f"slice {layer + 1} of the stack"))
     return replace(tile, pixels=overlay(image[..., layer], predicted[..., layer], true[..., layer]))
+
+
+def _with_pixels(tile: Tile, path: Path) -> Tile:
+    try:
+        return replace(tile, pixels=imread(path)[..., :3])
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's for a damaged PNG are many
+        return replace(tile, problem=f"a file cannot be read: {error}")
 
 
 def _case(row: pd.Series, shown: str) -> str:
