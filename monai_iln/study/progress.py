@@ -24,7 +24,7 @@ Watch = TypeVar("Watch", bound="_Watch")
 
 _POLL_SECONDS = 0.5
 _LOG_SECONDS = 60.0  # between two lines where nobody watches
-_TRIAL_SECONDS = 8.0  # between two lines of a dry run, which are never ten apart
+_TRIAL_SECONDS = 8.0  # between two lines of a plan or a dry run, which are never ten apart
 _BAR_SECONDS = 10.0  # between two states of a training's bar in its log
 _MOST_SHOWN = 8  # runs
 
@@ -292,6 +292,19 @@ class TrialProgress(_Watch):
             self._told = now
             print(*self._news, sep="\n", file=self.terminal, flush=True)
             self._news.clear()
+
+
+class ScoresProgress(_Watch):
+    """Tells that the plan scores two cases, as often as :class:`TrialProgress`: large images take a while."""
+
+    def __init__(self) -> None:
+        self._begun = self._told = time.monotonic()
+
+    def look(self) -> None:
+        now = time.monotonic()
+        if now - self._told >= _TRIAL_SECONDS:
+            self._told = now
+            print(f"plan: two cases are being scored, for {now - self._begun:.0f} s", file=self.terminal, flush=True)
 
 
 def summarize(record: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from monai_iln.study.cases import Cases, make_cases, read_cases, require_files
 from monai_iln.study.gpus import forget_memory, is_out_of_memory
 from monai_iln.study.grid import Data, Run
 from monai_iln.study.open_bundle import OpenBundle
+from monai_iln.study.progress import ScoresProgress
 from monai_iln.study.settings import Study, check_names
 from monai_iln.study.worker import logged
 
@@ -134,16 +135,15 @@ def try_scores(run: Run, data: Data, scratch: Path) -> None:
     Raises:
         UserError: If nothing tells a score of each case, or the evaluation fails.
     """
-    for _ in tqdm([run], desc="Scores", unit="evaluation", leave=False):
-        with _tried(run.bundle, "an evaluation of two cases"):
-            try:
-                with logged(None):
-                    training.try_scores(run, data.cases.of_split(run.split), scratch)
-            except Exception as error:  # of the bundle, which may raise anything
-                if not is_out_of_memory(error):  # which others may have taken; a run waits for its turn
-                    raise
-            finally:
-                forget_memory()
+    with _tried(run.bundle, "an evaluation of two cases"), ScoresProgress():
+        try:
+            with logged(None):
+                training.try_scores(run, data.cases.of_split(run.split), scratch)
+        except Exception as error:  # of the bundle, which may raise anything
+            if not is_out_of_memory(error):  # which others may have taken; a run waits for its turn
+                raise
+        finally:
+            forget_memory()
 
 
 def _own_cases(study: Study, opened: OpenBundle) -> Cases:

@@ -18,6 +18,7 @@ from monai_iln.study.grid import Run
 from monai_iln.study.progress import (
     RobustnessProgress,
     RunProgress,
+    ScoresProgress,
     StudyProgress,
     TrialProgress,
     duration,
@@ -269,3 +270,13 @@ def test_it_tells_by_itself(tmp_path, monkeypatch, capfd):
         while "a trial" not in capfd.readouterr().err:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_the_plan_is_not_silent_while_it_scores(clock, capfd):
+    with ScoresProgress() as shown:
+        for _ in range(20):
+            clock[0] += 1
+            shown.look()
+    assert capfd.readouterr().err.splitlines() == [
+        f"plan: two cases are being scored, for {seconds} s" for seconds in (8, 16)
+    ]
