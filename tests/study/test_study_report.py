@@ -114,12 +114,6 @@ def write(folder, records):
 
 
 @pytest.fixture
-def unpainted(monkeypatch):
-    """Figures are made and not painted, for tests that look at no picture."""
-    monkeypatch.setattr(document, "_png", lambda figure: b"")
-
-
-@pytest.fixture
 def laid_out(monkeypatch):
     """Figures are laid out, which warns of what does not fit, and not painted."""
 
