@@ -26,7 +26,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some versions of other packages do
 # Imported once, and not by every process that is forked from the server.
 mp.get_context("forkserver").set_forkserver_preload(
-    ["matplotlib.pyplot", "monai.engines", "pandas", "sklearn.model_selection", "torch.utils.tensorboard"]
+    ["matplotlib.pyplot", "monai.engines", "numba", "pandas", "torch._dynamo", "torch.utils.tensorboard"]
 )
 
 
