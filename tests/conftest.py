@@ -24,6 +24,10 @@ from monai_iln.datasets.phantom import write_phantom
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some versions of other packages do
+# Imported once, and not by every process that is forked from the server.
+mp.get_context("forkserver").set_forkserver_preload(
+    ["matplotlib.pyplot", "monai.engines", "numba", "pandas", "torch._dynamo", "torch.utils.tensorboard"]
+)
 
 
 def pytest_collection_finish():
@@ -42,7 +46,6 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run_ranks():
     """A function that runs another in so many processes, with its rank and a folder, and lets none outlive it."""
-    mp.get_context("forkserver").set_forkserver_preload(["monai.engines"])  # imported once and not by every rank
 
     def run(work, folder, world, seconds):
         processes = mp.start_processes(work, (str(folder),), world, join=False, start_method="forkserver")

@@ -14,8 +14,8 @@ import monai_iln
 _SERVER = """
 import atexit, gc, json, os, runpy, signal, sys
 
-import matplotlib.pyplot, nibabel, pydicom, scipy.ndimage, sklearn.model_selection
-import torch.utils.tensorboard
+import fire, matplotlib.pyplot, nibabel, numba, pydicom, scipy.ndimage, sklearn.model_selection
+import torch._dynamo, torch.utils.tensorboard  # the first is what every optimizer imports
 import monai.apps, monai.bundle, monai.engines, monai.handlers, monai.losses, monai.metrics, monai.networks.nets
 import monai.transforms
 

@@ -37,7 +37,7 @@ from fuzz_layouts import INPUTS, Output
 from monai_iln.datasets import DataWarning, check_datalist, prepare_sunnybrook, read_sunnybrook
 from monai_iln.errors import UserError
 
-EXAMPLES = 10  # of each kind in the daily run
+EXAMPLES = 6  # of each kind in the daily run
 LIMIT = 20  # seconds for one input
 MEMORY = 2 << 30  # bytes
 ENDS = ("refused", "read on", "unchanged", "undetectable", "traceback", "hang", "untidy", "silently wrong")

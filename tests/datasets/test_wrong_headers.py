@@ -16,7 +16,7 @@ from monai_iln.datasets.phantom import write_phantom
 
 SMALL = {"subjects": 2, "slices": 6, "phases": 2, "size": 96}
 EXAMPLES = settings(
-    max_examples=75,
+    max_examples=50,
     deadline=None,
     database=None,
     derandomize=True,
@@ -160,7 +160,7 @@ def oblique(tmp_path_factory):
     return folder, {(stack.subject, stack.phase): stack for stack in read_folders([folder]).stacks}
 
 
-@settings(EXAMPLES, max_examples=50)
+@EXAMPLES
 @given(faults=st.tuples(*[st.sampled_from(list(HEADER_FAULTS))] * 2))
 def test_headers_that_contradict_themselves(oblique, faults):
     """What one part of a header still knows is read, every file is told, and image and label go together."""

@@ -24,7 +24,10 @@ from monai_iln.study.open_bundle import OpenBundle, mirror
 from monai_iln.study.records import read_records
 
 # MONAI warns so where a bundle asks for a GPU that is not there.
-pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
+pytestmark = [
+    pytest.mark.usefixtures("unpainted"),
+    pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning"),
+]
 
 PRED_AND_LABEL = "$monai.handlers.from_engine(['pred', 'label'])"
 

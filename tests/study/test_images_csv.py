@@ -18,20 +18,27 @@ ERROR = {"name": "val_mae", "higher_is_better": False, "in_unit_interval": False
 DIFFERENCE = re.compile(r"^(?:method)?(\w+) +(-?\d+\.\d+) +(-?\d+\.\d+) +(-?\d+\.\d+)", re.MULTILINE)
 
 
-@pytest.fixture(params=[None, ERROR], ids=["dice", "error"])
-def study(tmp_path, request):
+@pytest.fixture(scope="module", params=[None, ERROR], ids=["dice", "error"])
+def study(tmp_path_factory, request):
     """A balanced study, in which the effects of the model are the differences of the means."""
+    folder = tmp_path_factory.mktemp("study")
     methods = ("ILN", "IN", "None")  # the last is a name, and no missing value
     options = {"rates": (0.1, 1.0), "subjects": 4, "pictures": False, "metric": request.param}
-    make_study(tmp_path, methods, masks=request.param is None, **options)
-    write_tables(tmp_path, read_records(tmp_path))
-    return tmp_path
+    make_study(folder, methods, masks=request.param is None, **options)
+    write_tables(folder, read_records(folder))
+    return folder
 
 
 def run(*command):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {name: [float(value) for value in numbers] for name, *numbers in DIFFERENCE.findall(done.stdout)}
+
+
+@pytest.fixture(scope="module")
+def in_python(study):
+    """What the script in Python finds."""
+    return run(sys.executable, PAGES / "analyze_images.py", study)
 
 
 def test_page_has_every_column_in_order():
@@ -42,15 +49,14 @@ def test_page_has_every_column_in_order():
 
 
 @pytest.mark.slow
-def test_script_in_python_finds_the_differences_of_the_chosen_rates(study):
+def test_script_in_python_finds_the_differences_of_the_chosen_rates(study, in_python):
     records = read_records(study)
     metric = metric_of(records.study)
     chosen = select_images(records.images, choose_rates(records.runs, "nested", metric))
     assert set(chosen["learning_rate"]) == {0.1, 1.0}  # else the choice would not be tested
     means = subject_scores(chosen.astype({"structure": str, "method": str}), metric).mean()
-    found = run(sys.executable, PAGES / "analyze_images.py", study)
-    assert set(found) == {"IN", "None"}
-    for method, (difference, low, high) in found.items():
+    assert set(in_python) == {"IN", "None"}
+    for method, (difference, low, high) in in_python.items():
         assert difference == pytest.approx(means[method] - means["ILN"], abs=1e-4)
         assert low < difference < high
 
@@ -72,17 +78,14 @@ def has_r():
 
 
 @pytest.mark.slow
-def test_script_in_r_agrees_with_that_in_python(study):
+def test_script_in_r_agrees_with_that_in_python(study, in_python):
     if not has_r():
         pytest.skip("R with lme4 is not installed")
-    first, second = (
-        run(sys.executable, PAGES / "analyze_images.py", study),
-        run("Rscript", PAGES / "analyze_images.R", study),
-    )
-    assert set(first) == set(second) == {"IN", "None"}
-    for method, numbers in first.items():
+    in_r = run("Rscript", PAGES / "analyze_images.R", study)
+    assert set(in_python) == set(in_r) == {"IN", "None"}
+    for method, numbers in in_python.items():
         width = numbers[2] - numbers[1]
-        assert second[method] == pytest.approx(numbers, abs=0.1 * width)
+        assert in_r[method] == pytest.approx(numbers, abs=0.1 * width)
 
 
 def test_a_run_leaves_out_the_score_where_it_is_dice():

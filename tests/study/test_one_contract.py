@@ -25,6 +25,7 @@ SMALL = {"network_def#features": [8, 16]}
 
 # MONAI warns of what the bundles do, as it would without a study.
 pytestmark = [
+    pytest.mark.usefixtures("unpainted"),
     pytest.mark.filterwarnings("ignore:.*Orientationd.__init__.labels:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning"),
     pytest.mark.filterwarnings("ignore:.torch.cuda.amp.GradScaler:FutureWarning"),

@@ -33,17 +33,17 @@ def answer_of(results):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """A study with long names and several data sets and structures: its records, its page and its figures."""
-    folder, figures, paint = tmp_path_factory.mktemp("page"), [], document._png
+    folder, figures = tmp_path_factory.mktemp("page"), []
 
     def png(figure):
+        figure.draw_without_rendering()
         figures.append(figure)
-        return paint(figure)
+        return f"figure {len(figures)}".encode()
 
     datasets = {"LV": ["left ventricle"], "ACDC": ["left ventricle", "RV"]}
     records = make_study(folder, METHODS, datasets, folds=(0, 1), rates=(1.5, 1.0, 0.5, 0.1), seeds=(0,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(document, "_png", png)
-        patch.setattr(document, "_DPI", 60)
         page = write(folder, records)
     return Results.of(folder, records), page, figures
 
@@ -108,8 +108,7 @@ def test_texts_of_figures_are_legible_on_a_phone(drawn):
 
 def test_nothing_passes_the_edge_of_a_figure(drawn):
     _, _, figures = drawn
-    for figure in figures:
-        figure.draw_without_rendering()
+    for figure in figures:  # laid out already
         box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.02, figure.axes[0].get_title(loc="left")
 
@@ -235,6 +234,7 @@ def seeds(tmp_path):
     return tmp_path, diverge
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_run_that_cost_a_seed_is_named(seeds):
     folder, diverge = seeds
     assert lost_runs(Results.of(folder, read_records(folder))) == []
@@ -260,6 +260,7 @@ def test_a_run_of_another_method_costs_its_own_comparisons(seeds):
     assert told.endswith("comparisons with it count 1 of 2 seeds.")
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_winner_is_found_once(seeds, monkeypatch):
     asked = []
 

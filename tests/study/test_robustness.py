@@ -18,6 +18,7 @@ from monai_iln.run_files import ROBUSTNESS, ROBUSTNESS_FAILURE, UNCHANGED, WEIGH
 from monai_iln.study import CrossValidationWorkflow, robustness, scheduler
 from monai_iln.study.records import read_records, unfinished_path
 from monai_iln.study.report import document, write_report
+from monai_iln.study.report import robustness as report_robustness
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.robustness import CHANGES, draw_robustness, lines
 from monai_iln.study.report.robustness_means import judge, margin_of, read
@@ -145,10 +146,19 @@ def test_the_plan_tells_its_price(old, capsys):
 
 @pytest.fixture(autouse=True)
 def _unpainted(monkeypatch):
+    """Figures are not painted, and that of this section alone is laid out."""
+    drawn = []
+
+    def draw(*arguments):
+        drawn.append(draw_robustness(*arguments))
+        return drawn[-1]
+
     def png(figure):
-        figure.draw_without_rendering()
+        if figure in drawn:
+            figure.draw_without_rendering()
         return b""
 
+    monkeypatch.setattr(report_robustness, "draw_robustness", draw)
     monkeypatch.setattr(document, "_png", png)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ from monai_iln.run_files import (
 from monai_iln.study import estimate
 from monai_iln.study.records import find_runs, read_record, read_records
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpainted")]
 
 SHORT = {"folds": [0, 1], "robustness": False}  # for what is not about the end of a study
 EXACT = ["part", "subject", "phase", "slice", "structure", "dice", "hd95_mm", "truth_pixels", "predicted_pixels"]
@@ -43,19 +44,28 @@ EXACT = ["part", "subject", "phase", "slice", "structure", "dice", "hd95_mm", "t
 
 def start(prepared, folder, **settings):
     return subprocess.Popen(
-        command(prepared, folder, **settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        command(prepared, folder, **settings), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
 
 
-def wait_for(condition, process):
+def wait_for(condition, process=None):
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None
+        assert process is None or process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def run_and_meanwhile(work, prepared, folder, **settings):
+    """Run a study here, and do something as soon as a run is under way; what both return."""
+
+    def meanwhile():
+        wait_for(lambda: list(folder.rglob(".seed_*")))
+        return work()
+
+    with ThreadPoolExecutor(1) as thread:
+        other = thread.submit(meanwhile)
+        return run(prepared, folder, **settings), other.result()
 
 
 def test_every_run_leaves_a_record_of_every_test_image(study, prepared):
@@ -137,17 +147,24 @@ def test_a_dry_run_counts_the_validations(prepared, tmp_path, monkeypatch, inter
 
 
 def test_redoing_deletes_nothing_before_its_successor_is_there(study, prepared, tmp_path):
-    folder = shutil.copytree(study[0], tmp_path / "study")
+    folder = tmp_path / "study"
+    old = [path for path in find_runs(study[0]) if path.parent.parent.name == "fold_0"]
+    for path in old:
+        shutil.copytree(path, folder / path.relative_to(study[0]))
     overrides = SMALL["overrides"] | {"epochs": 2}
-    settings = {"overrides": overrides, "redo_changed": True, "robustness": False}
-    process = start(prepared, folder, **settings)
-    wait_for(lambda: list(folder.rglob(".seed_*")), process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert len(read_records(folder).runs) == 6
-    done = run(prepared, folder, **settings)
+    settings = {"folds": [0], "overrides": overrides, "redo_changed": True, "robustness": False}
+    done, runs = run_and_meanwhile(lambda: read_records(folder).runs, prepared, folder, **settings)
     assert done.returncode == 0, done.stderr
-    assert all(record["overrides"]["epochs"] == 2 for record in map(read_record, find_runs(folder)))
+    assert len(runs) == len(old) == 2
+    records = {path: read_record(path) for path in find_runs(folder)}
+    assert [record["overrides"]["epochs"] for record in records.values()] == [2, 2]
+    first, second = records
+    shutil.rmtree(first)  # as if the study had been killed between the two
+    shutil.copytree(old[0], first)
+    done = run(prepared, folder, **settings)
+    assert "2 runs, 1 finished, 1 to do" in done.stdout
+    assert read_record(first)["overrides"]["epochs"] == 2
+    assert read_record(second) == records[second]
 
 
 def test_a_bad_run_takes_nothing_else_down(prepared, tmp_path, capfd):
@@ -186,7 +203,7 @@ def test_overrides_do_not_replace_what_the_evaluation_sets(study, prepared, tmp_
     assert list(found.runs["test_dice"]) == list(scores), "the trained weights, not new ones"
 
 
-def test_a_worker_that_always_dies_is_alone_to_blame(prepared, tmp_path):
+def test_a_worker_that_always_dies_is_alone_to_blame(prepared, tmp_path, forked_workers):
     poison = tmp_path / "poison.yaml"
     poison.write_text("initialize:\n  - $@learning_rate < 0.4 or os._exit(1)\n  - $@network\n")
     folder = tmp_path / "study"
@@ -214,33 +231,35 @@ def assert_undisturbed(folder, study):
     pd.testing.assert_frame_equal(found.images[EXACT], expected, check_categorical=False)  # of fewer subjects
 
 
-def test_killed_at_any_moment_and_started_again(study, prepared, tmp_path):
-    """A study that was killed twice leaves the records of one that was not."""
+def test_ended_twice_and_started_again(study, prepared, tmp_path):
+    """A study that was terminated, as clusters do, and then killed, leaves the records of one that was not."""
     folder = tmp_path / "study"
-    for seconds in (0, 3):
-        process = start(prepared, folder, **SHORT)
-        wait_for(lambda: list(folder.rglob(".seed_*")), process)
-        time.sleep(seconds)
-        assert process.poll() is None, "it is killed while it works"
-        os.kill(process.pid, signal.SIGKILL)  # its workers are not told
-        process.wait()
+    process = start(prepared, folder, **SHORT)
+    wait_for(lambda: list(folder.rglob(".seed_*")), process)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    last = told.splitlines()[-1]
+    assert last == "interrupted. Every finished run is kept: give the same command again to go on."
+    assert "Traceback" not in told
+    time.sleep(1)  # workers that lived on would write
+    assert not list(folder.rglob(".seed_*"))
+    process = start(prepared, folder, **SHORT)
+    wait_for(lambda: list(folder.rglob(".seed_*")), process)
+    time.sleep(3)
+    assert process.poll() is None, "it is killed while it works"
+    process.kill()  # its workers are not told
+    process.communicate()
     done = run(prepared, folder, **SHORT)
     assert done.returncode == 0, done.stderr
     assert_undisturbed(folder, study)
     assert not list(folder.rglob(".seed_*"))
 
 
-def test_a_killed_worker_costs_no_run(study, prepared, tmp_path):
+def test_a_killed_worker_costs_no_run(study, prepared, tmp_path, forked_workers):
     folder = tmp_path / "study"
-    shown = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command(prepared, folder, **SHORT), **shown)
-    wait_for(lambda: list(folder.rglob(".seed_*")), process)
-    workers = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "-f", "popen_loky"], capture_output=True, text=True, check=True
-    )
-    os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
+    done, _ = run_and_meanwhile(lambda: os.kill(forked_workers()[0], signal.SIGKILL), prepared, folder, **SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert_undisturbed(folder, study)
 
 
@@ -265,7 +284,7 @@ def test_two_ranks_train_what_one_does(prepared, tmp_path):
         "folds": [0],
         "overrides": SMALL["overrides"] | {"rotations": [0], "epochs": 2},
     }
-    alone = run(prepared, tmp_path / "one", **settings)
+    alone = run(prepared, tmp_path / "one", robustness=False, **settings)
     assert alone.returncode == 0, alone.stdout + alone.stderr
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     together = subprocess.run(
@@ -282,17 +301,3 @@ def test_two_ranks_train_what_one_does(prepared, tmp_path):
     losses = [LOSSES.read(find_runs(folder)[0])["loss"] for folder in (tmp_path / "one", tmp_path / "two")]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     np.testing.assert_allclose(two.images["dice"], one.images["dice"], atol=0.02)
-
-
-def test_terminated_as_clusters_do(prepared, tmp_path):
-    folder = tmp_path / "study"
-    process = subprocess.Popen(command(prepared, folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: list(folder.rglob(".seed_*")), process)
-    process.terminate()
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    last = told.splitlines()[-1]
-    assert last == "interrupted. Every finished run is kept: give the same command again to go on."
-    assert "Traceback" not in told
-    time.sleep(1)  # workers that lived on would write
-    assert not list(folder.rglob(".seed_*"))

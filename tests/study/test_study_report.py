@@ -114,12 +114,6 @@ def write(folder, records):
 
 
 @pytest.fixture
-def unpainted(monkeypatch):
-    """Figures are made and not painted, for tests that look at no picture."""
-    monkeypatch.setattr(document, "_png", lambda figure: b"")
-
-
-@pytest.fixture
 def laid_out(monkeypatch):
     """Figures are laid out, which warns of what does not fit, and not painted."""
 
@@ -135,7 +129,9 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     diverged = [("None", 0, 1.0), ("IN", 2, 0.1)]
     records = make_study(folder, METHODS, rates=(0.1, 0.5, 1.0), subjects=4, diverged=diverged)
-    return folder, records, write(folder, records)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "_DPI", 50)
+        return folder, records, write(folder, records)
 
 
 def choose(records, part):
