@@ -90,7 +90,10 @@ def call_on_ray(
 
 @contextlib.contextmanager
 def _same_sigterm() -> Iterator[None]:
-    """Keep what this process does at SIGTERM. Ray puts handlers of its own in its place, one of them in C."""
+    """Keep what this process does at SIGTERM, if this is its main thread: no other may set it.
+
+    Ray puts handlers of its own in its place, one of them in C.
+    """
     kept = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -10,11 +10,13 @@ import joblib
 def usable_cores() -> int:
     """The number of cores that this process may use, 1 or more.
 
-    The CPU affinity of the process limits it, the CPU quota of its cgroup (v1 or v2), what SLURM allocated on this
-    node, and ``LOKY_MAX_CPU_COUNT``.
+    The CPU affinity of the process limits it, the CPU quota of its cgroup (v1 or v2), what SLURM allocated to a task
+    or on this node, and ``LOKY_MAX_CPU_COUNT``.
     """
-    cores = int(joblib.cpu_count())
-    return min(cores, int(os.environ.get("SLURM_CPUS_ON_NODE", cores)))  # not every cluster binds a job to its cores
+    # Not every cluster binds a job to its cores.
+    allocated = [os.environ.get(name, "") for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")]
+    limits = [int(number) for number in allocated if number.isdecimal() and int(number) > 0]
+    return min([int(joblib.cpu_count()), *limits])
 
 
 def share_cores(processes: int | None = None) -> tuple[int, int]:

@@ -141,6 +141,8 @@ ROBUSTNESS = TableFile(
 """What a finished run scores under changes of its test images."""
 UNCHANGED = "unchanged"
 """The name of no change."""
+OF_INTENSITIES = ("gain", "offset", "bias field")
+"""The changes that move nothing."""
 ROBUSTNESS_FAILURE = "robustness.json"
 """Why the above could not be measured."""
 SLICES = TableFile(  # beside the masks of an inference

@@ -59,16 +59,20 @@ def test_the_quota_of_a_cgroup_limits_the_cores(monkeypatch, files, count):
     monkeypatch.setattr(context, "_cpu_count_affinity", lambda _: 64)
     monkeypatch.setattr(os.path, "exists", look)
     monkeypatch.setattr(context, "open", read, raising=False)
-    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    for name in ("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
     assert usable_cores() == count
 
 
 def test_what_slurm_allocated_limits_the_cores(monkeypatch):
     monkeypatch.setattr(cores.joblib, "cpu_count", lambda: 64)
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "3")
-    assert usable_cores() == 3
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "128")
-    assert usable_cores() == 64
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    for told, count in {"3": 3, "128": 64, "0": 64, "": 64, "2(x3)": 64, "-1": 64}.items():
+        monkeypatch.setenv("SLURM_CPUS_ON_NODE", told)
+        assert usable_cores() == count
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "16")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert usable_cores() == 2
 
 
 @pytest.mark.parametrize(

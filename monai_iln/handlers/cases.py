@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping, Sequence, Set
-from numbers import Number
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +17,14 @@ from monai.networks import one_hot
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from monai_iln.errors import require
+from monai_iln.errors import UserError, require
 from monai_iln.handlers.case_pictures import save_pictures
 from monai_iln.handlers.metrics import score
 from monai_iln.run_files import CASE, CASES
+
+
+class NoCaseScoresError(UserError):
+    """An evaluator does not tell the score of a case, whatever its network predicts."""
 
 
 class SaveCaseScores:
@@ -45,6 +47,7 @@ class SaveCaseScores:
         structures: The names of the label values above 0; empty for "class 1", "class 2", ...
 
     Raises:
+        NoCaseScoresError: If the metric scores all cases together, or nothing tells the cases apart.
         UserError: When the evaluator ends, if cases are missing, or nothing tells their scores.
     """
 
@@ -65,6 +68,7 @@ class SaveCaseScores:
         self.structures = list(structures)
 
     def attach(self, engine: Engine) -> None:
+        self._single = _copy_of(self.metric)
         self._numbers: list[int] = []
         self._alone: list[float] = []
         self._measured: list[list[dict[str, Any]]] = []
@@ -77,12 +81,12 @@ class SaveCaseScores:
         batch, output = _items(engine.state.batch), _items(engine.state.output)
         for number, one in enumerate(output):
             item = batch[number] if number < len(batch) and isinstance(batch[number], Mapping) else {}
-            require(
-                CASE in item or not _is_shuffled(engine),
-                f"items without {CASE!r} from a loader that does not keep their order",
-                "by it the evaluator's outputs are told apart",
-                "let no transform of the validation drop keys of an item, or do not shuffle there",
-            )
+            if CASE not in item and _is_shuffled(engine):
+                raise NoCaseScoresError(
+                    f"items without {CASE!r} from a loader that does not keep their order: by it the evaluator's "
+                    "outputs are told apart. Remedy: let no transform of the validation drop keys of an item, or do "
+                    "not shuffle there."
+                )
             self._numbers.append(int(item.get(CASE, len(self._numbers))))
             self._alone.append(self._score_alone(one))
             self._measured.append(self._measure(one))
@@ -108,14 +112,13 @@ class SaveCaseScores:
 
     def _score_alone(self, output: Any) -> float:
         """The key metric of one case; NaN where it is none of one case."""
-        if self.metric is None or isinstance(self.metric, IgniteMetricHandler):
+        metric = self._single
+        if metric is None:
             return float("nan")
-        metric = copy.copy(self.metric)  # the evaluator's own goes on with all cases
-        metric.reset()
-        empty = {name for name, value in vars(metric).items() if isinstance(value, list) and not value}
         try:
+            metric.reset()
             metric.iteration_completed(SimpleNamespace(state=SimpleNamespace(output=[output])))
-            self._together |= _keeps_outputs(metric, empty)
+            self._together |= _keeps_outputs(metric)
             return float("nan") if self._together else float(metric.compute())
         except (ValueError, RuntimeError, TypeError):  # metrics raise as they like
             return float("nan")
@@ -152,17 +155,20 @@ class SaveCaseScores:
         if isinstance(details, Tensor) and len(details) == len(self._numbers) and details.dim() < 3:
             table = details.detach().cpu().double().reshape(len(details), -1)
             return [[float(value) for value in row] for row in table]
+        if np.isfinite(self._alone).all():
+            return [[value] for value in self._alone]
         lack = "which this metric does not give"
+        kind: type[UserError] = NoCaseScoresError
         if self._together:
             lack = f"and {type(self.metric).__name__} keeps all outputs to score them together, as mAP and AUC do"
-        require(
-            bool(np.isfinite(self._alone).all()),
-            f"key metric {getattr(engine.state, 'key_metric_name', None)!r}",
-            f"a study needs a score of each case, {lack}",
-            "give the evaluator another key metric: one of MONAI with a score for each image, such as MeanDice, or one "
-            "that adds up what it scores of each case, such as the share of its boxes that are found",
+        elif self._single is not None:  # some value is undefined, perhaps for what was predicted
+            kind = UserError
+        name = getattr(engine.state, "key_metric_name", None)
+        raise kind(
+            f"key metric {name!r}: a study needs a score of each case, {lack}. Remedy: give the evaluator another key "
+            "metric: one of MONAI with a score for each image, such as MeanDice, or one that adds up what it scores of "
+            "each case, such as the share of its boxes that are found."
         )
-        return [[value] for value in self._alone]
 
     def _name(self, scores: list[float], measured: list[dict[str, Any]]) -> tuple[list[str], list[float]]:
         """The names of classes, and their scores. A background that is scored, too, is left out."""
@@ -182,14 +188,31 @@ class SaveCaseScores:
         CASES.write(self.output_dir, ([_cell(row.get(column)) for column in CASES.columns] for row in kept + rows))
 
 
-def _keeps_outputs(metric: Metric, empty: Set[str]) -> bool:
-    """Whether a metric, after one case, keeps more of it than a number in its lists, which were empty."""
-    kept = [one for name in empty for one in getattr(metric, name)]
-    return isinstance(metric, EpochMetric) or not all(isinstance(one, Number) or _is_number(one) for one in kept)
+def _copy_of(metric: Metric | None) -> Metric | None:
+    """A metric of its own for one case after another, while the evaluator's goes on with all cases.
+
+    Metrics of MONAI have none: they keep the score of each case, or have no such score.
+    """
+    if metric is None or isinstance(metric, IgniteMetricHandler):
+        return None
+    try:
+        return copy.deepcopy(metric)
+    except Exception:  # it may hold anything, such as a lock
+        return copy.copy(metric)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1
+def _keeps_outputs(metric: Metric) -> bool:
+    """Whether a metric keeps what was predicted of a case, and not what it scores of it.
+
+    Metrics of boxes keep a dictionary or a table for each case. What keeps numbers, such as scores and their weights,
+    may have a score of each case.
+    """
+    lists = (value for value in vars(metric).values() if isinstance(value, list))
+    return isinstance(metric, EpochMetric) or any(_is_output(one) for its in lists for one in its)
+
+
+def _is_output(kept: Any) -> bool:
+    return isinstance(kept, Mapping) or (isinstance(kept, (Tensor, np.ndarray)) and kept.ndim > 1)
 
 
 def _cell(value: Any) -> Any:

@@ -15,6 +15,8 @@ from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.utils import ensure_tuple_rep, fall_back_tuple
 from torch import Tensor
 
+from monai_iln.run_files import OF_INTENSITIES
+
 AMOUNT = 0.2  # of gain, offset and bias field
 SMALLER, LARGER = 0.75, 1.5
 _MULTIPLES = (1, 2, 4, 8, 16, 32)  # of lengths: networks that halve an image take only some
@@ -266,7 +268,6 @@ CHANGES: dict[str, Callable[[Prediction], Tensor]] = {
 }
 """The changes of an image by their names."""
 
-_OF_INTENSITIES = ("gain", "offset", "bias field")
 
 BATCH = "batch"
 """The name of the change of a batch: the same image among others, see :class:`OtherBatches`."""
@@ -276,6 +277,11 @@ def _changed(image: Tensor, change: str) -> Tensor:
     """An image ``(C, ...)`` of other intensities."""
     images = plain(image)[None]
     return CHANGES[change](Prediction(images, images, None, None, lambda _, changed, __: changed))[0]
+
+
+def _are_images(inputs: Any) -> bool:
+    """Whether it is a list of images whose intensities can be changed."""
+    return isinstance(inputs, list) and all(isinstance(one, Tensor) and one.is_floating_point() for one in inputs)
 
 
 class ChangedInferer:
@@ -314,7 +320,7 @@ class ChangedInferer:
                 self.windows = windows_of(self.inferer, inputs.shape[2:])
             self._unchanged = self.inferer(inputs, network, *args, **kwargs)
             return self._unchanged
-        self.applied = isinstance(inputs, list) and self.change in _OF_INTENSITIES
+        self.applied = self.change in OF_INTENSITIES and _are_images(inputs)
         if self.applied:
             return self.inferer([_changed(image, str(self.change)) for image in inputs], network, *args, **kwargs)
         unchanged = self._unchanged

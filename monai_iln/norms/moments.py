@@ -41,7 +41,7 @@ def spatial_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     constant = mean.detach()
     # Centred sum of squares: E[x^2] - mean^2 loses every digit where the mean is large against the deviation.
     centred = x - constant
-    rest = (mean - constant).flatten(1)
+    rest = (mean - constant).flatten(1).masked_fill(constant.flatten(1).isinf(), 0.0)  # where the sum has no number
     return centred, mean.flatten(1), centred.square().sum(axes) / size - rest * rest
 
 

@@ -19,7 +19,7 @@ from monai_iln.run_files import DATALIST
 from monai_iln.study.bundles import GRID_IDS, OUTPUT_IDS, OWN_IMAGES, Bundle, find_bundle, makes, values_of_grid
 from monai_iln.study.grid import Data, Plan, Run, hash_of
 from monai_iln.study.settings import Study, name_methods
-from monai_iln.study.trial import read_data, try_methods, try_scores
+from monai_iln.study.trial import read_data, try_methods
 
 _IN_UNIT_INTERVAL = ("dice", "iou", "accuracy", "auc", "f1", "precision", "recall", "confusion")
 
@@ -82,9 +82,6 @@ def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) 
                 runs.append(run)
     for part in laid_over:
         parser.update(part)
-    if not distributed and not makes(parser, OWN_IMAGES):
-        with tempfile.TemporaryDirectory() as scratch:
-            try_scores(runs[0], data[runs[0].dataset], Path(scratch))
     return Plan(runs, data, surveys, None if makes(parser, OWN_IMAGES) else _metric(parser, bundle))
 
 

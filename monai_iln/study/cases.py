@@ -141,7 +141,7 @@ def read_cases(path: Path, subject: str | None = None, num_folds: int = 5) -> Ca
         ) from error
     name = str(document.get("name") or path.parent.name or path.stem)
     found = [{key: _absolute(value, path.parent) for key, value in item.items()} for item in items]
-    require_files(str(path), found)
+    require_files(str(path), "the folder of the datalist", found)
     return make_cases(name, found, _structures(document.get("labels")), subject, num_folds)
 
 
@@ -155,13 +155,14 @@ def _structures(labels: Any) -> list[str]:
     return [names[value] for value in sorted(names)]
 
 
-def require_files(source: str, items: Sequence[Mapping[str, Any]]) -> None:
+def require_files(source: str, start: str, items: Sequence[Mapping[str, Any]]) -> None:
     """Refuse paths of files that are not there. A key holds paths if one of its values is a file, or it is ``image``.
 
     What a run would say of them comes late, once for each run.
 
     Args:
         source: Where the items come from.
+        start: The folder that relative paths start from, in words.
         items: The items.
 
     Raises:
@@ -178,7 +179,7 @@ def require_files(source: str, items: Sequence[Mapping[str, Any]]) -> None:
         require(
             not absent or (key != "image" and len(absent) == len(values)),
             f"{source}: {len(absent)} of {len(values)} files under {key!r} are not there, such as {first}",
-            "paths are absolute, or relative to the folder of the datalist",
+            f"paths are absolute, or relative to {start}",
             "mend them, drop their items, or override the folder of the bundle's own list and leave --datalist out",
         )
 

@@ -70,7 +70,7 @@ def train_and_evaluate(
 
 
 def try_scores(run: Run, cases: Cases, scratch: Path) -> None:
-    """Score two cases as a run does, by a network that is not trained.
+    """Score two test cases as a run does, by a network that is not trained.
 
     Args:
         run: The run.
@@ -80,7 +80,8 @@ def try_scores(run: Run, cases: Cases, scratch: Path) -> None:
     Raises:
         UserError: If nothing tells a score of each case.
     """
-    parts = {part: numbers[:2] for part, numbers in cases.split(run.fold, run.validation_every).items()}
+    parts = cases.split(run.fold, run.validation_every)
+    parts["test"] = parts["test"][:2]  # schedules may ask how long the training is
     opened = OpenBundle(run, scratch / BUNDLE)
     try:
         opened.start(_values(opened, cases, parts, "test"), "test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,12 @@ from tqdm import tqdm
 
 from monai_iln.configuration import read_configuration
 from monai_iln.errors import UserError, find_user_error, require, root_cause
+from monai_iln.handlers.cases import NoCaseScoresError
 from monai_iln.names import require_visible
 from monai_iln.study import training
 from monai_iln.study.bundles import Bundle, values_of_grid
 from monai_iln.study.cases import Cases, make_cases, read_cases, require_files
-from monai_iln.study.gpus import forget_memory, is_out_of_memory
+from monai_iln.study.gpus import forget_memory
 from monai_iln.study.grid import Data, Run
 from monai_iln.study.open_bundle import OpenBundle
 from monai_iln.study.progress import ScoresProgress
@@ -124,24 +126,26 @@ def try_methods(
     return surveys, rate
 
 
-def try_scores(run: Run, data: Data, scratch: Path) -> None:
+def try_scores(run: Run, data: Data) -> None:
     """Refuse a study whose evaluator tells no score of a case: all of its runs would train for nothing.
+
+    What else goes wrong with two cases and an untrained network may be due to these: the first run tells it.
 
     Args:
         run: A run of the study.
         data: Its data.
-        scratch: The folder to work in.
 
     Raises:
-        UserError: If nothing tells a score of each case, or the evaluation fails.
+        NoCaseScoresError: If nothing tells a score of each case.
     """
-    with _tried(run.bundle, "an evaluation of two cases"), ScoresProgress():
+    with tempfile.TemporaryDirectory() as scratch, ScoresProgress():
         try:
             with logged(None):
-                training.try_scores(run, data.cases.of_split(run.split), scratch)
+                training.try_scores(run, data.cases.of_split(run.split), Path(scratch))
         except Exception as error:  # of the bundle, which may raise anything
-            if not is_out_of_memory(error):  # which others may have taken; a run waits for its turn
-                raise
+            refused = find_user_error(error)
+            if isinstance(refused, NoCaseScoresError):
+                raise refused from None
         finally:
             forget_memory()
 
@@ -160,7 +164,7 @@ def _own_cases(study: Study, opened: OpenBundle) -> Cases:
         )
         for item in found:
             items.setdefault(repr(sorted(item.items(), key=str)), dict(item))
-    require_files(f"the configuration of {opened.bundle.folder}", list(items.values()))
+    require_files(f"the configuration of {opened.bundle.folder}", "the current folder", list(items.values()))
     return make_cases(opened.bundle.folder.name, list(items.values()), (), study.subject, study.num_folds)
 
 

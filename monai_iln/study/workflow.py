@@ -26,6 +26,7 @@ from monai_iln.study.estimate import count_jobs, estimate_seconds
 from monai_iln.study.grid import Plan, Run
 from monai_iln.study.progress import duration
 from monai_iln.study.protocol import describe_protocol
+from monai_iln.study.records import find_runs
 from monai_iln.study.report import report
 from monai_iln.study.scheduler import (
     locked,
@@ -36,6 +37,7 @@ from monai_iln.study.scheduler import (
 )
 from monai_iln.study.settings import Study, name_methods, read_settings
 from monai_iln.study.sizing import describe_power, expected_power, stopping_sentence, widest_interval
+from monai_iln.study.trial import try_scores
 
 _ERRORS = ("mae", "mse", "error", "distance", "hausdorff", "loss")  # names of metrics where lower is better
 
@@ -90,6 +92,9 @@ class CrossValidationWorkflow(BundleWorkflow):
         if distributed and idist.get_world_size() == 1:
             idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
         self.plan = plan_bundle(self.study, self.config_folder, distributed)
+        first = self.runs[0]
+        if self.plan.metric is not None and not distributed and not find_runs(self.folder):  # whose scores would tell
+            try_scores(first, self.plan.data[first.dataset])
 
     def run(self) -> None:
         """Do what is missing, then write tables and report.

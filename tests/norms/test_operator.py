@@ -131,6 +131,24 @@ def test_a_large_mean_costs_no_digits(offset, memory_format):
     assert_same(actual, results(mixture_norm_reference, (x, *others)), tolerance=1e-5)
 
 
+def test_a_sum_beyond_the_range_spares_the_other_channels():
+    """The definition's mean is infinite there, and its gradient is no number."""
+    x, *others = make((2, 8, 5, 6), [8, 1, BATCH])
+    x[0, 1] = 3e37
+    y, grad_x, *_ = results(mixture_norm_reference, (x, *others), torch.float32)
+    there = [c for c in range(8) if c != 1]
+    assert y[0, there].isfinite().all()
+    assert y[1].isfinite().all()
+    assert grad_x[:, there].isfinite().all()
+    assert (
+        mixture_norm_reference(x.float(), *(t if t is None else t.float() for t in others[:5]), others[5])[1][
+            :, :, there
+        ]
+        .isfinite()
+        .all()
+    )
+
+
 def test_nothing_and_nan():
     empty = ILN(8, 4)(torch.empty(0, 8, 4, 4, requires_grad=True))
     assert torch.autograd.grad(empty, empty, torch.empty_like(empty))[0].shape == (0, 8, 4, 4)

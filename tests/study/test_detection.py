@@ -1,18 +1,20 @@
 """A study on a bundle that finds boxes: its network is held by a detector, and its batches are lists."""
 
+import contextlib
 import json
 
 import pytest
 import torch
-from ignite.metrics import EpochMetric
+from ignite.engine import Engine
+from ignite.metrics import EpochMetric, Metric
 from monai.inferers import SimpleInferer
 from zoo_detection import CASES, write_boxes, write_detection
 
 from monai_iln.errors import UserError
-from monai_iln.handlers.cases import SaveCaseScores
+from monai_iln.handlers.cases import NoCaseScoresError, SaveCaseScores
 from monai_iln.handlers.changes import BATCH, CHANGES, ChangedInferer
-from monai_iln.run_files import ROBUSTNESS, UNCHANGED
-from monai_iln.study import CrossValidationWorkflow
+from monai_iln.run_files import RECORD, ROBUSTNESS, UNCHANGED
+from monai_iln.study import CrossValidationWorkflow, training
 from monai_iln.study.records import read_records
 
 # MONAI warns so where a bundle asks for a GPU that is not there.
@@ -88,9 +90,89 @@ def test_a_metric_of_all_cases_together_ends_before_any_run(study, tmp_path, dry
 def test_a_metric_of_ignite_that_waits_for_all_cases_scores_none():
     metric = EpochMetric(lambda predictions, labels: 1.0, output_transform=lambda output: output[0])
     saver = SaveCaseScores("", ["a"], ["a.nii.gz"], {"auc": metric}, "test")
-    saver._together = False
+    saver.attach(Engine(lambda engine, batch: None))
     assert saver._score_alone((torch.ones(1), torch.ones(1))) != 1.0
     assert saver._together
+
+
+class Kept(Metric):
+    """Keeps something of each case, and empties its list in place."""
+
+    def __init__(self, keep, score):
+        self.kept = []
+        super().__init__(output_transform=lambda its: its[0])
+        self.keep, self.score = keep, score
+
+    def reset(self):
+        self.kept.clear()
+
+    def update(self, output):
+        self.kept.append(self.keep(output))
+
+    def compute(self):
+        return sum(map(self.score, self.kept)) / len(self.kept)
+
+
+@pytest.mark.parametrize(
+    ("keep", "score", "together"),
+    [
+        (lambda box: float(box[0, 0]), float, False),
+        (lambda box: (float(box[0, 0]), 1.0), lambda pair: pair[0], False),
+        (lambda box: [float(box[0, 0])], lambda row: row[0], False),
+        (lambda box: box[0], lambda scores: float(scores[0]), False),  # of classes
+        (lambda box: box, lambda boxes: float(boxes[0, 0]), True),
+        (lambda box: {"boxes": box.tolist()}, lambda its: its["boxes"][0][0], True),
+    ],
+)
+def test_what_a_metric_keeps_tells_whether_it_scores_a_case(keep, score, together):
+    metric = Kept(keep, score)
+    saver = SaveCaseScores("", ["a", "b"], ["a.nii.gz", "b.nii.gz"], {"one": metric}, "test")
+    saver.attach(Engine(lambda engine, batch: None))
+    metric.update(torch.full((3, 4), 5.0))
+    scores = [saver._score_alone(torch.full((3, 4), value)) for value in (1.0, 2.0)]
+    assert saver._together is together
+    assert together or scores == [1.0, 2.0]
+    assert metric.compute() == 5.0, "the evaluator's own goes on"
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (NoCaseScoresError("no score"), True),
+        (UserError("2 of 3 cases"), False),
+        (RuntimeError("CUDA out of memory"), False),
+    ],
+)
+def test_what_an_untrained_network_and_two_cases_may_be_blamed_for_is_left_to_the_first_run(
+    study, tmp_path, monkeypatch, error, refused
+):
+    tried = []
+
+    def fail(run, cases, scratch):
+        tried.append(run)
+        raise error
+
+    monkeypatch.setattr(training, "try_scores", fail)
+    workflow = study(write_detection(tmp_path))
+    with pytest.raises(UserError, match="no score") if refused else contextlib.nullcontext():
+        workflow.initialize()
+    assert len(tried) == 1
+    record = workflow.folder / "runs/boxes/IN/fold_0/lr_0.01/seed_0" / RECORD
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    workflow.initialize()
+    assert len(tried) == 1, "what has run was scored"
+
+
+def test_a_training_is_as_long_as_ever_while_two_cases_are_scored(study, tmp_path, monkeypatch):
+    workflow, given = study(write_detection(tmp_path)), []
+    monkeypatch.setattr(training, "_evaluate", lambda *_: None)
+    values = training._values
+    monkeypatch.setattr(training, "_values", lambda *its: given.append(its[2]) or values(*its))
+    workflow.initialize()
+    sizes = {part: len(numbers) for part, numbers in given[0].items()}
+    assert sizes["test"] == 2
+    assert sizes["training"] + sizes["validation"] == CASES // 2
 
 
 def test_intensities_of_a_list_of_images_are_changed_and_nothing_is_moved():
@@ -101,6 +183,10 @@ def test_intensities_of_a_list_of_images_are_changed_and_nothing_is_moved():
         predicted = inferer(images, lambda given: [{"image": image} for image in given])
         seen[change] = [its["image"] for its in predicted]
         assert inferer.applied == (change in (None, "gain", "offset", "bias field"))
+    for others in ([torch.ones(1, 8, 8, dtype=torch.int)], [{"image": images[0]}]):
+        inferer.change = "offset"
+        assert inferer(others, lambda given: given) is not None
+        assert not inferer.applied
     for number, image in enumerate(images):
         assert torch.equal(seen[None][number], image)
         torch.testing.assert_close(seen["gain"][number], 1.2 * image)
@@ -117,7 +203,7 @@ def test_a_detector_of_another_instance_is_refused_by_the_plan(study, tmp_path):
 
 def test_a_list_whose_images_are_elsewhere_is_read_by_the_bundle(study, tmp_path, data):
     bundle = write_detection(tmp_path)
-    with pytest.raises(UserError, match="trainer|dataset.json"):
+    with pytest.raises(UserError, match="dataset.json"):
         study(bundle, datalist=None).initialize()
     workflow = study(bundle, datalist=None, overrides={"data_file_base_dir": str(data)})
     workflow.initialize()

@@ -244,6 +244,14 @@ def test_a_run_without_memory_does_not_cost_the_study(runs, tmp_path, monkeypatc
     assert "data, ILN, fold 0, rate 0.1, seed 0: it ended early, perhaps for lack of memory" in told
 
 
+@pytest.mark.parametrize(("peak", "cost"), [(None, False), (0, True)])
+def test_a_run_that_uses_no_gpu_says_so_where_there_is_one(runs, tmp_path, monkeypatch, peak, cost):
+    monkeypatch.setattr(worker, "peak_memory", lambda: peak)
+    monkeypatch.setattr(worker, "train_and_evaluate", lambda run, folder, scratch, *_: work(scratch))
+    execute(runs[0], WorkerSettings(tmp_path, "token"))
+    assert ("gpu_memory_bytes" in read_record(tmp_path / runs[0].path)["cost"]) is cost
+
+
 def test_a_run_that_never_has_memory_fails_and_the_next_tells_how_many_fit(
     runs, tmp_path, monkeypatch, one_gpu, batches
 ):

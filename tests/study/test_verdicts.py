@@ -165,6 +165,9 @@ def test_ranks_are_as_firm_as_the_differences():
 def test_equal_methods_share_their_ranks():
     chance = estimate_chance(np.ones((3, 2, 12)), np.tile(np.arange(12) % 3, (2, 1)), ["A", "B", "C"])
     assert rank_chances(chance).to_numpy() == pytest.approx(1 / 3, abs=0.02)
+    rounded = np.ones((3, 2, 12)) * (1 + np.array([0, 1, 2])[:, None, None] * 1e-15)
+    chance = estimate_chance(rounded, np.tile(np.arange(12) % 3, (2, 1)), ["A", "B", "C"])
+    assert rank_chances(chance).to_numpy() == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_ranks_without_an_estimate_are_missing():

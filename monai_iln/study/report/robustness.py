@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from monai_iln.run_files import UNCHANGED
+from monai_iln.run_files import OF_INTENSITIES, UNCHANGED
 from monai_iln.study.report.document import Block, Items, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.robustness_means import chosen_runs, judge, margin_of, means, read
@@ -52,8 +52,8 @@ def blocks(results: Results) -> list[Block]:
     if missing:
         several = f"{count(len(missing), 'finished run')} without measurement, such as {missing[0]}"
         found.append(absent(f"{several}: methods may have been measured on different cases."))
-    moved = set(cases["change"]) - {UNCHANGED, "gain", "offset", "bias field"}
-    return [*found, Items(_OF_INTENSITIES + (_OF_PLACES if moved else []))]
+    moved = set(cases["change"]) - {UNCHANGED, *OF_INTENSITIES}
+    return [*found, Items(_INTENSITIES + (_PLACES if moved else []))]
 
 
 _INTRODUCTION = (
@@ -61,10 +61,10 @@ _INTRODUCTION = (
     "preprocessing. Steady means that the mean score changes by less than 0.01, or less than a hundredth where scores "
     "are not between 0 and 1. A method that scores badly has little to lose: read the changes beside its score."
 )
-_OF_INTENSITIES = [
+_INTENSITIES = [
     "Gain: intensities times 1.2. Offset: plus 0.2 standard deviations. Bias field: times a smooth field, 0.8 to 1.2.",
 ]
-_OF_PLACES = [
+_PLACES = [
     "Shift: windows lie half a step further. An image that is taken as a whole moves by a quarter of its lengths.",
     "Smaller and larger field of view: windows, or else images, have 0.75 and 1.5 times their lengths, or the nearest "
     "ones that the network takes. What a larger image has more is the median of its border.",
