@@ -247,6 +247,7 @@ class RobustnessProgress(_Watch):
         self.runs, self.folder = list(runs), folder
         self._bar: tqdm[Any] | None = None
         self._told = -_LOG_SECONDS  # the first line comes at once
+        self._said = -1
 
     def look(self) -> None:
         done = sum((self.folder / run.path / ROBUSTNESS.name).is_file() for run in self.runs)
@@ -255,8 +256,8 @@ class RobustnessProgress(_Watch):
             self._bar = self._bar or tqdm(total=len(self.runs), desc="Robustness", file=self.terminal)
             self._bar.n = done
             self._bar.refresh()
-        elif now - self._told >= _LOG_SECONDS:
-            self._told = now
+        elif done > self._said and (now - self._told >= _LOG_SECONDS or done == len(self.runs)):
+            self._told, self._said = now, done
             print(f"robustness: {done} of {len(self.runs)} finished runs measured", file=self.terminal, flush=True)
 
     def close(self) -> None:

@@ -102,11 +102,10 @@ def _picture(name: str, rows: Sequence[Verdict], metric: Metric, margin: float |
     said = "; ".join(f"{row.other} {number(row.difference, metric.decimals, sign=True)}" for row in rows)
     caption = (
         f"{place(rows[0].dataset, rows[0].structure)}: mean difference in {metric.name} with its 95 % interval, and p "
-        "after Holm's correction. A filled point: p "
-        f"below 0.05. Orange: {reference} is better."
+        f"after Holm's correction. A filled point: p below 0.05; in orange {reference} is better."
     )
     if margin is not None:
-        caption += f" Grey: what is practically equal, \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}."
+        caption += f" Grey: practically equal, \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}."
     return Picture(
         name,
         caption,

@@ -76,6 +76,7 @@ def blocks(results: Results) -> list[Block]:
             for rank, case in picked.items()
             for _, row in case.iterrows()
         ]
+        drawn_rows = pd.concat(picked.values()) if picked else images
         where = place(dataset, structure)
         if missing := [tile for tile in tiles if tile.pixels is None]:
             of = " of Figure 2" if results.is_of_ventricles else ""
@@ -91,12 +92,19 @@ def blocks(results: Results) -> list[Block]:
                     slug("overlays", dataset, structure, str(number)),
                     f"{results.figure(2)}{where}: the worst, median and best test {results.unit} by {mean} "
                     f"over all methods and seeds, where the truth is not empty, with the predictions of {join(group)} "
-                    "(lowest seed). Truth red, prediction green, overlap yellow.",
+                    f"(lowest seed). Truth red, prediction green, overlap yellow.{_slice_words(drawn_rows)}",
                     f"Segmented images. {said}.",
                     draw_overlays(drawn_now, results.reference),
                 )
             )
     return found
+
+
+def _slice_words(rows: pd.DataFrame) -> str:
+    """What a picture shows of a volume, whose score is of the whole."""
+    if rows["slice"].notna().all():
+        return ""
+    return " Of a volume it is the slice with most of the truth; the score is of all of it."
 
 
 def has_masks(images: pd.DataFrame) -> pd.Series[bool]:
