@@ -256,7 +256,7 @@ class RobustnessProgress(_Watch):
             self._bar = self._bar or tqdm(total=len(self.runs), desc="Robustness", file=self.terminal)
             self._bar.n = done
             self._bar.refresh()
-        elif done > self._said and (now - self._told >= _LOG_SECONDS or done == len(self.runs)):
+        elif now - self._told >= _LOG_SECONDS or self._said < done == len(self.runs):
             self._told, self._said = now, done
             print(f"robustness: {done} of {len(self.runs)} finished runs measured", file=self.terminal, flush=True)
 

@@ -224,7 +224,7 @@ def test_robustness_is_a_line_a_minute_in_a_log(tmp_path, clock, capfd):
             shown.look()
     assert capfd.readouterr().err == (
         "robustness: 0 of 18 finished runs measured\nrobustness: 12 of 18 finished runs measured\n"
-        "robustness: 18 of 18 finished runs measured\n"
+        "robustness: 18 of 18 finished runs measured\n"  # once
     )
 
 
