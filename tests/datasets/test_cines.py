@@ -316,6 +316,7 @@ def jump(slice_):
     return times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "doubted"),
     [(STEADY, 0), (shift(3, 15), 0), (shift(3, 41), 1), (shift(0, -41), 1), (shift([1, 3], 25), 2), (jump(2), 1)],
@@ -334,6 +335,7 @@ def test_slices_whose_times_do_not_agree(times, doubted, tmp_path, recwarn):
     assert (f"TriggerTimes of {doubted} of {SLICES} slices do not agree" in told) == (doubted > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unit", "phases", "step", "told"),
     [

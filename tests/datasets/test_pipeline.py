@@ -61,6 +61,7 @@ def assert_equal_folders(one, other):
     )
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(exchanged, tmp_path):
     source, _ = exchanged
     assert_equal_folders(

@@ -264,6 +264,7 @@ def test_the_same_modules_have_one_fingerprint(one, other):
     assert len(first) == 16
 
 
+@pytest.mark.slow
 def test_other_modules_have_another_fingerprint():
     example = torch.zeros(1, 1, 16, 16)
     methods = [

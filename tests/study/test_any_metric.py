@@ -58,6 +58,7 @@ def results_of(folder, **arguments):
     return Results.of(folder, read_records(folder))
 
 
+@pytest.mark.slow
 def test_a_three_dimensional_study_of_another_organ(tmp_path):
     page = report(tmp_path, datasets={"liver": ["liver", "tumour"]}, metric=DICE, subjects=4, pictures=True)
     titles = [text for text in page.texts if text in ("Surface distances", "Pictures and gates", "Training")]
@@ -77,6 +78,7 @@ def test_a_three_dimensional_study_of_another_organ(tmp_path):
     assert first.startswith("Best on liver over its 2 structures is ILN, by mean Dice (")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "name"), [(ACCURACY, "acc"), (ERROR, "mae")])
 def test_a_study_without_masks(tmp_path, metric, name):
     page = report(tmp_path, datasets={"hands": [""]}, metric=metric, masks=False, rates=(0.1, 1.0))
@@ -90,6 +92,7 @@ def test_a_study_without_masks(tmp_path, metric, name):
     assert f"mean {name} on test cases by learning rate" in str(page.tables)
 
 
+@pytest.mark.slow
 def test_of_errors_the_lowest_is_the_best(tmp_path):
     page = report(tmp_path, datasets={"ages": [""]}, metric=ERROR, masks=False, rates=(0.1, 1.0), subjects=4)
     results = Results.of(tmp_path, read_records(tmp_path))
@@ -176,6 +179,7 @@ def test_the_winner_is_of_the_subjects_that_all_methods_have():
     assert winners.find_winner(images[images["method"] == "ILN"], "ILN") is None
 
 
+@pytest.mark.slow
 def test_the_report_tells_of_winner_and_reference(tmp_path):
     page = report(tmp_path, methods=("None", "ILN", "IN"), subjects=4)
     headline = page.texts[page.texts.index("In short") + 1]
@@ -245,6 +249,7 @@ def test_where_nothing_differs_that_is_said_too(tmp_path):
                                        "2,161,858)."]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_table_of_methods(tmp_path):
     page = report(tmp_path, surveys=SURVEYS, metric=DICE)
     rows = page.table("What each method makes of the network")
@@ -266,6 +271,7 @@ def test_a_survey_may_lack_what_it_could_not_find(tmp_path):
     assert rows[2] == ["IN", "9 X", dash, dash, "0", "0", "1,000", dash]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False, None])
 def test_subjects_that_chose_epoch_and_rate(tmp_path, shared):
     plan = {} if shared is None else {"epochs_and_rates_share_validation": shared}

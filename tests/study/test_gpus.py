@@ -118,6 +118,7 @@ def number_of_worker():
     return own_gpu(1_000_000)
 
 
+@pytest.mark.slow
 def test_workers_have_numbers():
     with joblib.parallel_config(backend="loky", n_jobs=2):
         told = joblib.Parallel(batch_size=1)(joblib.delayed(number_of_worker)() for _ in range(2))
@@ -129,6 +130,7 @@ def leave_number(run, settings):
     (settings.folder / f"{run.method}-{settings.device.partition(':')[2]}").touch()
 
 
+@pytest.mark.slow
 def test_workers_are_new_where_their_number_may_change(runs, tmp_path, monkeypatch, forked_workers):
     """Those that loky keeps of many are any, perhaps all of one GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1_000_000)

@@ -22,6 +22,8 @@ from monai_iln.study.report.wording import join, slug
 from monai_iln.study.statistics import subject_scores
 from monai_iln.study.verdicts import judge
 
+pytestmark = pytest.mark.slow  # reports are painted
+
 LONG = "InstanceLayerNorm (num_groups=alive, affine=False)"
 METHODS = ("ILN", "IN", LONG, "GROUP (num_groups=8)", "None")
 

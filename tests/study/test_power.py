@@ -49,6 +49,7 @@ def trial(plan, rng):
     return estimate_chance(scores, folds, "abcdef"[: plan.methods]).between("a", "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell",
     [(45, 3, 2, 2, "one split"), (45, 3, 1, 4, "one split"), (45, 3, 4, 4, "one split"), (45, 3, 3, 3, "new splits")],

@@ -22,6 +22,8 @@ from monai_iln.study.report.wording import join
 from monai_iln.study.statistics import select_images, subject_scores
 from monai_iln.study.verdicts import judge
 
+pytestmark = pytest.mark.slow  # reports are painted
+
 PAPER_TEXT = """
 Clip 0.702±0.295 0.707±0.299 0.666±0.319 0.900±0.099 0.864±0.184 0.804±0.246
 Sigmoid 0.692±0.304 0.724±0.284 0.675±0.301 0.903±0.118 0.888±0.135 0.828±0.189

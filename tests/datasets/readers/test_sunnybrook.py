@@ -44,6 +44,7 @@ def dice(one, other):
     return 2 * (one & other).sum() / (one.sum() + other.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["official", "challenge", "arterys", "png"])
 def test_every_layout_gives_the_truth(layout, tmp_path):
     source = write_phantom(tmp_path / "data", layout=ALL_LAYOUTS[layout], **SMALL)
