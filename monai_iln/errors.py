@@ -61,7 +61,7 @@ class TerminatedError(KeyboardInterrupt):
         self.signal = number
 
 
-def require(holds: bool, got: str, rule: str, remedy: str) -> None:
+def require(holds: bool, got: str, rule: str, remedy: str, kind: type[UserError] = UserError) -> None:
     """Raise a :class:`UserError` unless a condition holds.
 
     Args:
@@ -69,6 +69,7 @@ def require(holds: bool, got: str, rule: str, remedy: str) -> None:
         got: The input, as the message names it.
         rule: The rule that it breaks.
         remedy: The way out, as an order to the user.
+        kind: The class of the error.
 
     Raises:
         UserError: If the condition does not hold.
@@ -80,7 +81,7 @@ def require(holds: bool, got: str, rule: str, remedy: str) -> None:
         monai_iln.errors.UserError: epochs 0: there must be at least one. Remedy: choose 1 or more.
     """
     if not holds:
-        raise UserError(f"{got}: {rule}. Remedy: {remedy}.")
+        raise kind(f"{got}: {rule}. Remedy: {remedy}.")
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -81,12 +81,13 @@ class SaveCaseScores:
         batch, output = _items(engine.state.batch), _items(engine.state.output)
         for number, one in enumerate(output):
             item = batch[number] if number < len(batch) and isinstance(batch[number], Mapping) else {}
-            if CASE not in item and _is_shuffled(engine):
-                raise NoCaseScoresError(
-                    f"items without {CASE!r} from a loader that does not keep their order: by it the evaluator's "
-                    "outputs are told apart. Remedy: let no transform of the validation drop keys of an item, or do "
-                    "not shuffle there."
-                )
+            require(
+                CASE in item or not _is_shuffled(engine),
+                f"items without {CASE!r} from a loader that does not keep their order",
+                "by it the evaluator's outputs are told apart",
+                "let no transform of the validation drop keys of an item, or do not shuffle there",
+                NoCaseScoresError,
+            )
             self._numbers.append(int(item.get(CASE, len(self._numbers))))
             self._alone.append(self._score_alone(one))
             self._measured.append(self._measure(one))
@@ -155,20 +156,21 @@ class SaveCaseScores:
         if isinstance(details, Tensor) and len(details) == len(self._numbers) and details.dim() < 3:
             table = details.detach().cpu().double().reshape(len(details), -1)
             return [[float(value) for value in row] for row in table]
-        if np.isfinite(self._alone).all():
-            return [[value] for value in self._alone]
         lack = "which this metric does not give"
         kind: type[UserError] = NoCaseScoresError
         if self._together:
             lack = f"and {type(self.metric).__name__} keeps all outputs to score them together, as mAP and AUC do"
         elif self._single is not None:  # some value is undefined, perhaps for what was predicted
             kind = UserError
-        name = getattr(engine.state, "key_metric_name", None)
-        raise kind(
-            f"key metric {name!r}: a study needs a score of each case, {lack}. Remedy: give the evaluator another key "
-            "metric: one of MONAI with a score for each image, such as MeanDice, or one that adds up what it scores of "
-            "each case, such as the share of its boxes that are found."
+        require(
+            bool(np.isfinite(self._alone).all()),
+            f"key metric {getattr(engine.state, 'key_metric_name', None)!r}",
+            f"a study needs a score of each case, {lack}",
+            "give the evaluator another key metric: one of MONAI with a score for each image, such as MeanDice, or one "
+            "that adds up what it scores of each case, such as the share of its boxes that are found",
+            kind,
         )
+        return [[value] for value in self._alone]
 
     def _name(self, scores: list[float], measured: list[dict[str, Any]]) -> tuple[list[str], list[float]]:
         """The names of classes, and their scores. A background that is scored, too, is left out."""

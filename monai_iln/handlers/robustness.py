@@ -17,7 +17,8 @@ from torch import Tensor
 
 from monai_iln.errors import require
 from monai_iln.handlers.cases import SaveCaseScores, masks_of
-from monai_iln.handlers.changes import BATCH, CHANGES, ChangedInferer, Windows
+from monai_iln.handlers.changed_inferer import ChangedInferer
+from monai_iln.handlers.changes import BATCH, CHANGES, Windows
 from monai_iln.run_files import ROBUSTNESS, UNCHANGED
 
 

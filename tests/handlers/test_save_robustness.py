@@ -15,7 +15,8 @@ from torch import nn
 
 from monai_iln.errors import UserError
 from monai_iln.handlers import SaveRobustness, robustness
-from monai_iln.handlers.changes import BATCH, CHANGES, ChangedInferer, Prediction, windows_of
+from monai_iln.handlers.changed_inferer import ChangedInferer
+from monai_iln.handlers.changes import BATCH, CHANGES, Prediction, windows_of
 from monai_iln.handlers.robustness import disagreement
 from monai_iln.run_files import CASE, ROBUSTNESS
 

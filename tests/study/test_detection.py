@@ -12,7 +12,8 @@ from zoo_detection import CASES, write_boxes, write_detection
 
 from monai_iln.errors import UserError
 from monai_iln.handlers.cases import NoCaseScoresError, SaveCaseScores
-from monai_iln.handlers.changes import BATCH, CHANGES, ChangedInferer
+from monai_iln.handlers.changed_inferer import ChangedInferer
+from monai_iln.handlers.changes import BATCH, CHANGES
 from monai_iln.run_files import RECORD, ROBUSTNESS, UNCHANGED
 from monai_iln.study import CrossValidationWorkflow, training
 from monai_iln.study.records import read_records
