@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from monai_iln.datasets import prepare_folders
 from monai_iln.datasets.phantom import write_phantom
+from monai_iln.errors import UserError
 from monai_iln.run_files import RECORD
 from monai_iln.study import CrossValidationWorkflow
 
@@ -96,6 +97,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     rows: list[dict[str, Any]] = []
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         prepare_folders(
@@ -105,12 +107,18 @@ def main() -> None:
             if time.perf_counter() - begun + variant.seconds > options.seconds:
                 print(f"{variant.name}: left out, since {variant.seconds} s are not left")
                 continue
-            rows.append(measure(variant, folder / variant.folder, options.epochs))
+            try:
+                rows.append(measure(variant, folder / variant.folder, options.epochs))
+            except UserError as error:
+                failed.append(f"{variant.name}: {error}")
+                continue
             with (options.output / "study.csv").open("w", newline="") as file:  # what follows may fail
                 writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
             print(rows[-1], flush=True)
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 if __name__ == "__main__":
