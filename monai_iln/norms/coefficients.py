@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monai_iln.norms.projection import clip_gate, leads_away
+from monai_iln.norms.projection import clip, clip_gate, leads_away
 
 BATCH = 0
 
@@ -70,7 +70,7 @@ def gate_rows(rho: Tensor | None, gate: str) -> list[Tensor]:
         return [torch.ones(1, 1, device="cpu")]  # whatever the default device is
     if gate == "softmax":
         return [row[None] for row in rho.softmax(-2).flatten(0, -2).unbind()]
-    first = rho.sigmoid() if gate == "sigmoid" else rho.clamp(0.0, 1.0)
+    first = rho.sigmoid() if gate == "sigmoid" else clip(rho)
     if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript must not see what is within)
         if gate == "projected":
             first = clip_gate(rho)

@@ -22,19 +22,21 @@ def clip_gate(rho: Tensor) -> Tensor:
     """
     knows_python = forward_ad._current_level < 0 and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
     if not (torch.is_grad_enabled() and knows_python):
-        return _clip(rho)
+        return clip(rho)
     clipped: Tensor = _Clip.apply(rho)  # type: ignore[no-untyped-call]
     return clipped
 
 
-def _clip(rho: Tensor) -> Tensor:
-    return rho.clamp(0.0, 1.0)
+def clip(rho: Tensor) -> Tensor:
+    """Clip a gate to [0, 1], with the gradient 1 at the ends, too. That of ``clamp`` is 0 there since torch 2.14."""
+    inside = (rho >= 0.0) & (rho <= 1.0)
+    return torch.where(inside, rho, rho.detach().clamp(0.0, 1.0))
 
 
 class _Clip(torch.autograd.Function):
     generate_vmap_rule = True
 
-    forward = staticmethod(_clip)
+    forward = staticmethod(clip)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
