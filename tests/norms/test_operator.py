@@ -160,6 +160,7 @@ def test_nothing_and_nan():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck reads it
 @pytest.mark.parametrize("statistics", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_opcheck(statistics, dtype):
