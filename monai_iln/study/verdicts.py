@@ -271,23 +271,28 @@ def _whole_methods(test: pd.DataFrame, reference: str) -> list[str]:
     folds = runs["fold"].nunique()
     has = pd.crosstab(runs["method"], runs["seed"]) == folds
     seeds = [seed for seed in has.columns if has.at[reference, seed]]
+    if has[seeds].all(axis=1).sum() < 2:  # the others may have lost a run each, or their last seed may be under way
+        fewer = [[seed for seed in seeds if row[seed]] for method, row in has.iterrows() if method != reference]
+        seeds = max(filter(None, fewer), key=lambda some: len(some) * has[some].all(axis=1).sum(), default=[])
     if not seeds:
         return [reference]
     whole = has[seeds].all(axis=1)
-    if whole.sum() < 2:  # the last seed may be under way for all but the reference
-        whole = has[seeds[0]]
     return [method for method in map(str, test["method"].unique()) if whole[method]]
 
 
 def _shared(test: pd.DataFrame) -> pd.DataFrame:
-    """The images of two methods over the seeds and folds that both have."""
+    """The images of two methods over the seeds and folds that both have.
+
+    These are all folds of the seeds that are complete, or of one split all seeds of the folds that are: of which there
+    are more runs.
+    """
     runs = test[["method", "split", "seed", "fold"]].drop_duplicates()
     both = runs[runs.duplicated(["split", "seed", "fold"])]
-    seeds, folds = both["seed"].unique(), set(runs["fold"])
-    if runs["split"].nunique() == 1:  # a fold that every seed has is whole, whatever the others are
-        counts = both["fold"].value_counts()
-        folds = set(counts.index[counts == len(seeds)])
-    return test[test["seed"].isin(seeds) & test["fold"].isin(folds)]
+    of_seeds, of_folds = both["seed"].value_counts(), both["fold"].value_counts()
+    seeds, folds = of_seeds.index[of_seeds == runs["fold"].nunique()], of_folds.index[of_folds == len(of_seeds)]
+    if runs["split"].nunique() == 1 and len(folds) * len(of_seeds) >= len(seeds) * runs["fold"].nunique():
+        return test[test["seed"].isin(of_seeds.index) & test["fold"].isin(folds)]
+    return test[test["seed"].isin(seeds)]
 
 
 def _difference(chance: Chance, first: str, second: str) -> Difference:
