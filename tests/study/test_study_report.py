@@ -518,6 +518,20 @@ def test_the_data_set_of_the_paper_is_known_by_its_datalist_too(tmp_path):
 
 
 @pytest.mark.usefixtures("unpainted")
+def test_published_dice_stands_beside_dice_of_the_same_structure_alone(tmp_path):
+    heart = {"datasets": {"LV": ["left ventricle", "right ventricle", "LV myocardium"]}, "subjects": 1}
+    page = write(tmp_path / "heart", make_study(tmp_path / "heart", rates=(0.1,), pictures=False, **heart))
+    assert "Published" in blocks(page.table("Table 3. No norm, instance, layer and group norm, and ILN (left"))
+    for structure in ("right ventricle", "LV myocardium"):
+        rows = page.table(f"Table 3. No norm, instance, layer and group norm, and ILN ({structure}")
+        assert list(blocks(rows)) == ["One learning rate, nothing chosen"]
+    distance = {"name": "val_distance", "higher_is_better": False}
+    records = make_study(tmp_path / "other", rates=(0.1,), pictures=False, metric=distance, subjects=1)
+    other = write(tmp_path / "other", records)
+    assert "paper" not in other.text + str(other.tables)
+
+
+@pytest.mark.usefixtures("unpainted")
 def test_methods_without_validation_scores_stay_in_the_table_of_the_other_rule(tmp_path):
     records = make_study(tmp_path, pictures=False)
     records.runs.loc[records.runs["method"] == "None", "validation_score"] = np.nan
