@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from monai_iln.study.chance import Chance, Components
+from monai_iln.study.metric import METRICS
 from monai_iln.study.report.chances import chance_sentence, sensitivities
 from monai_iln.study.report.comparisons import comparison_sentence
 from monai_iln.study.report.ranks import ranking_sentence
@@ -33,6 +34,11 @@ def test_a_better_method():
         f"Dice of ILN 0.567, of IN 0.350: difference -0.217 (95 % interval 0.150 to 0.280), {SIZE}; IN is better "
         "(p < 0.001 after Holm's correction)."
     )
+
+
+def test_no_zero_has_a_sign():
+    said = comparison_sentence(replace(BETTER, low=-0.0004, difference=-0.0001))
+    assert "difference 0.000 (95 % interval 0.000 to 0.280)" in said
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,11 @@ def test_what_one_seed_shows():
     sd = Components(subject=0.03, fold=0.01)
     one = Chance("one split", ("A", "B", "C", "D"), 44, 3, 1, sd, (), {})
     said = chance_sentence(one)
-    assert "between subjects 0.0300 and folds 0.0100 (standard deviations)" in said
+    assert "has a standard deviation of 0.0300 between subjects and 0.0100 between folds. " in said
+    none = chance_sentence(replace(one, components=replace(sd, fold=0.0)))
+    assert "has a standard deviation of 0.0300 between subjects; too little to tell between folds. " in none
+    millimetres = chance_sentence(one, METRICS["asd_mm"])
+    assert "of 0.030 mm between subjects and 0.010 mm between folds. " in millimetres
     assert "only honest if the trainings of all methods are alike in noise" in said
     assert said.startswith("By chance,")  # one seed has one split, whatever the design
     several = Chance("new splits", ("A", "B", "C", "D"), 44, 3, 4, replace(sd, fold=NAN, training=0.01), ("D",), {})

@@ -61,7 +61,7 @@ def comparison_sentence(row: Verdict, metric: Metric | None = None) -> str:
     unit = metric.unit
 
     def value(score: float) -> str:
-        return f"{score:.{metric.decimals}f}"
+        return f"{round(score, metric.decimals) + 0.0:.{metric.decimals}f}"  # no zero has a sign
 
     text = f"{metric.name} of {row.reference} "
     if where := place(row.dataset, row.structure):
