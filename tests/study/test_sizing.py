@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -136,6 +137,24 @@ def test_what_a_plan_can_show_is_told_before_its_runs():
     assert "Nothing can be tested on d with one fold" in expected_power(planned([0], [0], False), "d")
     assert expected_power(planned(range(3), [0], False, methods=["ILN"]), "d") == ""
     assert expected_power(planned(range(3), [0], False, metric={"in_unit_interval": False}), "d") == ""
+    assert "degree" not in new + one
     other = {"name": "val_recall", "in_unit_interval": True}
     assert "spreads as usual for Dice" in expected_power(planned(range(3), range(3), False, metric=None), "d")
     assert "If its scores spread as Dice" in expected_power(planned(range(3), range(3), False, metric=other), "d")
+
+
+def test_few_degrees_of_freedom_are_why_a_difference_is_large():
+    def told(methods, folds, subjects=12):
+        names = tuple("abcdefghijkl"[:subjects])
+        cases = Cases("d", ({},) * subjects, names, tuple(number % folds for number in range(subjects)))
+        plan = planned(range(folds), [0], False, methods=["ILN", "IN", "LN"][:methods])
+        return expected_power(replace(plan, data={"d": SimpleNamespace(cases=cases)}), "d")
+
+    assert "find a difference of 0.272 in" in told(2, 2)
+    assert "find a difference of 0.133 in" in told(3, 2)
+    assert "find a difference of 0.088 in" in told(2, 3)
+    why = "2 methods and 2 folds tell the luck of trainings with 1 degree of freedom: with a "
+    assert f"{why}fold more it would be 0.088, with a method more 0.133." in told(2, 2)
+    assert "with 2 degrees of freedom" in told(3, 2)
+    assert "degree" not in told(3, 3)
+    assert f"{why}method more it would be" in told(2, 2, 2)
