@@ -307,3 +307,5 @@ def test_the_estimate_knows_how_many_share(runs, tmp_path, one_gpu):
     seconds, told = estimate_seconds(runs * 7, tmp_path, study, data)
     assert seconds == pytest.approx(30)
     assert told.startswith("1 finished runs; 7 runs at a time on the GPU: memory for 7")
+    seconds, _ = estimate_seconds([*runs * 7, runs[0]], tmp_path, study, data)
+    assert seconds == pytest.approx(40), "the last one takes as long as seven"
