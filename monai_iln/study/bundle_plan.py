@@ -47,7 +47,7 @@ def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) 
     every = _validation_every(study, bundle, parser.config)
     with tempfile.TemporaryDirectory() as scratch:
         data = read_data(study, bundle, Path(scratch))
-        surveys, rate = try_methods(study, bundle, methods, next(iter(data.values())), Path(scratch))
+        surveys, rate, unvalidated = try_methods(study, bundle, methods, next(iter(data.values())), Path(scratch))
     common: dict[str, Any] = {
         "training": bundle.files + shared,
         "evaluation": evaluation,
@@ -82,7 +82,8 @@ def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) 
                 runs.append(run)
     for part in laid_over:
         parser.update(part)
-    return Plan(runs, data, surveys, None if makes(parser, OWN_IMAGES) else _metric(parser, bundle))
+    metric = None if makes(parser, OWN_IMAGES) else _metric(parser, bundle)
+    return Plan(runs, data, surveys, metric, unvalidated)
 
 
 def _find(study: Study, folder: Path) -> Bundle:

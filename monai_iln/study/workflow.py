@@ -18,6 +18,7 @@ import yaml
 from monai.bundle import BundleWorkflow, ConfigParser
 
 from monai_iln.errors import UserError, is_monai_command, require
+from monai_iln.extras import require_extra
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_versions
 from monai_iln.run_files import GRID, STUDY
@@ -28,6 +29,7 @@ from monai_iln.study.progress import duration
 from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.records import find_runs
 from monai_iln.study.report import report
+from monai_iln.study.report.wording import count
 from monai_iln.study.scheduler import (
     locked,
     measure_robustness,
@@ -88,6 +90,8 @@ class CrossValidationWorkflow(BundleWorkflow):
         """Check everything, and make the plan. With ``power`` there is none: records tell, and nothing runs."""
         if self.study.power:
             return
+        if self.study.backend == "ray":
+            require_extra("backend 'ray'", "ray", "ray")
         distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun
         if distributed and idist.get_world_size() == 1:
             idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
@@ -279,6 +283,12 @@ def describe_methods(plan: Plan) -> str:
             f"The bundle takes a higher {metric['name']} for better. If it is an error or a distance, its evaluator "
             "needs a metric_cmp_fn, such as --overrides '{validate#evaluator#metric_cmp_fn: \"$lambda new, best: new "
             "< best\"}'."
+        )
+    if plan.unvalidated is not None:
+        interval, epochs = plan.unvalidated
+        notes.append(
+            f"Nothing is validated in {count(epochs, 'epoch')}, with {interval} between two validations: no epoch is "
+            "chosen, and the last weights are tested. Way out: --overrides '{val_interval: 1}'."
         )
     if plan.epochs_and_rates_share_validation:
         notes.append("The held-out subjects choose both the epoch and the learning rate.")
