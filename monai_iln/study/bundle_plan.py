@@ -18,7 +18,8 @@ from monai_iln.errors import require
 from monai_iln.run_files import DATALIST
 from monai_iln.study.bundles import GRID_IDS, OUTPUT_IDS, OWN_IMAGES, Bundle, find_bundle, makes, values_of_grid
 from monai_iln.study.grid import Data, Plan, Run, hash_of
-from monai_iln.study.settings import Study, name_methods
+from monai_iln.study.named_methods import name_methods
+from monai_iln.study.settings import Study
 from monai_iln.study.trial import read_data, try_methods
 
 _IN_UNIT_INTERVAL = ("dice", "iou", "accuracy", "auc", "f1", "precision", "recall", "confusion")

@@ -21,9 +21,10 @@ from monai_iln.study.bundles import Bundle, values_of_grid
 from monai_iln.study.cases import Cases, make_cases, read_cases, require_files
 from monai_iln.study.gpus import forget_memory
 from monai_iln.study.grid import Data, Run
+from monai_iln.study.named_methods import check_names
 from monai_iln.study.open_bundle import OpenBundle
 from monai_iln.study.progress import ScoresProgress
-from monai_iln.study.settings import Study, check_names
+from monai_iln.study.settings import Study
 from monai_iln.study.worker import logged
 
 

@@ -25,6 +25,7 @@ from monai_iln.run_files import GRID, STUDY
 from monai_iln.study.bundle_plan import plan_bundle
 from monai_iln.study.estimate import count_jobs, estimate_seconds
 from monai_iln.study.grid import Plan, Run
+from monai_iln.study.named_methods import name_methods
 from monai_iln.study.progress import duration
 from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.records import find_runs
@@ -37,7 +38,7 @@ from monai_iln.study.scheduler import (
     run_all,
     run_on_all_ranks,
 )
-from monai_iln.study.settings import Study, name_methods, read_settings
+from monai_iln.study.settings import Study, read_settings
 from monai_iln.study.sizing import describe_power, expected_power, stopping_sentence, widest_interval
 from monai_iln.study.trial import try_scores
 
