@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from monai_iln.errors import UserError
-from monai_iln.study.chance import NEW_SPLITS, ONE_SPLIT, Chance, Components
+from monai_iln.study.chance import NEW_SPLITS, ONE_SPLIT, Chance
 from monai_iln.study.grid import Plan
 from monai_iln.study.metric import metric_of
+from monai_iln.study.power import USUAL
 from monai_iln.study.power import Plan as Grid
 from monai_iln.study.progress import duration
 from monai_iln.study.records import read_records
@@ -20,9 +21,6 @@ from monai_iln.study.report.winners import images_of, name_of
 from monai_iln.study.report.wording import count, join, number, place
 from monai_iln.study.settings import Study
 from monai_iln.study.verdicts import estimate
-
-USUAL = Components(subject=0.03, fold=0.01, training=0.01, residual=0.035)
-"""Standard deviations of a difference in Dice between two norms, as in cardiac segmentation."""
 
 _FEW = 4  # degrees of freedom: with one less, intervals are a fifth wider
 _SEEDS = (1, 2, 3, 4, 6, 8)
@@ -46,7 +44,8 @@ def widest_interval(folder: Path) -> tuple[float, str]:
 def expected_power(plan: Plan, dataset: str) -> str:
     """What a plan can show of a data set, before its first run; nothing where it has one method.
 
-    The spreads are those of Dice in cardiac segmentation, :data:`USUAL`: they are assumed, and not known.
+    The spreads are those of Dice in cardiac segmentation, :data:`~monai_iln.study.power.USUAL`: they are assumed, and
+    not known.
 
     Args:
         plan: The plan of a study.
