@@ -9,7 +9,7 @@ import pytest
 from monai_iln.study.chance import Chance, Components
 from monai_iln.study.metric import METRICS
 from monai_iln.study.report.chances import chance_sentence, sensitivities
-from monai_iln.study.report.comparisons import comparison_sentence
+from monai_iln.study.report.comparisons import _not_told_by_a_table, comparison_sentence
 from monai_iln.study.report.ranks import ranking_sentence
 from monai_iln.study.report.winners import tell
 from monai_iln.study.statistics import Ranking
@@ -125,6 +125,16 @@ def test_an_interval_that_excludes_0_is_no_evidence_by_itself():
     told = tell("unknown", [replace(BETTER, answer="unknown")])
     assert told.endswith("An interval that excludes 0 is not corrected for the number of comparisons; p is.")
     assert "not corrected" not in tell("unknown", [replace(BETTER, answer="unknown", low=-0.1)])
+
+
+def test_sentences_stand_where_a_table_tells_less():
+    usual = replace(BETTER, other="A")
+    fewer = replace(BETTER, other="B", seeds=1)
+    untested = replace(BETTER, other="C", answer="untested", low=NAN)
+    beside = replace(BETTER, other="D", answer="unknown")
+    unknown = replace(BETTER, other="E", answer="unknown", low=-0.1)
+    rows = [usual, fewer, untested, beside, unknown]
+    assert _not_told_by_a_table(rows) == [fewer, untested, beside]
 
 
 def test_what_one_seed_shows():
