@@ -287,7 +287,8 @@ def _join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame(columns=ALL_IMAGES.columns)
     columns: dict[Any, Any] = {}
-    for column in tables[0]:
+    shared = set.intersection(*(set(table.columns) for table in tables))  # someone may have added one to a few
+    for column in filter(shared.__contains__, tables[0]):
         parts = [table[column] for table in tables]
         if column in ALL_IMAGES.texts:
             categories = [part.astype("category") for part in parts]
