@@ -73,7 +73,8 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapp
         cost, length = record["cost"], record["length"]
         validation = length.get("validation_seconds", cost["validation_seconds"])
         steps = length["epochs"] * length["epoch_length"] - cost["steps"]
-        whole = total + (length["validations"] - 1) * validation + cost["seconds_per_step"] * steps
+        each = length["seconds_between_steps"] or cost["seconds_per_step"]
+        whole = total + (length["validations"] - 1) * validation + each * steps
         extra, told = None, f"{cost['steps']} steps of one run, without the start of the workers"
         if study.robustness:
             robustness.measure(trial, WorkerSettings(Path(scratch), "trial", threads=threads))
