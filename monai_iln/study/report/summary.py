@@ -40,7 +40,9 @@ def blocks(results: Results, best: Mapping[str, winners.Winner | None]) -> list[
     found.append(Text(" ".join([compared, *_how_it_was_compared(results)])))
     if notes := [*fairness.lines(results), *robustness.lines(results)]:
         found.append(Items(notes))
-    return [*found, Text(" ".join(["Before you rely on it:", *_caveats(results)]))]
+    if caveats := _caveats(results):
+        found += [Text("Before you rely on it:"), Items(caveats)]
+    return found
 
 
 def _how_it_was_compared(results: Results) -> list[str]:
