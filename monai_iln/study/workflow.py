@@ -32,6 +32,7 @@ from monai_iln.study.records import find_runs
 from monai_iln.study.report import report
 from monai_iln.study.report.wording import count
 from monai_iln.study.scheduler import (
+    forget_failures,
     locked,
     measure_robustness,
     pending,
@@ -131,9 +132,10 @@ class CrossValidationWorkflow(BundleWorkflow):
         while len(seeds) < len(self.study.all_seeds) and not self._lacks(self.study.all_seeds[len(seeds)]):
             seeds = self.study.all_seeds[: len(seeds) + 1]  # an earlier start has been there already
         while True:
+            runs = [run for run in self.runs if run.seed in seeds]
             if leads:
                 self._write_study(seeds)
-            runs = [run for run in self.runs if run.seed in seeds]
+                forget_failures(runs, self.folder)
             todo = pending(runs, self.folder, self.study.redo_changed)
             if idist.get_world_size() > 1:
                 run_on_all_ranks(todo, self.study, self.folder)

@@ -11,7 +11,7 @@ import pytest
 from make_study import make_study
 
 from monai_iln.errors import UserError
-from monai_iln.run_files import ALL_IMAGES, DICE_SCORES, FAILURE, IMAGES, RECORD, RUNS
+from monai_iln.run_files import ALL_IMAGES, DICE_SCORES, FAILURE, GRID, IMAGES, RECORD, RUNS
 from monai_iln.study.records import (
     failure_path,
     find_runs,
@@ -42,6 +42,19 @@ def change(study, edit):
     table = edit(pd.read_csv(run / IMAGES.name, dtype=object))
     table.to_csv(run / IMAGES.name, index=False)
     return run
+
+
+def test_a_run_that_failed_when_it_was_done_again_has_failed(study, unpainted):
+    run = find_runs(study)[0]
+    record = json.loads((run / RECORD).read_text())
+    before = read_records(study)
+    write_failure(run, {key: record[key] for key in GRID}, "the new configuration is wrong")
+    found = read_records(study)
+    assert len(found.runs) == len(before.runs)
+    assert found.runs["status"].value_counts().to_dict() == {"finished": 3, "failed": 1}
+    assert run.relative_to(study).as_posix() not in set(found.images["run"])
+    with pytest.raises(UserError, match="1 runs failed"):
+        report(study)
 
 
 def test_a_column_that_someone_added_to_a_run_is_passed_over(study):
