@@ -9,7 +9,7 @@ import pytest
 from monai_iln.study.chance import Chance, Components
 from monai_iln.study.metric import METRICS
 from monai_iln.study.report.chances import chance_sentence, sensitivities
-from monai_iln.study.report.comparisons import _not_told_by_a_table, comparison_sentence
+from monai_iln.study.report.comparisons import _not_told_by_a_table, _table, comparison_sentence
 from monai_iln.study.report.ranks import ranking_sentence
 from monai_iln.study.report.winners import tell
 from monai_iln.study.statistics import Ranking
@@ -135,6 +135,13 @@ def test_sentences_stand_where_a_table_tells_less():
     unknown = replace(BETTER, other="E", answer="unknown", low=-0.1)
     rows = [usual, fewer, untested, beside, unknown]
     assert _not_told_by_a_table(rows) == [fewer, untested, beside]
+
+
+def test_a_table_tells_why_a_column_is_empty():
+    told = "With fewer than 6 subjects no p of it could reach 0.05, and there is none."
+    for subjects in (5, 6):
+        table = _table([replace(BETTER, subjects=subjects)], METRICS["dice"], None, set())
+        assert (told in table.caption) == (subjects == 5)
 
 
 def test_what_one_seed_shows():

@@ -14,7 +14,7 @@ from monai_iln.study.report.document import Block, Items, Picture, Row, Table, T
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import FAINT, GREY, INK, REFERENCE_COLOR, new_figure, styled
 from monai_iln.study.report.wording import NO_NUMBER, count, join, minus, number, p_cell, p_value, place, shorten, slug
-from monai_iln.study.statistics import METRICS, Metric
+from monai_iln.study.statistics import METRICS, MIN_SUBJECTS, Metric
 from monai_iln.study.verdicts import Verdict
 
 _BY_RULE = {
@@ -156,6 +156,8 @@ def _table(verdicts: Sequence[Verdict], metric: Metric, margin: float | None, un
         "in one new training of each. The last column is Wilcoxon's signed-rank test over subjects, which knows "
         "nothing of folds and trainings: it asks whether these models differ, not whether the methods do."
     )
+    if any(row.subjects < MIN_SUBJECTS for row in verdicts):
+        caption += f" With fewer than {MIN_SUBJECTS} subjects no p of it could reach 0.05, and there is none."
     if margin is not None:
         caption += f" Practically equal: the 90 % interval lies within \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}."
     header = ["Other", "Subjects", reference, "Other", "Difference", "95 % interval", "p", "p (Holm)"]
