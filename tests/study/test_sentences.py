@@ -156,6 +156,9 @@ def test_what_one_seed_shows():
     assert "has a standard deviation of 0.0300 between subjects and 0.0100 between folds. " in said
     none = chance_sentence(replace(one, components=replace(sd, fold=0.0)))
     assert "has a standard deviation of 0.0300 between subjects; too little to tell between folds. " in none
+    nothing = chance_sentence(replace(one, components=Components(subject=0.0, fold=0.0)))
+    assert "the difference of two methods varies too little to tell between subjects and between folds. " in nothing
+    assert "finds" not in nothing
     millimetres = chance_sentence(one, METRICS["asd_mm"])
     assert "of 0.030 mm between subjects and 0.010 mm between folds. " in millimetres
     assert "only honest if the trainings of all methods are alike in noise" in said

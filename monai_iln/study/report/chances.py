@@ -47,15 +47,18 @@ def chance_sentence(chance: Chance, metric: Metric = METRICS["dice"]) -> str:
         "from training to training of one subject": sd.residual,
     }
     parts = [f"{number(value, decimals)}{metric.unit} {name}" for name, value in names.items() if value > 0]
-    small = [name for name, value in names.items() if value == 0]
+    small = join([name for name, value in names.items() if value == 0])
     text = _DESIGNS[chance.design] + " " if chance.seeds > 1 else ""
-    text += "By chance, the difference of two methods has a standard deviation of "
-    text += "; ".join(filter(None, [join(parts), f"too little to tell {join(small)}" if small else ""])) + "."
+    text += "By chance, the difference of two methods "
+    if parts:
+        text += f"has a standard deviation of {join(parts)}" + ("; " if small else ".")
+    if small:
+        text += f"{'' if parts else 'varies '}too little to tell {small}."
     if chance.seeds == 1:
         text += " With one seed, folds stand for folds and trainings together, and that is only honest if the "
         text += "trainings of all methods are alike in noise."
     methods = len(chance.methods) - len(chance.noisy)
-    if methods > 1:
+    if methods > 1 and parts:
         plan = Plan(sd, chance.subjects, chance.folds, chance.seeds, methods, chance.design)
         least = number(plan.detectable(len(chance.methods) - 1), metric.decimals)
         text += f" A study of {size} finds a difference of {least}{metric.unit} in four of five cases, after Holm's "
