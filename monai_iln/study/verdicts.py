@@ -116,7 +116,7 @@ def judge(
     """Compare the reference with every other method, over subjects, folds and trainings.
 
     Methods with a complete seed are estimated together. One that lacks runs, because they diverged or are still to
-    come, is compared over the seeds and folds that both have.
+    come, is compared over the seeds and folds that both have, and estimated with all methods that have these.
 
     Args:
         images: The test images of one data set and structure, and of one learning rate for each method, split and
@@ -156,8 +156,7 @@ def judge(
         if {first, second} <= whole:
             return pool
         if (first, second) not in found:
-            shared = _shared(test[test["method"].isin([first, second])])
-            found[first, second] = _estimate(shared, metric)
+            found[first, second] = _estimate(_shared(test, first, second), metric)
         return found[first, second]
 
     scores = subject_scores(test, metric).droplevel(["dataset", "structure"])
@@ -280,19 +279,23 @@ def _whole_methods(test: pd.DataFrame, reference: str) -> list[str]:
     return [method for method in map(str, test["method"].unique()) if whole[method]]
 
 
-def _shared(test: pd.DataFrame) -> pd.DataFrame:
-    """The images of two methods over the seeds and folds that both have.
+def _shared(test: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """The images over the seeds and folds that two methods have, of all methods that have them.
 
     These are all folds of the seeds that are complete, or of one split all seeds of the folds that are: of which there
     are more runs.
     """
     runs = test[["method", "split", "seed", "fold"]].drop_duplicates()
-    both = runs[runs.duplicated(["split", "seed", "fold"])]
+    pair = runs[runs["method"].isin([first, second])]
+    both = pair[pair.duplicated(["split", "seed", "fold"])]
     of_seeds, of_folds = both["seed"].value_counts(), both["fold"].value_counts()
-    seeds, folds = of_seeds.index[of_seeds == runs["fold"].nunique()], of_folds.index[of_folds == len(of_seeds)]
-    if runs["split"].nunique() == 1 and len(folds) * len(of_seeds) >= len(seeds) * runs["fold"].nunique():
-        return test[test["seed"].isin(of_seeds.index) & test["fold"].isin(folds)]
-    return test[test["seed"].isin(seeds)]
+    folds = pd.Index(pair["fold"].unique())
+    seeds, whole = of_seeds.index[of_seeds == len(folds)], of_folds.index[of_folds == len(of_seeds)]
+    if pair["split"].nunique() == 1 and len(whole) * len(of_seeds) >= len(seeds) * len(folds):
+        seeds, folds = of_seeds.index, whole
+    counts = runs.loc[runs["seed"].isin(seeds) & runs["fold"].isin(folds), "method"].value_counts()
+    methods = counts.index[counts == len(seeds) * len(folds)]
+    return test[test["seed"].isin(seeds) & test["fold"].isin(folds) & test["method"].isin(methods)]
 
 
 def _difference(chance: Chance, first: str, second: str) -> Difference:

@@ -85,6 +85,16 @@ def test_a_method_that_lacks_runs_is_compared_over_what_both_have():
     assert estimate(lacking, "dice", "A").methods == ("A", "B")
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_what_a_method_without_a_run_has_left_is_estimated_with_all_methods(seeds):
+    images = images_of({"A": 0.0, "B": 0.02, "C": 0.01, "diverged": -0.01}, seeds)
+    lacking = images[(images["method"] != "diverged") | (images["fold"] != 1)]
+    (row,) = (row for row in judge(lacking, "A") if row.other == "diverged")
+    pooled = estimate_chance(*scores_of_runs(images[images["fold"] != 1])).between("A", "diverged")
+    assert (row.low, row.high, row.df) == (*pooled.interval(), pooled.df)
+    assert row.df >= 6  # of four methods and three folds; of the two alone it is 2
+
+
 @pytest.mark.parametrize("new", [False, True])
 def test_runs_that_were_lost_of_different_seeds_cost_no_other_seed(new):
     images = images_of({"A": 0.0, "B": 0.02, "C": 0.01}, new=new)
