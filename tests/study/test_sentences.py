@@ -124,6 +124,8 @@ def test_what_is_not_known_has_no_brackets(difference, told):
 def test_an_interval_that_excludes_0_is_no_evidence_by_itself():
     told = tell("unknown", [replace(BETTER, answer="unknown")])
     assert told.endswith("An interval that excludes 0 is not corrected for the number of comparisons; p is.")
+    fewer = replace(BETTER, other="LN", answer="unknown", subjects=4, folds=1, seeds=3)
+    assert f"with {SIZE} that is no proof" in tell("unknown", [fewer, replace(BETTER, answer="unknown")])
     assert "not corrected" not in tell("unknown", [replace(BETTER, answer="unknown", low=-0.1)])
 
 

@@ -228,7 +228,7 @@ def tell_all(rows: Sequence[Verdict], metric: Metric, margin: float | None) -> l
 def tell(answer: str, rows: Sequence[Verdict], metric: Metric = METRICS["dice"], margin: float | None = None) -> str:
     """A sentence for all verdicts with one answer, with their differences and intervals."""
     differences = join([_difference(row, metric) for row in rows])
-    grid = max(rows, key=lambda row: (row.seeds, row.subjects))
+    grid = max(rows, key=lambda row: (row.seeds * row.folds, row.subjects))
     size = join([count(grid.subjects, "subject"), count(grid.folds, "fold"), count(grid.seeds, "seed")])
     reasons = join(list(dict.fromkeys(filter(None, (row.reason for row in rows)))))
     uncorrected = ""
