@@ -18,7 +18,8 @@ from monai_iln.errors import require
 from monai_iln.run_files import DATALIST
 from monai_iln.study.bundles import GRID_IDS, OUTPUT_IDS, OWN_IMAGES, Bundle, find_bundle, makes, values_of_grid
 from monai_iln.study.grid import Data, Plan, Run, hash_of
-from monai_iln.study.settings import Study, name_methods
+from monai_iln.study.named_methods import name_methods
+from monai_iln.study.settings import Study
 from monai_iln.study.trial import read_data, try_methods
 
 _IN_UNIT_INTERVAL = ("dice", "iou", "accuracy", "auc", "f1", "precision", "recall", "confusion")
@@ -47,7 +48,7 @@ def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) 
     every = _validation_every(study, bundle, parser.config)
     with tempfile.TemporaryDirectory() as scratch:
         data = read_data(study, bundle, Path(scratch))
-        surveys, rate = try_methods(study, bundle, methods, next(iter(data.values())), Path(scratch))
+        surveys, rate, unvalidated = try_methods(study, bundle, methods, next(iter(data.values())), Path(scratch))
     common: dict[str, Any] = {
         "training": bundle.files + shared,
         "evaluation": evaluation,
@@ -82,7 +83,8 @@ def plan_bundle(study: Study, folder: Path = Path(), distributed: bool = False) 
                 runs.append(run)
     for part in laid_over:
         parser.update(part)
-    return Plan(runs, data, surveys, None if makes(parser, OWN_IMAGES) else _metric(parser, bundle))
+    metric = None if makes(parser, OWN_IMAGES) else _metric(parser, bundle)
+    return Plan(runs, data, surveys, metric, unvalidated)
 
 
 def _find(study: Study, folder: Path) -> Bundle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -72,8 +73,9 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapp
         cost, length = record["cost"], record["length"]
         validation = length.get("validation_seconds", cost["validation_seconds"])
         steps = length["epochs"] * length["epoch_length"] - cost["steps"]
-        whole = total + (length["validations"] - 1) * validation + cost["seconds_per_step"] * steps
-        extra, told = None, f"{cost['steps']} steps of one run"
+        each = length["seconds_between_steps"] or cost["seconds_per_step"]
+        whole = total + (length["validations"] - 1) * validation + each * steps
+        extra, told = None, f"{cost['steps']} steps of one run, without the start of the workers"
         if study.robustness:
             robustness.measure(trial, WorkerSettings(Path(scratch), "trial", threads=threads))
             extra = robustness.mean_seconds([final], trial, data[first.dataset].cases)
@@ -87,7 +89,7 @@ def _in_all(
 ) -> tuple[float, str]:
     """The time of all runs, and what it is based on, with the share of what comes after the runs."""
     jobs, _ = jobs_and_threads(with_jobs(study, sharing))
-    rounds = len(runs) / min(jobs, len(runs))
+    rounds = math.ceil(len(runs) / jobs)
     if sharing is not None:
         told += f"; {sharing.words}"
     if extra is None:

@@ -103,12 +103,14 @@ class Plan:
         surveys: What each method does to the network, by the method's name.
         metric: The name of the key metric, whether a higher value is better, and whether it lies from 0 to 1; ``None``
             where the evaluation measures Dice itself.
+        unvalidated: The epochs between two validations and those of a training, where it ends before the first.
     """
 
     runs: list[Run]
     data: Mapping[str, Data] = field(default_factory=dict)
     surveys: Mapping[str, Any] = field(default_factory=dict)
     metric: Mapping[str, Any] | None = None
+    unvalidated: tuple[int, int] | None = None
 
     @property
     def epochs_and_rates_share_validation(self) -> bool:

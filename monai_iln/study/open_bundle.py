@@ -138,6 +138,15 @@ class OpenBundle:
         self._require_own("what the optimizer trains", trained)
         return float(optimizer.param_groups[0]["lr"])
 
+    def unvalidated(self) -> tuple[int, int] | None:
+        """The epochs between two validations and those of the training, where it ends before the first; else ``None``.
+
+        Where the configuration does not tell them, neither does this.
+        """
+        interval, epochs = self.get("val_interval"), self.get("max_epochs")
+        told = isinstance(interval, int) and isinstance(epochs, int)
+        return (interval, epochs) if told and interval > epochs else None
+
     def make_trainer(self) -> Any:
         """The trainer, with the run's learning rate. Groups of parameters keep the ratios of their rates."""
         optimizer = None if self.bundle.takes_grid else self.get("optimizer")

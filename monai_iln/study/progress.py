@@ -94,13 +94,13 @@ def duration(seconds: float) -> str:
     """Tell a time in hours and minutes.
 
     Example:
-        >>> duration(4000)
-        '1 h 7 min'
+        >>> duration(4000), duration(7199)
+        ('1 h 7 min', '2 h 0 min')
     """
-    hours, minutes = int(seconds // 3600), seconds % 3600 / 60
-    if hours:
-        return f"{hours} h {minutes:.0f} min"
-    return f"{minutes:.1f} min"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min"
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def slow_bars() -> Iterator[None]:
 
 
 class _Watch:
-    """Calls :meth:`look` twice a second while a ``with`` block runs, and once at its end."""
+    """Calls :meth:`look` up to twice a second while a ``with`` block runs, and once at its end."""
 
     def __enter__(self: Watch) -> Watch:
         # A copy of stderr: a run in this very process sends the original to its log.
@@ -133,8 +133,12 @@ class _Watch:
             self.close()
 
     def _repeat(self) -> None:
-        while not self._stop.wait(_POLL_SECONDS):
+        pause = _POLL_SECONDS
+        while not self._stop.wait(pause):
+            begun = time.monotonic()
             self.look()
+            # Of thousands of runs, or on a slow file system, looking takes a twentieth of the time at most.
+            pause = max(_POLL_SECONDS, 20 * (time.monotonic() - begun))
 
     def look(self) -> None:
         """Look at what has changed, and tell it; each kind of progress looks elsewhere."""

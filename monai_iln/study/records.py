@@ -117,6 +117,8 @@ def read_record(run: Path) -> dict[str, Any] | None:
 def read_records(folder: Path | str) -> Records:
     """Read a study, finished or under way.
 
+    A run that was to be done again and failed has failed: its record is of another configuration.
+
     Args:
         folder: The folder of the study.
 
@@ -132,9 +134,11 @@ def read_records(folder: Path | str) -> Records:
             f"{folder}: no study ({type(error).__name__}). Give the output_dir of one, or run one: monai-iln study."
         ) from error
     rows, tables = [], []
+    told = [path.parent for path in folder.glob(f"{RUN_FOLDERS}.failed/{FAILURE}")]
+    failed = {path.with_name(path.name.removesuffix(".failed")) for path in told}
     for run in find_runs(folder):
         record = read_record(run)
-        if record is None:
+        if record is None or run in failed:
             continue
         name = run.relative_to(folder).as_posix()
         _require_own_folder(run, name, record)
@@ -148,12 +152,10 @@ def read_records(folder: Path | str) -> Records:
                 table.insert(position, column, rows[-1][column])
             if len(table):
                 tables.append(table)
-    finished = {row["run"] for row in rows}
-    for path in sorted(folder.glob(f"{RUN_FOLDERS}.failed/{FAILURE}")):
-        run = path.parent.with_name(path.parent.name.removesuffix(".failed"))
-        name = run.relative_to(folder).as_posix()
-        if name not in finished and (failure := read_failure(run)) is not None:
-            rows.append({"run": name, "split": 0, "status": "failed", "message": failure["message"], **failure["grid"]})
+    for run in sorted(failed):
+        if (failure := read_failure(run)) is not None:
+            its = {"run": run.relative_to(folder).as_posix(), "split": 0, "status": "failed"}
+            rows.append({**its, "message": failure["message"], **failure["grid"]})
     tables.sort(key=lambda table: order.get(table["method"].iloc[0], len(order)))
     runs = pd.DataFrame(rows)
     others = [column for column in runs.columns if column not in RUNS.columns]
@@ -287,7 +289,8 @@ def _join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame(columns=ALL_IMAGES.columns)
     columns: dict[Any, Any] = {}
-    for column in tables[0]:
+    shared = set.intersection(*(set(table.columns) for table in tables))  # someone may have added one to a few
+    for column in filter(shared.__contains__, tables[0]):
         parts = [table[column] for table in tables]
         if column in ALL_IMAGES.texts:
             categories = [part.astype("category") for part in parts]

@@ -33,7 +33,7 @@ def lacking(runs: Sequence[Run], folder: Path) -> list[Run]:
     for run in runs:
         record = read_record(folder / run.path)
         finished = record is not None and record["status"] == "finished" and record["config_hash"] == run.config_hash
-        if run.bundle is not None and finished and not (folder / run.path / ROBUSTNESS.name).is_file():
+        if finished and not (folder / run.path / ROBUSTNESS.name).is_file():
             found.append(run)
     return found
 
@@ -87,7 +87,7 @@ def is_open(final: Path) -> bool:
     return not (final / ROBUSTNESS.name).is_file() and not (final / ROBUSTNESS_FAILURE).is_file()
 
 
-def mean_seconds(finals: Sequence[Path], run: Run, cases: Cases | None) -> float | None:
+def mean_seconds(finals: Sequence[Path], run: Run, cases: Cases) -> float | None:
     """The seconds that measuring a run takes, from those that were measured; ``None`` where none was.
 
     Args:
@@ -96,7 +96,7 @@ def mean_seconds(finals: Sequence[Path], run: Run, cases: Cases | None) -> float
         cases: The cases of the study.
     """
     tables = [table for final in finals if (table := ROBUSTNESS.read_if_any(final)) is not None]
-    if not tables or cases is None:
+    if not tables:
         return None
     tested = cases.of_split(run.split).split(run.fold, run.validation_every)["test"]
     each = [table["seconds"].sum() / table["image"].nunique() for table in tables]

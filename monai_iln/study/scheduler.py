@@ -93,6 +93,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def forget_failures(runs: Sequence[Run], folder: Path) -> None:
+    """Remove what tells why runs failed: they are tried again, or their records are those of the plan after all.
+
+    Args:
+        runs: The runs.
+        folder: The folder of the study, which must be :func:`locked`.
+    """
+    for run in runs:
+        shutil.rmtree(failure_path(folder / run.path), ignore_errors=True)
+
+
 def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
     """Execute runs until each has a record or has failed ``study.attempts`` times.
 
@@ -108,9 +119,9 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
     Raises:
         UserError: If the backend cannot run anything.
     """
+    forget_failures(runs, folder)
     for run in runs:
         _remove_unfinished(folder / run.path)
-        shutil.rmtree(failure_path(folder / run.path), ignore_errors=True)
     tries: Counter[Path] = Counter()
     left, suspects, told = list(runs), list[Run](), ""
     with StudyProgress(runs, folder) as progress, contextlib.ExitStack() as tidying:

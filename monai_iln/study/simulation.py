@@ -21,9 +21,10 @@ from scipy import special
 
 from monai_iln.errors import require
 from monai_iln.study.chance import NEW_SPLITS, ONE_SPLIT, Components, estimate_chance
+from monai_iln.study.power import USUAL
+from monai_iln.study.settings import FIRST_SEEDS
 
-USUAL = Components(subject=0.03, fold=0.01, training=0.01, residual=0.035)
-FIRST_SEEDS, MOST_SEEDS = 3, 8  # of the study that goes on until its intervals are narrow enough
+MOST_SEEDS = 8  # of the study that goes on until its intervals are narrow enough
 BOOTSTRAP, FOLD_MEANS, GOES_ON = "BCa over subjects", "t over fold means", ", seeds added"
 _ONE, _NEW = (f"variance components, {design}" for design in (ONE_SPLIT, NEW_SPLITS))
 APPROACHES = (BOOTSTRAP, FOLD_MEANS, _ONE, _NEW, _ONE + GOES_ON, _NEW + GOES_ON)

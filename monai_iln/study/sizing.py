@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from monai_iln.errors import UserError
-from monai_iln.study.chance import NEW_SPLITS, ONE_SPLIT, Chance, Components
+from monai_iln.study.chance import NEW_SPLITS, ONE_SPLIT, Chance
 from monai_iln.study.grid import Plan
 from monai_iln.study.metric import metric_of
+from monai_iln.study.power import USUAL
 from monai_iln.study.power import Plan as Grid
 from monai_iln.study.progress import duration
 from monai_iln.study.records import read_records
@@ -21,9 +22,7 @@ from monai_iln.study.report.wording import count, join, number, place
 from monai_iln.study.settings import Study
 from monai_iln.study.verdicts import estimate
 
-USUAL = Components(subject=0.03, fold=0.01, training=0.01, residual=0.035)
-"""Standard deviations of a difference in Dice between two norms, as in cardiac segmentation."""
-
+_FEW = 4  # degrees of freedom: with one less, intervals are a fifth wider
 _SEEDS = (1, 2, 3, 4, 6, 8)
 _FOLDS = (3, 5, 10)
 
@@ -45,7 +44,8 @@ def widest_interval(folder: Path) -> tuple[float, str]:
 def expected_power(plan: Plan, dataset: str) -> str:
     """What a plan can show of a data set, before its first run; nothing where it has one method.
 
-    The spreads are those of Dice in cardiac segmentation, :data:`USUAL`: they are assumed, and not known.
+    The spreads are those of Dice in cardiac segmentation, :data:`~monai_iln.study.power.USUAL`: they are assumed, and
+    not known.
 
     Args:
         plan: The plan of a study.
@@ -61,15 +61,27 @@ def expected_power(plan: Plan, dataset: str) -> str:
     if plan.metric is not None and not plan.metric["in_unit_interval"]:
         return ""
     design = NEW_SPLITS if len({run.split for run in runs}) > 1 else ONE_SPLIT
-    least = Grid(USUAL, subjects, folds, seeds, methods, design).detectable(methods - 1)
+    grid = Grid(USUAL, subjects, folds, seeds, methods, design)
+    least = grid.detectable(methods - 1)
     size = join([count(subjects, "subject"), count(folds, "fold"), count(seeds, "seed")])
     spreads = "With spreads as usual for Dice of hearts"
     if plan.metric is not None and not metric_of({"metric": plan.metric}).is_dice:
         spreads = "If its scores spread as Dice of hearts does"
-    return (
-        f"{spreads}, {size} of {dataset} find a difference of {number(least)} in "
-        "four of five studies, and smaller ones less often. After the first runs --power tells it for these data."
-    )
+    told = f"{spreads}, {size} of {dataset} find a difference of {number(least)} in four of five studies, and smaller"
+    told += " ones less often."
+    if grid.df < _FEW:
+        told += f" It is so large because {methods} methods and {count(folds, 'fold')} tell the luck of trainings with "
+        told += f"{count(round(grid.df), 'degree')} of freedom: {_with_more(grid)}."
+    return f"{told} After the first runs --power tells it for these data."
+
+
+def _with_more(grid: Grid) -> str:
+    """What a method or a fold more would find."""
+    method = number(replace(grid, methods=grid.methods + 1).detectable(grid.methods))
+    if grid.folds == grid.subjects:
+        return f"with a method more it would be {method}"
+    fold = number(replace(grid, folds=grid.folds + 1).detectable(grid.methods - 1))
+    return f"with a fold more it would be {fold}, with a method more {method}"
 
 
 def describe_power(folder: Path, jobs: int) -> str:

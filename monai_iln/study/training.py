@@ -10,6 +10,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
+from ignite.engine import Events
 from monai.utils import instantiate
 from monai.utils.enums import CompInitMode
 
@@ -150,17 +151,28 @@ def _train(opened: OpenBundle, scratch: Path) -> None:
     path = scratch / WEIGHTS
     opened.attach(evaluator, "SaveWeights", network=network, path=str(path))
     epochs, length = trainer.state.max_epochs, trainer.state.epoch_length
+    ends: list[float] = []  # of steps
     if opened.run.trial_steps is not None:
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: ends.append(time.perf_counter()))
         trainer.state.max_epochs, trainer.state.epoch_length = 1, min(length, opened.run.trial_steps)
     trainer.run()
     if idist.get_rank() > 0:
         return
     told = {"epochs": epochs, "epoch_length": length}
     if opened.run.trial_steps is not None:
-        told |= _try_validation(opened, evaluator, epochs)
+        told |= {**_try_validation(opened, evaluator, epochs), "seconds_between_steps": time_of_step(ends)}
     write_json(scratch / LENGTH, told)
     if not path.is_file():  # it never validated, or has no key metric
         torch.save(network.state_dict(), path)
+
+
+def time_of_step(ends: Sequence[float]) -> float | None:
+    """The mean time from the end of a step to that of the next, loading included; ``None`` of a single step.
+
+    The first step makes much that stays, and in the second the memory is measured: they do not count where others do.
+    """
+    warm = ends[1:] if len(ends) > 3 else ends
+    return (warm[-1] - warm[0]) / (len(warm) - 1) if len(warm) > 1 else None
 
 
 def _try_validation(opened: OpenBundle, evaluator: Any, epochs: int) -> dict[str, Any]:

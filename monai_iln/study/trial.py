@@ -15,14 +15,16 @@ from monai_iln.configuration import read_configuration
 from monai_iln.errors import UserError, find_user_error, require, root_cause
 from monai_iln.handlers.cases import NoCaseScoresError
 from monai_iln.names import require_visible
+from monai_iln.run_files import DATALIST
 from monai_iln.study import training
 from monai_iln.study.bundles import Bundle, values_of_grid
 from monai_iln.study.cases import Cases, make_cases, read_cases, require_files
 from monai_iln.study.gpus import forget_memory
 from monai_iln.study.grid import Data, Run
+from monai_iln.study.named_methods import check_names
 from monai_iln.study.open_bundle import OpenBundle
 from monai_iln.study.progress import ScoresProgress
-from monai_iln.study.settings import Study, check_names
+from monai_iln.study.settings import Study
 from monai_iln.study.worker import logged
 
 
@@ -34,6 +36,7 @@ def read_data(study: Study, bundle: Bundle, scratch: Path) -> dict[str, Data]:
         given = {str(name): Path(path).resolve() for name, path in study.datasets.items()}
     elif study.dataset_dir is not None:
         folder = Path(study.dataset_dir).resolve()
+        _require_datalist(folder, bundle)
         given = {folder.name.removesuffix(".json"): folder}
         require_visible(folder.name, "data set")
     found = {}
@@ -45,6 +48,17 @@ def read_data(study: Study, bundle: Bundle, scratch: Path) -> dict[str, Data]:
             check_names([name], "name of a datalist")
         found[name] = data
     return found
+
+
+def _require_datalist(path: Path, bundle: Bundle) -> None:
+    """Tell the study's ``dataset_dir`` from that of a bundle, where it names no datalist."""
+    own = bundle.ids.get("dataset_dir")
+    require(
+        bundle.takes_grid or own is None or path.is_file() or (path / DATALIST).is_file(),
+        f"dataset_dir {path}: no {DATALIST} lies there",
+        "this key names the cases of a study, and not the folder of the bundle's own list",
+        f"give the cases with --datalist FILE, or the folder with --overrides '{{{own}: {path}}}'",
+    )
 
 
 def _data_of_grid(bundle: Bundle, path: Path | None) -> Data:
@@ -100,13 +114,14 @@ def _tried(bundle: Bundle, what: str) -> Iterator[None]:
 
 def try_methods(
     study: Study, bundle: Bundle, methods: Mapping[str, Any], data: Data, scratch: Path
-) -> tuple[dict[str, Any], float]:
+) -> tuple[dict[str, Any], float, tuple[int, int] | None]:
     """Build the network with every method.
 
     Returns:
-        What each method does to the network, and the bundle's own learning rate.
+        What each method does to the network, the bundle's own learning rate, and the lengths that
+        :meth:`~monai_iln.study.open_bundle.OpenBundle.unvalidated` tells.
     """
-    surveys, rate = {}, 0.0
+    surveys, rate, unvalidated = {}, 0.0, None
     for number, (method, norm) in enumerate(tqdm(methods.items(), desc="Methods", unit="network", leave=False)):
         run = _trial(study, bundle, norm, data.described)
         with (
@@ -115,7 +130,7 @@ def try_methods(
         ):
             surveys[method] = opened.survey
             if number == 0:
-                rate = opened.own_rate()
+                rate, unvalidated = opened.own_rate(), opened.unvalidated()
     require(
         rate > 0 or study.learning_rates is None,
         "learning_rates",
@@ -123,7 +138,7 @@ def try_methods(
         "name its id with --properties '{optimizer: ID}', or leave them out",
     )
     _refuse_twins(surveys)
-    return surveys, rate
+    return surveys, rate, unvalidated
 
 
 def try_scores(run: Run, data: Data) -> None:

@@ -116,7 +116,7 @@ def judge(
     """Compare the reference with every other method, over subjects, folds and trainings.
 
     Methods with a complete seed are estimated together. One that lacks runs, because they diverged or are still to
-    come, is compared over the seeds and folds that both have.
+    come, is compared over the seeds and folds that both have, and estimated with all methods that have these.
 
     Args:
         images: The test images of one data set and structure, and of one learning rate for each method, split and
@@ -156,8 +156,7 @@ def judge(
         if {first, second} <= whole:
             return pool
         if (first, second) not in found:
-            shared = _shared(test[test["method"].isin([first, second])])
-            found[first, second] = _estimate(shared, metric)
+            found[first, second] = _estimate(_shared(test, first, second), metric)
         return found[first, second]
 
     scores = subject_scores(test, metric).droplevel(["dataset", "structure"])
@@ -271,23 +270,32 @@ def _whole_methods(test: pd.DataFrame, reference: str) -> list[str]:
     folds = runs["fold"].nunique()
     has = pd.crosstab(runs["method"], runs["seed"]) == folds
     seeds = [seed for seed in has.columns if has.at[reference, seed]]
+    if has[seeds].all(axis=1).sum() < 2:  # the others may have lost a run each, or their last seed may be under way
+        fewer = [[seed for seed in seeds if row[seed]] for method, row in has.iterrows() if method != reference]
+        seeds = max(filter(None, fewer), key=lambda some: len(some) * has[some].all(axis=1).sum(), default=[])
     if not seeds:
         return [reference]
     whole = has[seeds].all(axis=1)
-    if whole.sum() < 2:  # the last seed may be under way for all but the reference
-        whole = has[seeds[0]]
     return [method for method in map(str, test["method"].unique()) if whole[method]]
 
 
-def _shared(test: pd.DataFrame) -> pd.DataFrame:
-    """The images of two methods over the seeds and folds that both have."""
+def _shared(test: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """The images over the seeds and folds that two methods have, of all methods that have them.
+
+    These are all folds of the seeds that are complete, or of one split all seeds of the folds that are: of which there
+    are more runs.
+    """
     runs = test[["method", "split", "seed", "fold"]].drop_duplicates()
-    both = runs[runs.duplicated(["split", "seed", "fold"])]
-    seeds, folds = both["seed"].unique(), set(runs["fold"])
-    if runs["split"].nunique() == 1:  # a fold that every seed has is whole, whatever the others are
-        counts = both["fold"].value_counts()
-        folds = set(counts.index[counts == len(seeds)])
-    return test[test["seed"].isin(seeds) & test["fold"].isin(folds)]
+    pair = runs[runs["method"].isin([first, second])]
+    both = pair[pair.duplicated(["split", "seed", "fold"])]
+    of_seeds, of_folds = both["seed"].value_counts(), both["fold"].value_counts()
+    folds = pd.Index(pair["fold"].unique())
+    seeds, whole = of_seeds.index[of_seeds == len(folds)], of_folds.index[of_folds == len(of_seeds)]
+    if pair["split"].nunique() == 1 and len(whole) * len(of_seeds) >= len(seeds) * len(folds):
+        seeds, folds = of_seeds.index, whole
+    counts = runs.loc[runs["seed"].isin(seeds) & runs["fold"].isin(folds), "method"].value_counts()
+    methods = counts.index[counts == len(seeds) * len(folds)]
+    return test[test["seed"].isin(seeds) & test["fold"].isin(folds) & test["method"].isin(methods)]
 
 
 def _difference(chance: Chance, first: str, second: str) -> Difference:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shlex
@@ -18,28 +17,30 @@ import yaml
 from monai.bundle import BundleWorkflow, ConfigParser
 
 from monai_iln.errors import UserError, is_monai_command, require
+from monai_iln.extras import require_extra
 from monai_iln.files import write_json
 from monai_iln.machine import describe_commit, describe_versions
-from monai_iln.run_files import GRID, STUDY
+from monai_iln.run_files import STUDY
 from monai_iln.study.bundle_plan import plan_bundle
 from monai_iln.study.estimate import count_jobs, estimate_seconds
 from monai_iln.study.grid import Plan, Run
+from monai_iln.study.named_methods import name_methods
+from monai_iln.study.plan_words import describe, describe_methods
 from monai_iln.study.progress import duration
 from monai_iln.study.protocol import describe_protocol
 from monai_iln.study.records import find_runs
 from monai_iln.study.report import report
 from monai_iln.study.scheduler import (
+    forget_failures,
     locked,
     measure_robustness,
     pending,
     run_all,
     run_on_all_ranks,
 )
-from monai_iln.study.settings import Study, name_methods, read_settings
-from monai_iln.study.sizing import describe_power, expected_power, stopping_sentence, widest_interval
+from monai_iln.study.settings import Study, read_settings
+from monai_iln.study.sizing import describe_power, stopping_sentence, widest_interval
 from monai_iln.study.trial import try_scores
-
-_ERRORS = ("mae", "mse", "error", "distance", "hausdorff", "loss")  # names of metrics where lower is better
 
 
 class CrossValidationWorkflow(BundleWorkflow):
@@ -88,6 +89,8 @@ class CrossValidationWorkflow(BundleWorkflow):
         """Check everything, and make the plan. With ``power`` there is none: records tell, and nothing runs."""
         if self.study.power:
             return
+        if self.study.backend == "ray":
+            require_extra("backend 'ray'", "ray", "ray")
         distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun
         if distributed and idist.get_world_size() == 1:
             idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
@@ -126,9 +129,10 @@ class CrossValidationWorkflow(BundleWorkflow):
         while len(seeds) < len(self.study.all_seeds) and not self._lacks(self.study.all_seeds[len(seeds)]):
             seeds = self.study.all_seeds[: len(seeds) + 1]  # an earlier start has been there already
         while True:
+            runs = [run for run in self.runs if run.seed in seeds]
             if leads:
                 self._write_study(seeds)
-            runs = [run for run in self.runs if run.seed in seeds]
+                forget_failures(runs, self.folder)
             todo = pending(runs, self.folder, self.study.redo_changed)
             if idist.get_world_size() > 1:
                 run_on_all_ranks(todo, self.study, self.folder)
@@ -211,78 +215,6 @@ class CrossValidationWorkflow(BundleWorkflow):
         if self.plan.metric is not None:
             document["metric"] = self.plan.metric
         write_json(self.folder / STUDY, document)
-
-
-def describe(runs: Sequence[Run], todo: Sequence[Run]) -> str:
-    """Tell the plan in a few lines.
-
-    Args:
-        runs: The runs of the plan.
-        todo: Those that are not finished.
-    """
-    lines = [f"{len(runs)} runs, {len(runs) - len(todo)} finished, {len(todo)} to do"]
-    for key in GRID:
-        values = dict.fromkeys(str(run.key[key]) for run in runs)
-        lines.append(f"  {key + ':':15s}{', '.join(values)}")
-    if len({run.seed for run in runs}) > 1:
-        new = len({run.split for run in runs}) > 1
-        lines.append(f"  {'splits:':15s}{'a new one for each seed' if new else 'one for all seeds'}")
-    given = [f"{key} {json.dumps(value, default=str)}" for key, value in runs[0].bundle.overrides.items()]
-    if given:
-        lines.append(f"  {'overrides:':15s}{', '.join(given)}")
-    return "\n".join(lines)
-
-
-def describe_methods(plan: Plan) -> str:
-    """Tell what each method does to the network, and what is not fair or cannot be shown.
-
-    Args:
-        plan: The plan of a study.
-    """
-    lines = []
-    for dataset, data in plan.data.items():
-        counted = f"{data.described['stacks']} cases of {data.described['subjects']} subjects"
-        tested = plan.count_tested_subjects(dataset)
-        lines.append(f"  {'data:':15s}{dataset}, {counted}, {tested} of them tested")
-    wide = max(15, *(len(method) + 1 for method in plan.surveys))
-    lines += [
-        "",
-        f"  {'method':{wide}s}{'norms':>6s}{'left':>6s}{'gates':>7s}{'dead':>6s}{'parameters':>12s}{'MFLOPs':>9s}",
-    ]
-    notes = []
-    for method, its in plan.surveys.items():
-        flops = "" if its["flops"] is None else f"{its['flops'] / 1e6:,.0f}"
-        counts = f"{its['norms']:6d}{len(its['left']):6d}{its['gates']:7d}{its['dead_gates']:6d}"
-        kinds = ", ".join(f"{count} {kind}" for kind, count in its["kinds"].items())
-        lines.append(f"  {method:{wide}s}{counts}{its['parameters']:12,d}{flops:>9s}  {kinds or 'no norm'}")
-        if its["dead_gates"]:
-            notes.append(
-                f"{its['dead_gates']} of {its['gates']} gates of {method} are dead: its group norm has one channel a "
-                f"group there, and is instance norm. Way out: --methods '[[ILN, {{num_groups: alive}}], ...]'."
-            )
-        if its["regrouped"]:
-            name, asked, taken = its["regrouped"][0]
-            notes.append(
-                f"{method} takes another number of groups in {len(its['regrouped'])} of its norms, the largest that "
-                f"divides the channels: {taken} and not {asked} in {name}."
-            )
-        if its["left"] and method != "own":
-            name, reason = its["left"][0]
-            notes.append(f"{method} leaves {len(its['left'])} of the norms as they are, such as {name}: {reason}.")
-    affine = {its["affine"] for its in plan.surveys.values() if its["norms"]}
-    if len(affine) > 1:
-        notes.append("Some methods have weight and bias in all norms, and others do not: that alone may differ.")
-    notes += list(filter(None, (expected_power(plan, dataset) for dataset in plan.data)))
-    metric = plan.metric or {}
-    if metric.get("higher_is_better") and any(word in str(metric["name"]).lower() for word in _ERRORS):
-        notes.append(
-            f"The bundle takes a higher {metric['name']} for better. If it is an error or a distance, its evaluator "
-            "needs a metric_cmp_fn, such as --overrides '{validate#evaluator#metric_cmp_fn: \"$lambda new, best: new "
-            "< best\"}'."
-        )
-    if plan.epochs_and_rates_share_validation:
-        notes.append("The held-out subjects choose both the epoch and the learning rate.")
-    return "\n".join([*lines, *[f"  {note}" for note in notes]])
 
 
 def _command() -> str:

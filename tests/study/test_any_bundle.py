@@ -1,6 +1,8 @@
 """A study on bundles that nobody prepared for it, written as MONAI's model zoo writes them."""
 
 import json
+import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from monai_iln.study import CrossValidationWorkflow
 from monai_iln.study.bundles import find_bundle
 from monai_iln.study.cases import make_cases, read_cases
 from monai_iln.study.records import read_records
+from monai_iln.study.workflow import describe_methods
 
 # MONAI warns of what the zoo's bundles do, as it would without a study.
 pytestmark = [
@@ -43,6 +46,29 @@ def run(workflow):
     workflow.initialize()
     workflow.run()
     return read_records(workflow.folder)
+
+
+def test_a_plan_tells_that_nothing_is_validated(tmp_path, data, capsys):
+    overrides = {"max_epochs": 2, "val_interval": 5}
+    workflow = study(tmp_path, "short_axis_3label", data["short_axis"], overrides=overrides, methods=["IN"])
+    workflow.initialize()
+    assert workflow.plan.unvalidated == (5, 2)
+    assert "Nothing is validated in 2 epochs, with 5 between two validations" in describe_methods(workflow.plan)
+    assert "validated" not in describe_methods(replace(workflow.plan, unvalidated=None))
+
+
+def test_the_folder_of_a_bundles_own_list_is_no_datalist(tmp_path, data):
+    folder = {"datalist": None, "dataset_dir": str(tmp_path)}
+    workflow = study(tmp_path, "short_axis_3label", data["short_axis"], **folder)
+    with pytest.raises(UserError, match=f"or the folder with --overrides '{{dataset_dir: {tmp_path}}}'"):
+        workflow.initialize()
+
+
+def test_a_missing_ray_is_told_before_anything_is_tried(tmp_path, data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("monai_iln.study.workflow.plan_bundle", lambda *_: pytest.fail("it plans"))
+    with pytest.raises(UserError, match="backend 'ray' needs ray"):
+        study(tmp_path, "short_axis_3label", data["short_axis"], backend="ray").initialize()
 
 
 def test_subjects_by_a_pattern_share_a_fold():

@@ -285,6 +285,13 @@ def test_a_method_is_left_out_above_the_threshold_only(factors, seeds, noisy):
     assert estimate(np.array(factors).reshape(-1, 1, 1) * scores, folds).noisy == noisy
 
 
+@pytest.mark.parametrize(("folds", "noisy"), [(2, ()), (3, ("e",))])
+def test_one_seed_of_two_folds_tells_no_noisy_method(folds, noisy):
+    scores, numbers = draw(1, 1, (6,) * folds, training=0.02)
+    loud = np.array([-1, 1, -1, 1, 30.0]).reshape(-1, 1, 1)
+    assert estimate(loud * scores, numbers).noisy == noisy
+
+
 @pytest.mark.parametrize("new", [False, True])
 def test_noise_is_what_the_means_of_runs_deviate_by(new):
     answers = set()

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from monai_iln.run_files import IMAGES, OVERRIDES, RECORD, ROBUSTNESS
-from monai_iln.study import gpus, robustness, scheduler, worker
+from monai_iln.study import estimate, gpus, robustness, scheduler, worker
 from monai_iln.study.estimate import count_jobs, estimate_seconds
 from monai_iln.study.gpus import fit_runs, is_out_of_memory, own_gpu, share_gpus
 from monai_iln.study.grid import Run
 from monai_iln.study.records import failure_path, find_runs, read_failure, read_record, unfinished_path
 from monai_iln.study.settings import Study
+from monai_iln.study.training import time_of_step
 from monai_iln.study.worker import WorkerSettings, execute
 
 GIB = 2**30
@@ -300,6 +301,23 @@ def test_workers_know_the_gpus_and_whether_they_are_alone(runs, tmp_path, monkey
     assert {one.alone for _, one in found} == {alone}
 
 
+@pytest.mark.parametrize(("between", "each"), [(3.0, 3.0), (None, 1.0)])
+def test_a_dry_run_counts_the_time_between_steps(runs, tmp_path, monkeypatch, between, each):
+    length = {"epochs": 2, "epoch_length": 50, "validations": 1, "seconds_between_steps": between}
+    cost = {"steps": 8, "seconds_per_step": 1.0, "validation_seconds": 0.0}
+    monkeypatch.setattr(estimate, "execute", lambda *_: None)
+    monkeypatch.setattr(estimate, "read_record", lambda _: {"status": "finished", "cost": cost, "length": length})
+    data = {"data": SimpleNamespace(cases=SimpleNamespace(write=lambda _: None))}
+    seconds, told = estimate_seconds(runs[:1], tmp_path, Study(jobs=1, robustness=False), data)
+    assert seconds == pytest.approx(92 * each, abs=2)
+    assert told == "8 steps of one run, without the start of the workers"
+
+
+@pytest.mark.parametrize(("ends", "mean"), [([1.0], None), ([1.0, 4.0], 3.0), ([0.0, 9.0, 10.0, 13.0, 15.0], 2.0)])
+def test_the_first_steps_are_slow(ends, mean):
+    assert time_of_step(ends) == mean
+
+
 def test_the_estimate_knows_how_many_share(runs, tmp_path, one_gpu):
     leave_record(tmp_path, "old", 8 * GIB, total_seconds=10.0)
     study, data = Study(robustness=False), {"data": SimpleNamespace(cases=None)}
@@ -307,3 +325,5 @@ def test_the_estimate_knows_how_many_share(runs, tmp_path, one_gpu):
     seconds, told = estimate_seconds(runs * 7, tmp_path, study, data)
     assert seconds == pytest.approx(30)
     assert told.startswith("1 finished runs; 7 runs at a time on the GPU: memory for 7")
+    seconds, _ = estimate_seconds([*runs * 7, runs[0]], tmp_path, study, data)
+    assert seconds == pytest.approx(40), "the last one takes as long as seven"

@@ -8,6 +8,7 @@ import re
 import struct
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from tqdm import tqdm
@@ -81,7 +82,8 @@ def test_the_time_that_is_left(finished, running, waiting, left):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(30, "0.5 min"), (3599, "60.0 min"), (3600, "1 h 0 min"), (7320, "2 h 2 min")]
+    ("seconds", "words"),
+    [(30, "0.5 min"), (3599, "60.0 min"), (3600, "1 h 0 min"), (7199, "2 h 0 min"), (7320, "2 h 2 min")],
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
@@ -94,6 +96,16 @@ def clock(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(progress, "_POLL_SECONDS", 3600)
     return now
+
+
+def test_looking_takes_a_twentieth_of_the_time(monkeypatch):
+    times, pauses = iter([0.0, 0.001, 10.0, 12.0]), []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    watch = progress.ScoresProgress.__new__(progress.ScoresProgress)
+    watch.look = lambda: None
+    watch._stop = SimpleNamespace(wait=lambda pause: pauses.append(pause) or len(pauses) == 3)
+    watch._repeat()
+    assert pauses == [0.5, 0.5, 40.0]
 
 
 def test_a_log_gets_a_line_a_minute_and_one_for_each_run(tmp_path, clock, capfd):

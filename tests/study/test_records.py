@@ -1,6 +1,7 @@
 """A study is believed only as far as its files agree with one another."""
 
 import csv
+import itertools
 import json
 import shutil
 
@@ -10,7 +11,7 @@ import pytest
 from make_study import make_study
 
 from monai_iln.errors import UserError
-from monai_iln.run_files import ALL_IMAGES, DICE_SCORES, FAILURE, IMAGES, RECORD, RUNS
+from monai_iln.run_files import ALL_IMAGES, DICE_SCORES, FAILURE, GRID, IMAGES, RECORD, RUNS
 from monai_iln.study.records import (
     failure_path,
     find_runs,
@@ -20,6 +21,7 @@ from monai_iln.study.records import (
     write_frame,
     write_tables,
 )
+from monai_iln.study.report import report
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,36 @@ def change(study, edit):
     table = edit(pd.read_csv(run / IMAGES.name, dtype=object))
     table.to_csv(run / IMAGES.name, index=False)
     return run
+
+
+def test_a_run_that_failed_when_it_was_done_again_has_failed(study, unpainted):
+    run = find_runs(study)[0]
+    record = json.loads((run / RECORD).read_text())
+    before = read_records(study)
+    write_failure(run, {key: record[key] for key in GRID}, "the new configuration is wrong")
+    found = read_records(study)
+    assert len(found.runs) == len(before.runs)
+    assert found.runs["status"].value_counts().to_dict() == {"finished": 3, "failed": 1}
+    assert run.relative_to(study).as_posix() not in set(found.images["run"])
+    with pytest.raises(UserError, match="1 runs failed"):
+        report(study)
+
+
+def test_a_column_that_someone_added_to_a_run_is_passed_over(study):
+    change(study, lambda table: table.assign(mine=1))
+    assert "mine" not in read_records(study).images
+
+
+def test_runs_of_two_configurations_are_told(study, unpainted):
+    def hashed(*hashes):
+        for run, its in zip(find_runs(study), itertools.cycle(hashes), strict=False):
+            (run / RECORD).write_text(json.dumps(json.loads((run / RECORD).read_text()) | {"protocol_hash": its}))
+        report(study)
+        return (study / "report" / "report.md").read_text()
+
+    told = "Runs of several configurations or data are mixed on LV, which cannot be compared."
+    assert told not in hashed("a")
+    assert told in hashed("a", "b")
 
 
 def without_counts(run):

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from monai_iln.study.chance import Chance, Components
+from monai_iln.study.metric import METRICS
 from monai_iln.study.report.chances import chance_sentence, sensitivities
-from monai_iln.study.report.comparisons import comparison_sentence
+from monai_iln.study.report.comparisons import _not_told_by_a_table, _table, comparison_sentence
 from monai_iln.study.report.ranks import ranking_sentence
 from monai_iln.study.report.winners import tell
 from monai_iln.study.statistics import Ranking
@@ -33,6 +34,11 @@ def test_a_better_method():
         f"Dice of ILN 0.567, of IN 0.350: difference -0.217 (95 % interval 0.150 to 0.280), {SIZE}; IN is better "
         "(p < 0.001 after Holm's correction)."
     )
+
+
+def test_no_zero_has_a_sign():
+    said = comparison_sentence(replace(BETTER, low=-0.0004, difference=-0.0001))
+    assert "difference 0.000 (95 % interval 0.000 to 0.280)" in said
 
 
 @pytest.mark.parametrize(
@@ -118,7 +124,26 @@ def test_what_is_not_known_has_no_brackets(difference, told):
 def test_an_interval_that_excludes_0_is_no_evidence_by_itself():
     told = tell("unknown", [replace(BETTER, answer="unknown")])
     assert told.endswith("An interval that excludes 0 is not corrected for the number of comparisons; p is.")
+    fewer = replace(BETTER, other="LN", answer="unknown", subjects=4, folds=1, seeds=3)
+    assert f"with {SIZE} that is no proof" in tell("unknown", [fewer, replace(BETTER, answer="unknown")])
     assert "not corrected" not in tell("unknown", [replace(BETTER, answer="unknown", low=-0.1)])
+
+
+def test_sentences_stand_where_a_table_tells_less():
+    usual = replace(BETTER, other="A")
+    fewer = replace(BETTER, other="B", seeds=1)
+    untested = replace(BETTER, other="C", answer="untested", low=NAN)
+    beside = replace(BETTER, other="D", answer="unknown")
+    unknown = replace(BETTER, other="E", answer="unknown", low=-0.1)
+    rows = [usual, fewer, untested, beside, unknown]
+    assert _not_told_by_a_table(rows) == [fewer, untested, beside]
+
+
+def test_a_table_tells_why_a_column_is_empty():
+    told = "With fewer than 6 subjects no p of it could reach 0.05, and there is none."
+    for subjects in (5, 6):
+        table = _table([replace(BETTER, subjects=subjects)], METRICS["dice"], None, set())
+        assert (told in table.caption) == (subjects == 5)
 
 
 def test_what_one_seed_shows():
@@ -130,7 +155,14 @@ def test_what_one_seed_shows():
     sd = Components(subject=0.03, fold=0.01)
     one = Chance("one split", ("A", "B", "C", "D"), 44, 3, 1, sd, (), {})
     said = chance_sentence(one)
-    assert "between subjects 0.0300 and folds 0.0100 (standard deviations)" in said
+    assert "has a standard deviation of 0.0300 between subjects and 0.0100 between folds. " in said
+    none = chance_sentence(replace(one, components=replace(sd, fold=0.0)))
+    assert "has a standard deviation of 0.0300 between subjects; too little to tell between folds. " in none
+    nothing = chance_sentence(replace(one, components=Components(subject=0.0, fold=0.0)))
+    assert "the difference of two methods varies too little to tell between subjects and between folds. " in nothing
+    assert "finds" not in nothing
+    millimetres = chance_sentence(one, METRICS["asd_mm"])
+    assert "of 0.030 mm between subjects and 0.010 mm between folds. " in millimetres
     assert "only honest if the trainings of all methods are alike in noise" in said
     assert said.startswith("By chance,")  # one seed has one split, whatever the design
     several = Chance("new splits", ("A", "B", "C", "D"), 44, 3, 4, replace(sd, fold=NAN, training=0.01), ("D",), {})

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from monai_iln.errors import UserError
-from monai_iln.study.settings import PAPER, Study, name_methods, read_settings
+from monai_iln.study.named_methods import PAPER, name_methods
+from monai_iln.study.settings import Study, read_settings
 
 
 @pytest.mark.parametrize(

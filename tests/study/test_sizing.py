@@ -2,6 +2,8 @@
 
 import itertools
 import re
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from monai_iln.errors import UserError
 from monai_iln.study import CrossValidationWorkflow, workflow
 from monai_iln.study.cases import Cases
 from monai_iln.study.grid import Plan
+from monai_iln.study.records import read_failure, write_failure
 from monai_iln.study.settings import read_settings
 from monai_iln.study.sizing import describe_power, expected_power, stopping_sentence, widest_interval
 
@@ -87,7 +90,8 @@ def test_seeds_are_added_until_the_widest_interval_is_narrow(tmp_path, monkeypat
     done = []
     monkeypatch.setattr(found, "_write_study", done.append)
     monkeypatch.setattr(found, "_measure_robustness", lambda _: None)
-    monkeypatch.setattr(workflow, "run_all", lambda *_: None)
+    for name in ("run_all", "forget_failures"):
+        monkeypatch.setattr(workflow, name, lambda *_: None)
     monkeypatch.setattr(workflow, "report", lambda _: None)
     found.plan = Plan([SimpleNamespace(seed=seed) for seed in range(6)])
     monkeypatch.setattr(workflow, "pending", lambda runs, *_: runs)
@@ -104,7 +108,7 @@ def test_a_sequential_study_goes_on_with_the_seeds_that_are_finished(tmp_path, m
     done = []
     found.plan = Plan([SimpleNamespace(seed=seed) for seed in range(6)])
     monkeypatch.setattr(found, "_write_study", done.append)
-    for name in ("run_all", "report"):
+    for name in ("run_all", "report", "forget_failures"):
         monkeypatch.setattr(workflow, name, lambda *_: None)
     monkeypatch.setattr(workflow, "pending", lambda runs, *_: [run for run in runs if run.seed > 3])
     monkeypatch.setattr(workflow, "widest_interval", lambda _: (0.005, "IN, LV"))
@@ -136,6 +140,37 @@ def test_what_a_plan_can_show_is_told_before_its_runs():
     assert "Nothing can be tested on d with one fold" in expected_power(planned([0], [0], False), "d")
     assert expected_power(planned(range(3), [0], False, methods=["ILN"]), "d") == ""
     assert expected_power(planned(range(3), [0], False, metric={"in_unit_interval": False}), "d") == ""
+    assert "degree" not in new + one
     other = {"name": "val_recall", "in_unit_interval": True}
     assert "spreads as usual for Dice" in expected_power(planned(range(3), range(3), False, metric=None), "d")
     assert "If its scores spread as Dice" in expected_power(planned(range(3), range(3), False, metric=other), "d")
+
+
+def test_few_degrees_of_freedom_are_why_a_difference_is_large():
+    def told(methods, folds, subjects=12):
+        names = tuple("abcdefghijkl"[:subjects])
+        cases = Cases("d", ({},) * subjects, names, tuple(number % folds for number in range(subjects)))
+        plan = planned(range(folds), [0], False, methods=["ILN", "IN", "LN"][:methods])
+        return expected_power(replace(plan, data={"d": SimpleNamespace(cases=cases)}), "d")
+
+    assert "find a difference of 0.272 in" in told(2, 2)
+    assert "find a difference of 0.133 in" in told(3, 2)
+    assert "find a difference of 0.088 in" in told(2, 3)
+    why = "2 methods and 2 folds tell the luck of trainings with 1 degree of freedom: with a "
+    assert f"{why}fold more it would be 0.088, with a method more 0.133." in told(2, 2)
+    assert "with 2 degrees of freedom" in told(3, 2)
+    assert "degree" not in told(3, 3)
+    assert f"{why}method more it would be" in told(2, 2, 2)
+
+
+def test_a_failure_is_forgotten_when_the_plan_is_that_of_the_record_again(tmp_path, monkeypatch):
+    found = CrossValidationWorkflow(bundle=str(tmp_path), output_dir=str(tmp_path))
+    run = SimpleNamespace(seed=0, path=Path("runs/d/IN/fold_0/lr_0.1/seed_0"))
+    found.plan = Plan([run])
+    write_failure(tmp_path / run.path, {}, "another configuration is wrong")
+    for name in ("pending", "run_all", "report"):
+        monkeypatch.setattr(workflow, name, lambda *_: [])
+    monkeypatch.setattr(found, "_write_study", lambda _: None)
+    monkeypatch.setattr(found, "_measure_robustness", lambda _: None)
+    found._run_seeds([0])
+    assert read_failure(tmp_path / run.path) is None

@@ -85,6 +85,37 @@ def test_a_method_that_lacks_runs_is_compared_over_what_both_have():
     assert estimate(lacking, "dice", "A").methods == ("A", "B")
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_what_a_method_without_a_run_has_left_is_estimated_with_all_methods(seeds):
+    images = images_of({"A": 0.0, "B": 0.02, "C": 0.01, "diverged": -0.01}, seeds)
+    lacking = images[(images["method"] != "diverged") | (images["fold"] != 1)]
+    (row,) = (row for row in judge(lacking, "A") if row.other == "diverged")
+    pooled = estimate_chance(*scores_of_runs(images[images["fold"] != 1])).between("A", "diverged")
+    assert (row.low, row.high, row.df) == (*pooled.interval(), pooled.df)
+    assert row.df >= 6  # of four methods and three folds; of the two alone it is 2
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_runs_that_were_lost_of_different_seeds_cost_no_other_seed(new):
+    images = images_of({"A": 0.0, "B": 0.02, "C": 0.01}, new=new)
+    lost = ((images["method"] == "B") & (images["seed"] == 2)) | ((images["method"] == "C") & (images["seed"] == 1))
+    images = images[~lost | (images["fold"] != 1)]
+    pool = estimate(images, "dice", "A")
+    assert (pool.methods, pool.seeds) == (("A", "B"), 2)
+    sizes = {row.other: (row.seeds, row.folds, row.subjects) for row in judge(images, "A")}
+    assert sizes == {"B": (2, 4, 24), "C": (2, 4, 24) if new else (3, 3, 18)}
+    assert find_winner(images, "A").by_mean == "B"
+    assert [row.seeds for row in find_winner(images, "A").verdicts] == [2, 1 if new else 3]  # A, C
+
+
+def test_a_method_under_way_is_compared_over_its_complete_seeds():
+    images = images_of({"A": 0.0, "B": 0.02, "C": 0.01})
+    under_way = images[(images["method"] != "B") | (images["seed"] == 0) | (images["fold"] + images["seed"] == 1)]
+    rows = {row.other: row for row in judge(under_way, "A")}
+    assert (rows["B"].seeds, rows["B"].folds, rows["C"].seeds) == (1, 4, 3)
+    assert rows["B"].answer != "untested"
+
+
 def test_of_new_splits_a_seed_counts_only_if_it_is_complete():
     images = images_of({"A": 0.0, "B": 0.02}, new=True)
     under_way = images[(images["seed"] < 2) | (images["fold"] == 0)]
@@ -105,6 +136,19 @@ def test_means_are_of_the_runs_that_the_difference_is_of():
     winner = find_winner(under_way, "A")
     assert winner.by_mean == "B"
     assert winner.means["B"] - winner.means["A"] == pytest.approx(winner.verdicts[0].difference)
+
+
+def test_the_best_method_is_told_over_the_subjects_that_it_is_compared_on():
+    images = images_of({"A": 0.0, "B": 0.001}, seeds=2)
+    ahead = images["subject"].isin(["s0", "s1"])  # A there, but B has no score in one of its runs
+    better = images["dice"] + 0.1 * (ahead & (images["method"] == "A"))
+    unscored = ahead & (images["method"] == "B") & (images["seed"] == 1)
+    winner = find_winner(images.assign(dice=better.where(~unscored)), "A")
+    (row,) = winner.verdicts
+    assert (winner.subjects, row.subjects, winner.by_mean) == (22, 22, "B")
+    assert winner.means["B"] - winner.means["A"] == pytest.approx(row.difference)
+    nobody = images.assign(dice=images["dice"].where((images["method"] == "A") | (images["seed"] == 1)))
+    assert find_winner(nobody, "A").subjects == 24
 
 
 def test_a_method_without_a_common_run():

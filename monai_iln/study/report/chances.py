@@ -40,16 +40,25 @@ def chance_sentence(chance: Chance, metric: Metric = METRICS["dice"]) -> str:
         reason = next(iter({one.reason for one in chance.differences.values()}), "")
         return f"With {size} the chance in a difference cannot be told{': ' + reason if reason else ''}."
     decimals = metric.decimals + 1
-    names = {"subjects": sd.subject, "folds": sd.fold, "trainings": sd.training, "one subject's score": sd.residual}
-    parts = [f"{name} {_spread(value, decimals)}" for name, value in names.items() if not np.isnan(value)]
+    names = {
+        "between subjects": sd.subject,
+        "between folds": sd.fold,
+        "between trainings": sd.training,
+        "from training to training of one subject": sd.residual,
+    }
+    parts = [f"{number(value, decimals)}{metric.unit} {name}" for name, value in names.items() if value > 0]
+    small = join([name for name, value in names.items() if value == 0])
     text = _DESIGNS[chance.design] + " " if chance.seeds > 1 else ""
-    text += f"By chance, the difference of two methods varies between {join(parts)} (standard"
-    text += f" deviations{metric.unit and ',' + metric.unit})."
+    text += "By chance, the difference of two methods "
+    if parts:
+        text += f"has a standard deviation of {join(parts)}" + ("; " if small else ".")
+    if small:
+        text += f"{'' if parts else 'varies '}too little to tell {small}."
     if chance.seeds == 1:
         text += " With one seed, folds stand for folds and trainings together, and that is only honest if the "
         text += "trainings of all methods are alike in noise."
     methods = len(chance.methods) - len(chance.noisy)
-    if methods > 1:
+    if methods > 1 and parts:
         plan = Plan(sd, chance.subjects, chance.folds, chance.seeds, methods, chance.design)
         least = number(plan.detectable(len(chance.methods) - 1), metric.decimals)
         text += f" A study of {size} finds a difference of {least}{metric.unit} in four of five cases, after Holm's "
@@ -58,10 +67,6 @@ def chance_sentence(chance: Chance, metric: Metric = METRICS["dice"]) -> str:
         text += f" Trainings of {join(chance.noisy)} are far noisier than those of the others, so what is said of "
         text += "them rests on an estimate of each pair."
     return text
-
-
-def _spread(value: float, decimals: int) -> str:
-    return number(value, decimals) if value > 0 else "less than can be told"
 
 
 def lost_runs(results: Results) -> list[str]:
@@ -145,6 +150,9 @@ def _ranks(results: Results) -> Table | None:
         "How firm the ranking is: the probability that a method has each rank by mean score, if the luck of subjects, "
         "folds and trainings were averaged out, drawn from the estimates above (bold: 0.95 and more)."
     )
+    lacking = [name for name in results.shown_methods if any(name not in frame["method"].array for frame in frames)]
+    if lacking:
+        caption += f" Without {join(lacking)}, of which runs are missing."
     header = ["Method", *(f"rank {number}" for number in range(1, most + 1))]
     return Table("rank_chances", caption, header, rows, pd.concat(frames))
 

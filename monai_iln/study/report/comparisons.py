@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from monai_iln.study.report.document import Block, Items, Picture, Row, Table, T
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import FAINT, GREY, INK, REFERENCE_COLOR, new_figure, styled
 from monai_iln.study.report.wording import NO_NUMBER, count, join, minus, number, p_cell, p_value, place, shorten, slug
-from monai_iln.study.statistics import METRICS, Metric
+from monai_iln.study.statistics import METRICS, MIN_SUBJECTS, Metric
 from monai_iln.study.verdicts import Verdict
 
 _BY_RULE = {
@@ -25,7 +26,7 @@ _WORDS = {"better": "better", "worse": "worse", "equal": "practically equal", "u
 
 
 def blocks(results: Results) -> list[Block]:
-    """What a score is, then the comparisons: drawn, in numbers and in sentences."""
+    """What a score is, then the comparisons: drawn, in numbers, and in sentences where these tell more."""
     unit = Text(
         f"A subject's score is its {results.metric.mean} over its test {results.unit}s. Scores here and below are "
         f"{_BY_RULE[results.rule]}. Intervals and p take in the chance of subjects, of folds and of trainings: they "
@@ -33,14 +34,29 @@ def blocks(results: Results) -> list[Block]:
     )
     rows, metric, margin = results.verdicts, results.metric, results.margin
     if rows:
-        sentences = [minus(comparison_sentence(row, metric)) for row in rows]
+        sentences = [minus(comparison_sentence(row, metric)) for row in _not_told_by_a_table(rows)]
         table = _table(rows, metric, margin, results.unlearned)
-        return [unit, *_pictures(rows, metric, margin), table, Items(sentences)]
+        return [unit, *_pictures(rows, metric, margin), table, *([Items(sentences)] if sentences else [])]
     if results.reference not in results.shown_methods:
         why = f"The reference, {results.reference}, has no finished run, so nothing can be compared with it."
     else:
         why = "Only one method has finished runs, so there is nothing to compare."
     return [unit, absent(why)]
+
+
+def _not_told_by_a_table(rows: Sequence[Verdict]) -> list[Verdict]:
+    """The comparisons of which a sentence tells why nothing was tested, what p says beside the interval, or the size.
+
+    The CSV file has a sentence of each.
+    """
+    sizes = Counter((row.folds, row.seeds) for row in rows)
+    usual = sizes.most_common(1)[0][0]
+    alone = [row.answer == "unknown" and row.low * row.high > 0 for row in rows]
+    return [
+        row
+        for row, excludes_zero in zip(rows, alone, strict=True)
+        if excludes_zero or row.answer == "untested" or (row.folds, row.seeds) != usual
+    ]
 
 
 def comparison_sentence(row: Verdict, metric: Metric | None = None) -> str:
@@ -61,7 +77,7 @@ def comparison_sentence(row: Verdict, metric: Metric | None = None) -> str:
     unit = metric.unit
 
     def value(score: float) -> str:
-        return f"{score:.{metric.decimals}f}"
+        return f"{round(score, metric.decimals) + 0.0:.{metric.decimals}f}"  # no zero has a sign
 
     text = f"{metric.name} of {row.reference} "
     if where := place(row.dataset, row.structure):
@@ -140,6 +156,8 @@ def _table(verdicts: Sequence[Verdict], metric: Metric, margin: float | None, un
         "in one new training of each. The last column is Wilcoxon's signed-rank test over subjects, which knows "
         "nothing of folds and trainings: it asks whether these models differ, not whether the methods do."
     )
+    if any(row.subjects < MIN_SUBJECTS for row in verdicts):
+        caption += f" With fewer than {MIN_SUBJECTS} subjects no p of it could reach 0.05, and there is none."
     if margin is not None:
         caption += f" Practically equal: the 90 % interval lies within \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}."
     header = ["Other", "Subjects", reference, "Other", "Difference", "95 % interval", "p", "p (Holm)"]

@@ -53,6 +53,7 @@ TRAINING: dict[str, Any] = {
     },
 }
 """The paper's training, by the ids of a bundle's configuration."""
+_WALLS = {"myocardium", "epicardium", "wall"}
 TIME_RATIO = 36.5 / 34.8  # ILN to IN, 200 iterations on a Titan Xp
 
 
@@ -119,6 +120,17 @@ def published_group(dataset: str) -> str | None:
     return name if name in SUBJECTS else None
 
 
+def may_be_cavity(structure: str, ventricle: str) -> bool:
+    """Whether a structure may be the cavity of a ventricle: its name says so, or names nothing else of a heart.
+
+    Example:
+        >>> [may_be_cavity(name, "LV") for name in ("endocardium", "class 1", "RV", "LV myocardium")]
+        [True, True, False, False]
+    """
+    found = ventricle_of(structure)
+    return found == ventricle or (found is None and not _words(structure) & _WALLS)
+
+
 def ventricle_of(structure: str) -> str | None:
     """The ventricle whose cavity a structure is, by the paper's name.
 
@@ -126,11 +138,15 @@ def ventricle_of(structure: str) -> str | None:
         >>> ventricle_of("right-ventricle"), ventricle_of("endocardium"), ventricle_of("LV myocardium")
         ('RV', 'LV', None)
     """
-    words = set(re.findall(r"[a-z]+", structure.lower()))
-    if words & {"myocardium", "epicardium", "wall"}:
+    words = _words(structure)
+    if words & _WALLS:
         return None
     if "rv" in words or {"right", "ventricle"} <= words:
         return "RV"
     if words & {"lv", "endocardium"} or {"left", "ventricle"} <= words:
         return "LV"
     return None
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", name.lower()))

@@ -114,7 +114,9 @@ class Results:
         return published_group(dataset) or published_group(str(self.about(dataset).get("name") or ""))
 
     def ventricles(self, dataset: str) -> list[str]:
-        """The ventricles that a data set labels, by the paper's names ``"LV"`` and ``"RV"``."""
+        """The ventricles that a data set labels, by the paper's names ``"LV"`` and ``"RV"``; none without Dice."""
+        if not self.metric.is_dice:
+            return []
         images = self.images[self.images["dataset"] == dataset]
         structures = self.about(dataset).get("structures") or images["structure"].dropna().unique()
         named = [*map(ventricle_of, structures), self.published_group(dataset)]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from monai_iln.study.report.document import Block, Row, Table, Text, absent
-from monai_iln.study.report.published import IMAGES, SUBJECTS, TABLES, published_dice
+from monai_iln.study.report.published import IMAGES, SUBJECTS, TABLES, may_be_cavity, published_dice
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.wording import NO_NUMBER, capital, join, number, place, slug
 from monai_iln.study.selection import GROUP
@@ -121,7 +121,7 @@ def _about_rules(results: Results) -> list[Block]:
 def _tables(results: Results) -> list[Table]:
     """The paper's tables for the methods and data sets it names, and one of all for what they leave out."""
     present = results.methods_of(results.by_either_rule)
-    ours = [dataset for dataset in results.datasets if results.published_group(dataset)]
+    ours = [name for name in results.datasets if results.published_group(name) and results.ventricles(name)]
     tables: list[Table] = []
     left_out = set(present)
     for paper in TABLES:
@@ -197,7 +197,7 @@ def _table(
     for source in (*results.selected, *others):
         lines = [[_cell(results, source, method, column) for column in columns] for method in methods.values()]
         cells = [cell for line in lines for cell in line]
-        if source in results.selected or any("mean" in cell for cell in cells):
+        if source in results.selected or any(not np.isnan(cell.get("mean", np.nan)) for cell in cells):
             rows.append(Row([capital(_SOURCES[source])], heading=True))
             rows += _with_best(results, list(methods), lines, columns)
             records += cells
@@ -237,7 +237,8 @@ def _cell(results: Results, source: str, method: str, column: Column) -> Cell:
     cell: dict[str, Any] = {"source": source, "method": method, "dataset": dataset, "structure": structure}
     cell[_number(results)] = int(fold)
     if source == "published":
-        published = published_dice(method, f"{results.published_group(dataset)}-{fold + 1:.0f}")
+        group = str(results.published_group(dataset))
+        published = published_dice(method, f"{group}-{fold + 1:.0f}") if may_be_cavity(structure, group) else None
         return cell | dict(zip(("mean", "sd"), published or (), strict=False))
     images = results.cells[source].get((dataset, structure, fold, method), results.shown.iloc[:0])
     scores = images[images["score"].notna()]

@@ -40,7 +40,9 @@ def blocks(results: Results, best: Mapping[str, winners.Winner | None]) -> list[
     found.append(Text(" ".join([compared, *_how_it_was_compared(results)])))
     if notes := [*fairness.lines(results), *robustness.lines(results)]:
         found.append(Items(notes))
-    return [*found, Text(" ".join(["Before you rely on it:", *_caveats(results)]))]
+    if caveats := _caveats(results):
+        found += [Text("Before you rely on it:"), Items(caveats)]
+    return found
 
 
 def _how_it_was_compared(results: Results) -> list[str]:
@@ -93,7 +95,7 @@ def _dataset(results: Results, name: str) -> str:
 
 
 def _caveats(results: Results) -> list[str]:
-    caveats = []
+    caveats = _mixed(results)
     if {"nested", "paper"} <= set(results.chosen):
         keys = ["structure", *GROUP]
         means = {rule: images.groupby(keys)["score"].mean() for rule, images in results.selected.items()}
@@ -125,6 +127,19 @@ def _caveats(results: Results) -> list[str]:
     if len(results.runs) < results.planned():
         caveats.append("The study is not complete, and methods may have been tested on different folds.")
     return caveats
+
+
+def _mixed(results: Results) -> list[str]:
+    """Data sets whose runs are of several configurations, as where ``redo_changed`` has not come to its end."""
+    if "protocol_hash" not in results.runs:  # which earlier versions did not record
+        return []
+    protocols = results.runs.groupby("dataset", sort=False)["protocol_hash"].nunique()
+    if not (mixed := [str(name) for name in protocols.index[protocols > 1]]):
+        return []
+    return [
+        f"Runs of several configurations or data are mixed on {join(mixed)}, which cannot be compared. The command "
+        "that does changed ones again, by redo_changed, has not come to its end: repeat it."
+    ]
 
 
 def _what_chance_allows(results: Results) -> list[str]:

@@ -142,7 +142,7 @@ def find_winner(
         metric: The metric.
         margin: The difference that does not matter.
     """
-    images = _complete_seeds(images)
+    images = _with_scores(_complete_seeds(images), metric)
     scores = subject_scores(images, metric)
     common = scores[np.isfinite(scores.to_numpy(float)).all(axis=1)]
     if common.shape[1] < 2 or common.empty:
@@ -157,12 +157,20 @@ def find_winner(
 
 
 def _complete_seeds(images: pd.DataFrame) -> pd.DataFrame:
-    """The images of the seeds that all methods have with all folds; all images where there is no such seed."""
+    """The images of the seeds that all methods have with all folds; all images where most seeds lack a run."""
     runs = images[["method", "seed", "fold"]].drop_duplicates()
     whole = runs["method"].nunique() * runs["fold"].nunique()
     counts = runs["seed"].value_counts()
-    complete = images["seed"].isin(counts.index[counts == whole])
-    return images[complete] if complete.any() else images
+    complete = counts.index[counts == whole]
+    return images[images["seed"].isin(complete)] if 2 * len(complete) >= len(counts) else images
+
+
+def _with_scores(images: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The images of the subjects that have a score in each run, by which methods are compared; of all if none has."""
+    counts = images.groupby(["method", "seed", "subject"], sort=False)[metric.column].count()
+    lost = counts.index[counts == 0].get_level_values("subject")
+    kept = images[~images["subject"].isin(lost)]
+    return images if kept.empty else kept
 
 
 def _first(values: dict[str, float], preferred: str) -> str:
@@ -220,7 +228,7 @@ def tell_all(rows: Sequence[Verdict], metric: Metric, margin: float | None) -> l
 def tell(answer: str, rows: Sequence[Verdict], metric: Metric = METRICS["dice"], margin: float | None = None) -> str:
     """A sentence for all verdicts with one answer, with their differences and intervals."""
     differences = join([_difference(row, metric) for row in rows])
-    grid = max(rows, key=lambda row: (row.seeds, row.subjects))
+    grid = max(rows, key=lambda row: (row.seeds * row.folds, row.subjects))
     size = join([count(grid.subjects, "subject"), count(grid.folds, "fold"), count(grid.seeds, "seed")])
     reasons = join(list(dict.fromkeys(filter(None, (row.reason for row in rows)))))
     uncorrected = ""
