@@ -266,7 +266,8 @@ def _look_into(item: Mapping[str, Any], values: Sequence[int]) -> tuple[Stamps, 
             found_hashes[key] = hash_file(Path(item[key]))
         except OSError as error:
             raise unreadable(item[key], error) from error
-    for key, expected in _recorded_hashes(item).items():
+    recorded = _recorded_hashes(item)
+    for key, expected in recorded.items():
         if found_hashes.get(key, expected) != expected:
             raise UserError(
                 f"{item[key]}: not the file that was prepared, its SHA-256 differs. Restore it; if you changed it on "
@@ -287,6 +288,8 @@ def _look_into(item: Mapping[str, Any], values: Sequence[int]) -> tuple[Stamps, 
             f"{item['image']}: {image.shape[-1]} slices, and {len(slices)} numbers of slices in {FILE_NAME}. There is "
             "one number for each slice: correct 'slices', or remove it."
         )
+    if "image" not in recorded:  # else it is the file whose voxels were read when it was prepared
+        read_voxels(image)
     found = np.unique(round_labels(read_voxels(label), item["label"]))
     if values and not np.isin(found, values).all():
         raise UserError(

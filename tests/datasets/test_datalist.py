@@ -313,6 +313,24 @@ def test_labels_that_do_not_lie_on_their_images(prepared, tmp_path, fault):
         split_datalist(folder, 0)
 
 
+@pytest.mark.parametrize("damage", ["cut", "not a number"])
+def test_images_of_a_list_without_hashes_are_read(prepared, tmp_path, damage):
+    folder = change(prepared, tmp_path, lambda document: [item.pop("sha256") for item in document["training"]])
+    check_datalist(folder)
+    path = Path(read_datalist(folder)[4]["image"])
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1000])
+    else:
+        volume = nib.load(path)
+        array = volume.get_fdata(dtype=np.float32)
+        array[3, 4, 1] = np.nan
+        nib.save(nib.Nifti1Image(array, volume.affine), path)
+    with pytest.raises(UserError, match=f"{path}: (cannot be read|1 voxels are NaN)"):
+        check_datalist(folder)
+    with pytest.raises(UserError, match=f"{path}: "):
+        split_datalist(folder, 0)
+
+
 def test_a_datalist_is_written_as_a_whole_document_would_be(prepared):
     text = (prepared / "datalist.json").read_text()
     document = json.loads(text)
