@@ -191,7 +191,7 @@ def _split(header: Any) -> Iterator[tuple[Any, int | None]]:
     shared = header.get("SharedFunctionalGroupsSequence") or [{}]
     plain = {element.tag: element for element in header if element.VR != "SQ"}
     for number, group in enumerate(groups, start=1):
-        merged = type(group)(plain)
+        merged = type(group)(dict(plain))  # a copy: pydicom keeps the dictionary that it gets
         for item, name in product((shared[0], group), _GROUPS):
             for element in (item.get(name) or [()])[0]:
                 merged.add(element)
