@@ -17,7 +17,7 @@ from monai_iln.datasets import (
     slice_items,
     split_datalist,
 )
-from monai_iln.datasets.stack_files import write_stack
+from monai_iln.datasets.stack_files import storable, write_stack
 from monai_iln.errors import UserError
 
 
@@ -193,6 +193,8 @@ def test_integers_of_64_bits_are_stored_smaller(stacks, tmp_path):
         image = nib.load(folder / write_stack(stack, folder)["image"])
         assert image.get_data_dtype() == dtype
         np.testing.assert_array_equal(np.asanyarray(image.dataobj), stack.image)
+    least = np.array([np.iinfo(np.int64).min, 0])  # its amount is no 64-bit integer
+    np.testing.assert_array_equal(storable(least), least.astype(float))
 
 
 def test_a_subject_that_cannot_name_a_file(stacks, tmp_path):
