@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_header
 from monai_iln.datasets.readers.tables import SubjectInfo, read_tables
@@ -113,9 +114,9 @@ def list_volumes(files: Files) -> dict[Path, Path]:
 
 
 def find_volumes(files: Files, name: re.Pattern[str]) -> Iterator[tuple[Path, re.Match[str]]]:
-    """The volumes whose name, without type, matches a pattern."""
+    """The volumes whose name, without type, matches a pattern. macOS writes accents as characters of their own."""
     for stem, path in list_volumes(files).items():
-        if match := name.fullmatch(stem.name):
+        if match := name.fullmatch(normalize("NFC", stem.name)):
             yield path, match
 
 
