@@ -15,6 +15,9 @@ from monai_iln.errors import UserError
 
 Sources = Path | str | Sequence[Path | str]
 
+#: The end of the name of a folder of unfinished work, and the hidden file that such a folder has.
+UNFINISHED, WORK_KEY = ".unfinished", ".key"
+
 
 def list_sources(sources: Sources) -> list[Path]:
     """The paths of one source or several."""
@@ -27,7 +30,7 @@ def list_files(source: Path) -> list[Path]:
     """All files in and below a source, sorted. A file is its own source.
 
     Hidden files are left out: macOS leaves ``._scan.dcm`` and ``__MACOSX/`` in archives, which are named like data but
-    hold none.
+    hold none. So are folders of unfinished work, see :mod:`monai_iln.datasets.unfinished`.
 
     Args:
         source: A file or a folder.
@@ -132,7 +135,8 @@ def _walk(source: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _is_shown(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith(".") and entry.name != "__MACOSX"
+    is_hidden = entry.name.startswith(".") or entry.name == "__MACOSX"
+    return not is_hidden and not (entry.name.endswith(UNFINISHED) and Path(entry.path, WORK_KEY).is_file())
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
