@@ -27,6 +27,7 @@ _LINE_PIXELS, _LETTER_PIXELS = 22, 15
 _USUAL_MS = 50.0  # of a phase whose time is not known
 _PAPER, _INK, _DOUBTED_INK = "#181818", "#e6e6e6", "#ff6b6b"
 _ROW_TILES = 6
+_MOST_INCHES = 5.0  # of the slices in a picture, where they are few
 _DPI = 200  # of twelve slices side by side, a pixel of a contour stays one
 _SHADES = 56  # of grey in a film
 
@@ -89,15 +90,17 @@ def draw_curves(
         tiles = _tiles(pixels[..., phase - 1], [mask[..., phase - 1] for mask in masks], window)
         rows.append(_mosaic(tiles, len(tiles)))
     strip = np.concatenate(rows)
-    figure = Figure(figsize=(10, 4.6 + 10 * strip.shape[0] / strip.shape[1]), layout="constrained")
+    height = min(10 * strip.shape[0] / strip.shape[1], _MOST_INCHES)
+    figure = Figure(figsize=(10, 4.6 + height), layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, height_ratios=(4, 10 * strip.shape[0] / strip.shape[1]))
+    above, below = figure.subplots(2, 1, height_ratios=(4, height))
     for curve, colour in zip(curves, COLOURS, strict=False):
         _draw_curve(above, curve, colour)
     above.set_title(Path(first.stack).name, loc="left", fontsize=10, parse_math=False)
     above.set(
         ylim=(0, 1.12 * max(curve.edv_ml for curve in curves) or 1), ylabel="volume (ml)", xlabel=_axis_of(first)[1]
     )
+    above.xaxis.get_major_locator().set_params(integer=True)  # there is no half phase
     above.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False, fontsize=9)
     above.spines[["top", "right"]].set_visible(False)
     below.imshow(strip)

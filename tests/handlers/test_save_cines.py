@@ -210,6 +210,18 @@ def test_a_picture_tells_what_its_doubts_mean(tmp_path, told):
     assert line.endswith(f"EF 64 %\nDOUBTED, edge: {DOUBTS['edge']}")
 
 
+def test_phases_of_unknown_times_are_whole_numbers(tmp_path, told):
+    evaluate(SaveCines(str(tmp_path)), *phases(step=float("nan"), radii=(9, 15, 12)))
+    assert "phase" in told
+    assert not [text for text in told if text.startswith(("1.", "2."))]
+
+
+def test_few_slices_fill_no_page(tmp_path):
+    evaluate(SaveCines(str(tmp_path)), *phases(slices=3))
+    with Image.open(tmp_path / "cine_cine.png") as picture:
+        assert picture.height < picture.width
+
+
 def test_names_that_begin_no_formula(tmp_path):
     """Matplotlib takes what stands between two dollars for one, and fails on most."""
     evaluate(SaveCines(str(tmp_path), [r"$\left$"]), *phases(r"P1 $\bad$"))
