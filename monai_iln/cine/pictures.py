@@ -105,12 +105,11 @@ def draw_curves(
     above.spines[["top", "right"]].set_visible(False)
     below.imshow(strip)
     heights = [(place + 0.5) * len(rows[0]) for place in range(2)]
-    whose = f" of the\n{first.structure}" if len(curves) > 1 else ""
-    names = [f"ED{whose}\nphase {first.ed}", f"ES{whose}\nphase {first.es}"]
-    below.set_yticks(heights, names, parse_math=False)
+    below.set_yticks(heights, [f"ED\nphase {first.ed}", f"ES\nphase {first.es}"], fontsize=8)  # 20 slices are thin rows
     width = rows[0].shape[1] / pixels.shape[2]
     below.set_xticks([(index + 0.5) * width for index in range(pixels.shape[2])], range(1, pixels.shape[2] + 1))
-    below.set_xlabel("slice")
+    whose = f", at ED and ES of the {first.structure}" if len(curves) > 1 else ""
+    below.set_xlabel(f"slice{whose}", parse_math=False)
     below.tick_params(length=0)
     below.spines[:].set_visible(False)
     with new_file(path) as partial:
