@@ -666,6 +666,15 @@ class TestPatterns:
         assert reading.findings == []
         assert_same(masks(reading), {("Jos\u00e9_1", phase): drawing(0) > 0, ("b.c 2", phase): drawing(1) > 0})
 
+    @pytest.mark.parametrize("in_capitals", [False, True])
+    def test_both_halves_of_a_pair_are_one_volume(self, tmp_path, in_capitals):
+        save_pair(tmp_path / "P1" / "ED.hdr", tmp_path / "P1" / "ED_m.hdr")
+        for path in sorted((tmp_path / "P1").iterdir()):
+            path.rename(path.with_suffix(path.suffix.upper() if in_capitals else path.suffix))
+        reading = read_folders([tmp_path], image="{subject}/{phase}.*", mask="{subject}/{phase}_m.*")
+        assert reading.findings == []
+        assert_same(masks(reading), {("P1", "ED"): drawing(0) > 0})
+
     def test_lone_files_are_reported(self, tmp_path):
         for subject in ("P1", "P2", "P3"):
             save_pair(tmp_path / subject / "ED.nii", tmp_path / subject / "ED_m.nii")
