@@ -228,7 +228,7 @@ def _read(path: Path) -> Datalist:
             )
     if not items:
         raise UserError(f"{path}: no items under 'training'. A datalist needs at least one: prepare the data again.")
-    return Datalist(path, str(document.get("name", folder_or_file.name)), labels, items)
+    return Datalist(path, str(document.get("name", folder_or_file.absolute().name)), labels, items)
 
 
 def _require_visible_names(path: Path, document: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from monai_iln.datasets import (
     check_datalist,
+    describe_datalist,
     find_stacks,
     find_stacks_folder,
     read_datalist,
@@ -64,6 +65,13 @@ def test_slices(prepared):
     assert [item["slice"] for item in slices if item["image"] == stacks[0]["image"]] == list(
         range(len(stacks[0]["slices"]))
     )
+
+
+def test_a_list_without_a_name_is_called_as_its_folder(prepared, tmp_path, monkeypatch):
+    folder = change(prepared, tmp_path, lambda document: document.pop("name"))
+    assert describe_datalist(folder)["name"] == "changed"
+    monkeypatch.chdir(folder)
+    assert describe_datalist(".")["name"] == "changed"
 
 
 def test_unknown_fold(prepared):
