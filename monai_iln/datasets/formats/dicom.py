@@ -204,7 +204,8 @@ def _parse(path: Path, header: Any, number: int | None) -> Frame:
     x, y, z = (float(v) for v in header.ImagePositionPatient)
     rows, columns = (float(v) for v in header.PixelSpacing)
     prefix = re.sub(r"-?\d+$|.*\..*", "", path.stem)  # a name with dots is a UID, not that of a series
-    kind = [*(header.get("FrameType") or header.get("ImageType") or ())]
+    told = header.get("FrameType") or header.get("ImageType") or ()
+    kind = [told] if isinstance(told, str) else [*told]  # pydicom gives one value as it is
     kind += [_text(header, name) for name in _KIND]
     slope, intercept = _number(header, "RescaleSlope"), _number(header, "RescaleIntercept")
     slice_step = abs(float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0))  # some write -8

@@ -114,6 +114,13 @@ def test_magnitude_and_phase_images_of_one_series_are_two_stacks(tmp_path):
     check(tmp_path, flow, series="2")
 
 
+def test_an_image_type_of_one_value(tmp_path):
+    for slice_, kind in ((0, "ORIGINAL"), (1, "DERIVED")):
+        frame(tmp_path, CINE[slice_, 0], slice_, 0, f"{slice_}.dcm", ImageType=kind)
+    with pytest.raises(UserError, match=r"2 stacks:\n.*, ORIGINAL, SeriesNumber 3.*\n.*, DERIVED, SeriesNumber 3"):
+        read_stack(tmp_path)
+
+
 def test_two_echoes_of_one_series_are_two_stacks(tmp_path):
     late = random_cine(5)
     for slice_, phase in np.ndindex(SLICES, PHASES):
