@@ -188,7 +188,7 @@ def _read(path: Path) -> Datalist:
     folder_or_file, path = path, _find_file(path)
     refuse_special(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
         items = [dict(item) for item in document["training"]]
         labels = {int(value): str(label) for value, label in dict(document.get("labels", {})).items()}
     except FileNotFoundError as error:

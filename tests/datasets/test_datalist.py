@@ -74,6 +74,12 @@ def test_a_list_without_a_name_is_called_as_its_folder(prepared, tmp_path, monke
     assert describe_datalist(".")["name"] == "changed"
 
 
+def test_a_list_with_the_mark_of_windows(prepared, tmp_path):
+    folder = change(prepared, tmp_path, lambda document: None)
+    (folder / "datalist.json").write_bytes(b"\xef\xbb\xbf" + (folder / "datalist.json").read_bytes())
+    assert len(read_datalist(folder)) == 12
+
+
 def test_unknown_fold(prepared):
     with pytest.raises(UserError, match=r"fold 7 does not exist. It has the folds \[0, 1, 2\]"):
         split_datalist(prepared, 7)
