@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_iln.cine.curves import VolumeCurve
+from monai_iln.cine.curves import DOUBTS, VolumeCurve
 from monai_iln.datasets.cines import frame_ms
 from monai_iln.extras import require_extra
 from monai_iln.files import new_file
@@ -26,6 +27,8 @@ _LINE_PIXELS, _LETTER_PIXELS = 22, 15
 _USUAL_MS = 50.0  # of a phase whose time is not known
 _PAPER, _INK, _DOUBTED_INK = "#181818", "#e6e6e6", "#ff6b6b"
 _ROW_TILES = 6
+_MOST_INCHES = 5.0  # of the slices in a picture, where they are few
+_DPI = 200  # of twelve slices side by side, a pixel of a contour stays one
 _SHADES = 56  # of grey in a film
 
 
@@ -69,7 +72,7 @@ def scale_grey(pixels: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.
 def draw_curves(
     path: Path, pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]], curves: Sequence[VolumeCurve]
 ) -> None:
-    """Draw the volume curves of a cine with their numbers and doubts, above its slices at ED and ES.
+    """Draw the volume curves of a cine with their numbers and what is doubted, above its slices at ED and ES.
 
     Args:
         path: The PNG file.
@@ -87,27 +90,30 @@ def draw_curves(
         tiles = _tiles(pixels[..., phase - 1], [mask[..., phase - 1] for mask in masks], window)
         rows.append(_mosaic(tiles, len(tiles)))
     strip = np.concatenate(rows)
-    figure = Figure(figsize=(10, 4.6 + 10 * strip.shape[0] / strip.shape[1]), layout="constrained")
+    height = min(10 * strip.shape[0] / strip.shape[1], _MOST_INCHES)
+    figure = Figure(figsize=(10, 4.6 + height), layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, height_ratios=(4, 10 * strip.shape[0] / strip.shape[1]))
+    above, below = figure.subplots(2, 1, height_ratios=(4, height))
     for curve, colour in zip(curves, COLOURS, strict=False):
         _draw_curve(above, curve, colour)
     above.set_title(Path(first.stack).name, loc="left", fontsize=10, parse_math=False)
     above.set(
         ylim=(0, 1.12 * max(curve.edv_ml for curve in curves) or 1), ylabel="volume (ml)", xlabel=_axis_of(first)[1]
     )
+    above.xaxis.get_major_locator().set_params(integer=True)  # there is no half phase
     above.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False, fontsize=9)
     above.spines[["top", "right"]].set_visible(False)
     below.imshow(strip)
     heights = [(place + 0.5) * len(rows[0]) for place in range(2)]
-    below.set_yticks(heights, [f"ED\nphase {first.ed}", f"ES\nphase {first.es}"])
+    below.set_yticks(heights, [f"ED\nphase {first.ed}", f"ES\nphase {first.es}"], fontsize=8)  # 20 slices are thin rows
     width = rows[0].shape[1] / pixels.shape[2]
     below.set_xticks([(index + 0.5) * width for index in range(pixels.shape[2])], range(1, pixels.shape[2] + 1))
-    below.set_xlabel("slice")
+    whose = f", at ED and ES of the {first.structure}" if len(curves) > 1 else ""
+    below.set_xlabel(f"slice{whose}", parse_math=False)
     below.tick_params(length=0)
     below.spines[:].set_visible(False)
     with new_file(path) as partial:
-        figure.savefig(partial, dpi=110)
+        figure.savefig(partial, dpi=_DPI)
 
 
 def _axis_of(curve: VolumeCurve) -> tuple[Sequence[float], str]:
@@ -119,7 +125,8 @@ def _axis_of(curve: VolumeCurve) -> tuple[Sequence[float], str]:
 
 def _draw_curve(axes: Any, curve: VolumeCurve, colour: str) -> None:
     places, _ = _axis_of(curve)
-    told = curve.tell().replace("; DOUBTED", "\nDOUBTED").replace("$", r"\$")  # which would begin a formula
+    told = replace(curve, doubts=()).tell().replace("$", r"\$")  # which would begin a formula
+    told += "".join(f"\nDOUBTED, {word}: {DOUBTS[word]}" for word in curve.doubts)
     axes.plot(places, curve.volumes_ml, color=colour, marker=".", linestyle="--" if curve.doubts else "-", label=told)
     for phase in (curve.ed, curve.es):
         place, volume = places[phase - 1], curve.volumes_ml[phase - 1]

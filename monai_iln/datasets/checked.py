@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from monai_iln.errors import refusal
 from monai_iln.files import new_file
 
-_CHECKS = 1  # a new number makes all forgotten; it is due when more is checked
+_CHECKS = 2  # a new number makes all forgotten; it is due when more is checked
 Stamps = dict[str, list[int]]
 
 

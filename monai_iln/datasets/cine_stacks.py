@@ -12,7 +12,7 @@ import nibabel as nib
 from monai_iln.datasets.cines import find_phase_times, read_cine
 from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.datasets.inference import find_stacks, find_stacks_folder, name_subject
-from monai_iln.datasets.readers.tables import read_info
+from monai_iln.datasets.readers.tables import INFO_NAME, read_info
 from monai_iln.datasets.stack_files import refuse_shared_files, storable
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, first_of, require
@@ -102,7 +102,7 @@ def _name_phases(cine: str, count: int, wanted: Sequence[str] | None, extremes: 
 
 def _find_extremes(cine: Path, count: int) -> dict[str, int]:
     """The phases at ED and ES by ACDC's Info.cfg, which counts from 1; none without it."""
-    file = cine.parent / "Info.cfg"
+    file = next((path for path in cine.parent.iterdir() if path.name.casefold() == INFO_NAME), cine.parent / "Info.cfg")
     info = read_info(file)
     known = {name: int(info[name.lower()]) for name in ("ED", "ES") if info}
     told = ", ".join(f"{name} is phase {phase}" for name, phase in known.items())

@@ -188,7 +188,7 @@ def _read(path: Path) -> Datalist:
     folder_or_file, path = path, _find_file(path)
     refuse_special(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
         items = [dict(item) for item in document["training"]]
         labels = {int(value): str(label) for value, label in dict(document.get("labels", {})).items()}
     except FileNotFoundError as error:
@@ -228,7 +228,7 @@ def _read(path: Path) -> Datalist:
             )
     if not items:
         raise UserError(f"{path}: no items under 'training'. A datalist needs at least one: prepare the data again.")
-    return Datalist(path, str(document.get("name", folder_or_file.name)), labels, items)
+    return Datalist(path, str(document.get("name", folder_or_file.absolute().name)), labels, items)
 
 
 def _require_visible_names(path: Path, document: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> None:
@@ -266,7 +266,8 @@ def _look_into(item: Mapping[str, Any], values: Sequence[int]) -> tuple[Stamps, 
             found_hashes[key] = hash_file(Path(item[key]))
         except OSError as error:
             raise unreadable(item[key], error) from error
-    for key, expected in _recorded_hashes(item).items():
+    recorded = _recorded_hashes(item)
+    for key, expected in recorded.items():
         if found_hashes.get(key, expected) != expected:
             raise UserError(
                 f"{item[key]}: not the file that was prepared, its SHA-256 differs. Restore it; if you changed it on "
@@ -287,6 +288,8 @@ def _look_into(item: Mapping[str, Any], values: Sequence[int]) -> tuple[Stamps, 
             f"{item['image']}: {image.shape[-1]} slices, and {len(slices)} numbers of slices in {FILE_NAME}. There is "
             "one number for each slice: correct 'slices', or remove it."
         )
+    if "image" not in recorded:  # else it is the file whose voxels were read when it was prepared
+        read_voxels(image)
     found = np.unique(round_labels(read_voxels(label), item["label"]))
     if values and not np.isin(found, values).all():
         raise UserError(

@@ -122,8 +122,8 @@ def _look_at(pair: FilePair, values: Sequence[int]) -> dict[str, Any]:
     item: dict[str, Any] = {"image": str(pair.image), "label": str(pair.label)}
     try:
         headers = read_header(pair.image), read_header(pair.label)
-        _, label = map(read_voxels, headers)
         hashes = check_item(item, values)
+        label = read_voxels(headers[1])
     except UserError as error:
         return {"item": None, "findings": [_tell(pair, "unreadable", pair.label, str(error))]}
     if (label != np.rint(label)).any():  # the reader that a training has may not round, as those here do

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
@@ -100,7 +101,7 @@ def read_fold_lists(path: Path | str) -> list[list[str]]:
         UserError: If it cannot be read or holds anything else.
     """
     try:
-        lists = json.loads(Path(path).read_text(encoding="utf-8"))
+        lists = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         if not isinstance(lists, list) or not all(isinstance(fold, list) for fold in lists):
             raise TypeError("no list of lists")
         if not all(isinstance(name, str) for fold in lists for name in fold):
@@ -110,4 +111,4 @@ def read_fold_lists(path: Path | str) -> list[list[str]]:
             f"{path}: cannot be read as folds ({error}). It holds one list of subjects for each fold, as JSON: "
             '[["SC-N-02", "SC-N-03"], ["SC-N-05"]]. Write it so.'
         ) from error
-    return lists
+    return [[normalize("NFC", name) for name in fold] for fold in lists]  # as subjects are called

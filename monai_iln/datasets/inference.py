@@ -6,14 +6,14 @@ import os
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from monai_iln.datasets.datalist import FILE_NAME, read_datalist
 from monai_iln.datasets.formats.dicom import read_frames
 from monai_iln.datasets.formats.listing import is_dicom, list_files
-from monai_iln.datasets.formats.volumes import read_header, without_type
+from monai_iln.datasets.formats.volumes import is_cine, without_type
 from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError, require
@@ -55,13 +55,10 @@ def find_stacks(path: Path | str, series: int | str | None = None) -> list[str]:
     else:
         files = list_files(path)
         found = [file for file in files if _STACK_NAME.fullmatch(file.name)]
-    stems = list(map(without_type, found))
     if files:
         found = _without_frames(path, found)
-        stems = list(map(without_type, found))
-        _refuse_labels(path, found, stems)
-    names = Counter(stems)
-    twins = [name for name, count in names.items() if count > 1]
+        _refuse_labels(path, found)
+    twins = [name for name, count in Counter(map(without_type, found)).items() if count > 1]
     if twins:
         raise UserError(
             f"{path}: {len(twins)} names occur more than once in a folder, the first is {twins[0]}. Masks are named "
@@ -111,9 +108,8 @@ def _without_frames(path: Path, found: Sequence[Path]) -> list[Path]:
         folders[file.parent].append(file)
     kept = set(found)
     for files in folders.values():
-        stems = {without_type(file) for file in files}
-        labels = {file for file in files if _is_label(file.relative_to(path), without_type(file), stems)}
-        cines = [file for file in files if file not in labels and _is_cine(file)]
+        labels = set(_find_labels(path, files))
+        cines = {file for file in files if file not in labels and is_cine(file)}
         if cines:
             names = [name_subject(without_type(cine).name) for cine in cines]
             phases = re.compile(f"({'|'.join(map(re.escape, names))})(?![^\\W_])")  # P10 is no phase of P1
@@ -121,13 +117,6 @@ def _without_frames(path: Path, found: Sequence[Path]) -> list[Path]:
     if passed := len(found) - len(kept):  # without names, which pseudonyms may hide
         warnings.warn(f"{passed} labels and single phases beside cines are passed over.", DataWarning, stacklevel=3)
     return [file for file in found if file in kept]
-
-
-def _is_cine(file: Path) -> bool:
-    try:
-        return len(read_header(file).shape) == 4
-    except UserError:  # told when it is read
-        return False
 
 
 def name_subject(stem: str) -> str:
@@ -143,31 +132,34 @@ def name_subject(stem: str) -> str:
     return _CINE_WORD.sub("", stem)
 
 
-def _refuse_labels(path: Path, files: Sequence[Path], stems: Sequence[Path]) -> None:
+def _refuse_labels(path: Path, files: Sequence[Path]) -> None:
     """Refuse labels, among images or alone: they would be segmented as if they were images."""
-    known = set(stems)
-    pairs = zip(files, stems, strict=True)
-    labels = [file for file, stem in pairs if _is_label(file.relative_to(path), stem, known)]
+    labels = _find_labels(path, files)
     if 0 < len(labels) < len(files):
         raise UserError(
             f"{path}: {len(labels)} of {len(files)} files are labels, by their folders or their names, such as "
             f"{labels[0]}. Images are segmented, and labels are none: give a folder with the images alone, or one that "
             "monai-iln prepare has made."
         )
-    others = [file for file, stem in zip(files, stems, strict=True) if not _LABEL_NAME.fullmatch(stem.name)]
-    if files and (len(labels) == len(files) or not others):
+    if files and (labels or all(_LABEL_NAME.fullmatch(without_type(file).name) for file in files)):
         raise UserError(
             f"{path}: all {len(files)} files are labels or masks, by their folders or their names, such as {files[0]}. "
             "Images are segmented: give their folder, or give them other names if they are images."
         )
 
 
-def _is_label(place: Path, stem: Path, stems: Collection[Path]) -> bool:
-    """Whether a file lies in a folder of labels, or is named as the label of a file beside it."""
-    if any(part.casefold() in LABEL_FOLDERS for part in place.parts[:-1]):
-        return True
-    match = _LABEL_NAME.fullmatch(stem.name)
-    return match is not None and stem.with_name(match["image"]) in stems
+def _find_labels(path: Path, files: Sequence[Path]) -> list[Path]:
+    """The files below a path that lie in a folder of labels, or are named as the label of a file beside them."""
+    stems = set(map(without_type, files))
+
+    def is_label(file: Path) -> bool:
+        if any(part.casefold() in LABEL_FOLDERS for part in file.relative_to(path).parts[:-1]):
+            return True
+        stem = without_type(file)
+        match = _LABEL_NAME.fullmatch(stem.name)
+        return match is not None and stem.with_name(match["image"]) in stems
+
+    return list(filter(is_label, files))
 
 
 def find_stacks_folder(path: Path | str, series: int | str | None = None) -> str:

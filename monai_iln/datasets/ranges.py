@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.errors import UserError, did_you_mean, require
@@ -141,7 +142,7 @@ def _read_table(table: Path, paths: Sequence[str], folder: Path) -> dict[str, st
             by_name.setdefault(name, []).append(path)
     ranges: dict[str, str] = {}
     for row in rows:
-        name, text = row["stack"].strip(), f"{row['first'].strip()}-{row['last'].strip()}"
+        name, text = normalize("NFC", row["stack"].strip()), f"{row['first'].strip()}-{row['last'].strip()}"
         path = _find(name, by_name, table, folder)
         if path in ranges:
             raise UserError(f"{table}: names the slices of {name} twice. A stack has one range: remove a line.")
@@ -175,4 +176,5 @@ def _names(path: Path, folder: Path) -> set[str]:
     if path.is_relative_to(folder):
         whole.append(path.relative_to(folder))
     whole += [without_type(one) for one in whole]
-    return {one.as_posix() for one in whole} | {str(one) for one in whole}
+    # macOS writes accents as characters of their own.
+    return {normalize("NFC", name) for one in whole for name in (one.as_posix(), str(one))}

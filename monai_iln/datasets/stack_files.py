@@ -16,6 +16,8 @@ from monai_iln.datasets.stacks import Stack
 from monai_iln.errors import UserError
 from monai_iln.names import require_visible
 
+_MOST = np.iinfo(np.int32).max
+
 
 def write_stack(stack: Stack, folder: Path) -> dict[str, Any]:
     """Write the NIfTI files of a stack.
@@ -81,5 +83,5 @@ def storable(image: NDArray[Any]) -> NDArray[Any]:
     """
     if image.dtype.kind not in "iu" or image.dtype.itemsize < 8:
         return image
-    fits = np.abs(image).max(initial=0) <= np.iinfo(np.int32).max
+    fits = image.min(initial=0) >= -_MOST and image.max(initial=0) <= _MOST  # the least integer has no amount
     return image.astype(np.int32 if fits else np.float64)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 
+from monai_iln.datasets.formats.listing import UNFINISHED, WORK_KEY
 from monai_iln.datasets.progress import track
 from monai_iln.errors import UserError, refusal
 from monai_iln.files import new_file, require_new
@@ -19,19 +20,17 @@ from monai_iln.parallel import Workers, run_in_parallel
 
 Task = TypeVar("Task")
 
-_UNFINISHED = ".unfinished"  # the end of the folder's name
-
-_KEY, _LOCK, _RESULTS = ".key", ".lock", ".results"
+_LOCK, _RESULTS = ".lock", ".results"
 
 
 def unfinished_folder(output: Path | str) -> Path:
     """The folder of the unfinished work on an output."""
-    return Path(output).with_name(f"{Path(output).name}{_UNFINISHED}")
+    return Path(output).with_name(f"{Path(output).name}{UNFINISHED}")
 
 
 def output_of(folder: Path) -> Path:
     """The output of the unfinished work in a folder."""
-    return folder.with_name(folder.name.removesuffix(_UNFINISHED))
+    return folder.with_name(folder.name.removesuffix(UNFINISHED))
 
 
 class StoppedError(UserError):
@@ -80,7 +79,7 @@ def resumable_folder(output: Path, key: str, unit: str = "subject") -> Iterator[
     require_new(output)
     folder = unfinished_folder(output)
     begun = folder.exists()
-    if begun and not (folder / _KEY).is_file():
+    if begun and not (folder / WORK_KEY).is_file():
         raise UserError(f"{folder}: is there, and holds no unfinished work. Remove or rename it.")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +89,7 @@ def resumable_folder(output: Path, key: str, unit: str = "subject") -> Iterator[
             lock.acquire(timeout=0)
         except Timeout as error:
             raise _occupied(folder) from error
-    if begun and not (folder / _KEY).is_file():  # the other process is about to give the folder its name
+    if begun and not (folder / WORK_KEY).is_file():  # the other process is about to give the folder its name
         lock.release()
         raise _occupied(folder)
     try:
@@ -119,7 +118,7 @@ def _occupied(folder: Path) -> UserError:
 
 def _begin(folder: Path, key: str) -> None:
     """Remove what other work has left."""
-    path = folder / _KEY
+    path = folder / WORK_KEY
     if path.is_file() and path.read_text(encoding="utf-8") == key:
         return
     for entry in folder.iterdir():
@@ -130,7 +129,7 @@ def _begin(folder: Path, key: str) -> None:
 
 def _finish(folder: Path, output: Path, lock: FileLock) -> None:
     """Take away what the work alone needed and what a kill has left, all of it hidden, and give the folder its name."""
-    (folder / _KEY).unlink()  # first: without it nobody else begins here
+    (folder / WORK_KEY).unlink()  # first: without it nobody else begins here
     for entry in folder.glob(".*"):
         if entry.name != _LOCK:
             _remove(entry)

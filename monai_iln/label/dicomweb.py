@@ -34,7 +34,7 @@ _FINAL: str = DefaultLabelTag.FINAL.value
 
 
 class PacsStudies(LocalStudies, DICOMWebDatastore):
-    """Every stack of a PACS is an image: a series, or each phase of a series that is a cine.
+    """Every stack of a PACS is an image: a series, or each phase of a cine, in one series or in one for each slice.
 
     MONAI Label's own takes a series for one volume and any label for that of any image. Here the images of a phase are
     fetched alone, labels are checked as those of a folder are, and their segments have codes. Final labels lie in the
@@ -136,8 +136,8 @@ class PacsStudies(LocalStudies, DICOMWebDatastore):
         folder = self._folder / stack.image_id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for number, instance in enumerate(stack.instances, start=1):
-            self._pacs.fetch(stack.study, stack.series, instance, folder / f"{number:03}.dcm")
+        for number, (series, instance) in enumerate(zip(stack.homes, stack.instances, strict=True), start=1):
+            self._pacs.fetch(stack.study, series, instance, folder / f"{number:03}.dcm")
         try:
             pixels, affine = read_stack(folder)
         except UserError as error:

@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pydicom.datadict import tag_for_keyword
 from monai_iln.datasets.formats.dicom import quiet_pydicom
 from monai_iln.errors import UserError
 from monai_iln.label.pacs_labels import PacsLabel, find_labels
-from monai_iln.label.pacs_series import PacsStack, remember_series, split_series
+from monai_iln.label.pacs_series import OneSliceError, PacsStack, join_series, remember_series, split_series
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Pacs:
         self._memory = memory
         self._structures = structures
         self._stacks: dict[str, PacsStack] = {}
+        self._slices: dict[str, dict[str, Any]] = defaultdict(dict)  # by study: series of one slice, and their sizes
         self._labels: dict[str, list[PacsLabel]] | None = None
         self._listed = float("-inf")
 
@@ -57,8 +59,10 @@ class Pacs:
             with self._asking(), remember_series(self._memory) as known:
                 found = self.client.search_for_series(search_filters=self.search_filter)
                 self._stacks, self.unfit, self._labels = {}, {}, None
+                self._slices.clear()
                 for series in found:
                     self._add(series, known)
+                self._join(known)
                 told = f"PACS: {len(found)} series pass {self.search_filter}, {len(self.unfit)} of them are no stacks"
                 if not found:
                     told += f". It has {len(self.client.search_for_series())} series. {_FILTER} sets the filter"
@@ -74,14 +78,15 @@ class Pacs:
         """
         known = self.stacks()
         series = image_id.partition("_phase")[0]
-        if not {image_id, series} & {*known, *self.unfit}:
+        homes = {home for stack in known.values() for home in stack.homes}
+        if not {image_id, series} & {*known, *self.unfit, *homes}:
             with self._asking(), remember_series(self._memory) as memory:
                 for found in self.client.search_for_series(search_filters={"SeriesInstanceUID": series}):
                     if found[_SERIES]["Value"][0] == series:  # others come if it holds a wildcard
                         self._add(found, memory)
         if reason := self.unfit.get(image_id) or self.unfit.get(series):
             raise UserError(f"image {image_id}: no short-axis stack: {reason}. Mend the series, or choose another.")
-        phases = [stack.image_id for stack in known.values() if stack.series == series]
+        phases = [stack.image_id for stack in known.values() if series in stack.homes]
         if image_id not in known and phases:
             raise UserError(
                 f"image {image_id}: a cine of {len(phases)} phases. Each phase is an image: choose from {phases[0]} to "
@@ -120,18 +125,39 @@ class Pacs:
         """Take the stacks of a series into the list, and into what is known of each."""
         study, series = (found[tag]["Value"][0] for tag in (_STUDY, _SERIES))
         images = found.get(_COUNT, {}).get("Value", [None])[0]
-        if images is None or known.get(series, {}).get("images") != images:
+        if images is None or known.get(series, {}).get("images") != images or "is_slice" not in known[series]:
             headers = self.client.retrieve_series_metadata(study, series)
-            known[series] = {"images": images, "stacks": [], "reason": ""}
+            known[series] = {"images": images, "stacks": [], "reason": "", "is_slice": False}
             try:
                 stacks = split_series(study, series, headers)
                 known[series]["stacks"] = [[stack.image_id, list(stack.instances)] for stack in stacks]
             except UserError as error:
-                known[series]["reason"] = str(error)
+                known[series] |= {"reason": str(error), "is_slice": isinstance(error, OneSliceError)}
         if known[series]["reason"]:
             self.unfit[series] = known[series]["reason"]
+        if known[series]["is_slice"]:
+            self._slices[study][series] = images
         for image_id, instances in known[series]["stacks"]:
-            self._stacks[image_id] = PacsStack(image_id, study, series, tuple(instances))
+            self._stacks[image_id] = PacsStack(image_id, study, series, tuple(instances), (series,) * len(instances))
+
+    def _join(self, known: dict[str, Any]) -> None:
+        """Take the cines into the list that are stored as a series for each slice."""
+        for study, slices in self._slices.items():
+            name = f"{study} joined"
+            if len(slices) < 2:
+                continue
+            if None in slices.values() or known.get(name, {}).get("images") != slices:
+                headers = {series: self.client.retrieve_series_metadata(study, series) for series in slices}
+                known[name] = {"images": dict(slices), "stacks": []}
+                with suppress(UserError):  # each series has its own reason
+                    known[name]["stacks"] = [
+                        [stack.image_id, stack.series, list(stack.instances), list(stack.homes)]
+                        for stack in join_series(study, headers)
+                    ]
+            for image_id, series, instances, homes in known[name]["stacks"]:
+                self._stacks[image_id] = PacsStack(image_id, study, series, tuple(instances), tuple(homes))
+                for home in homes:
+                    self.unfit.pop(home, None)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

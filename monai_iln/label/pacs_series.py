@@ -1,4 +1,4 @@
-"""Which stacks a series of a PACS holds, told from the headers of its images."""
+"""Which stacks the series of a PACS hold, told from the headers of their images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,20 +16,26 @@ from monai_iln.errors import UserError, first_of
 from monai_iln.files import write_json
 
 
+class OneSliceError(UserError):
+    """A series of one slice in several phases: a long axis, or a part of a cine with a series for each slice."""
+
+
 class PacsStack(NamedTuple):
-    """A stack in a PACS: a series, or one phase of a series that is a cine.
+    """A stack in a PACS: a series, or one phase of a cine, which is a series or has one for each slice.
 
     Attributes:
         image_id: The SeriesInstanceUID, for a phase followed by ``_phase`` and its number, from 1.
         study: The StudyInstanceUID.
-        series: The SeriesInstanceUID.
+        series: The SeriesInstanceUID, of several that of the first slice.
         instances: The SOPInstanceUIDs of its images, in the order of its slices.
+        homes: The SeriesInstanceUID of each image.
     """
 
     image_id: str
     study: str
     series: str
     instances: tuple[str, ...]
+    homes: tuple[str, ...]
 
 
 @contextmanager
@@ -59,10 +66,24 @@ def split_series(study: str, series: str, headers: Sequence[Mapping[str, Any]]) 
         One stack for each phase. Where localizers lie in the series of a cine, they are passed over.
 
     Raises:
-        UserError: If the series is no stack: it holds something else, several stacks, one slice in several phases, or
-            slices and phases of which some are missing or damaged.
+        OneSliceError: If the series is one slice in several phases.
+        UserError: If it is no stack: it holds something else, several stacks, or slices and phases of which some are
+            missing or damaged.
     """
-    cine = _choose(group_cines(_read_headers(headers)))
+    return join_series(study, {series: headers})
+
+
+def join_series(study: str, headers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[PacsStack]:
+    """Find the stacks that some series are together, as :func:`split_series` does.
+
+    Args:
+        study: The StudyInstanceUID.
+        headers: The headers of the images of each series.
+    """
+    frames: list[Frame] = []
+    for series, told in headers.items():
+        frames += [replace(frame, series_uid=series) for frame in _read_headers(told)]
+    cine = _choose(group_cines(frames))
     counts = cine.counts
     if cine.misfits:
         raise UserError(f"{len(cine.misfits)} images do not fit with the others by their headers, which may be damaged")
@@ -71,20 +92,20 @@ def split_series(study: str, series: str, headers: Sequence[Mapping[str, Any]]) 
     if counts[0] > 1 and not cine.key:
         raise UserError(f"{counts[0]} images for each of {len(counts)} slices, and nothing tells their order")
     if len(counts) == 1 and counts[0] > 1:
-        raise UserError(
-            f"one slice in {counts[0]} phases: a long axis, or a cine that is stored as a series for each slice, which "
-            "is not put together here. Store it as one series, or take its files and split them with monai-iln stacks"
+        raise OneSliceError(
+            f"one slice in {counts[0]} phases: a long axis, or a cine that is stored as a series for each slice, whose "
+            "other slices are missing or do not fit. Store them too, or take its files and split them with monai-iln "
+            "stacks"
         )
     if uneven_steps([slice_[0] for slice_ in cine.slices]):
         raise UserError("the slices are not evenly spaced")
-    phases = [tuple(frame.uid for frame in members) for members in zip(*cine.slices, strict=True)]
-    if len(phases) == 1:
-        return [PacsStack(series, study, series, phases[0])]
-    digits = len(str(len(phases)))
-    return [
-        PacsStack(f"{series}_phase{number:0{digits}}", study, series, phase)
-        for number, phase in enumerate(phases, start=1)
-    ]
+    first = cine.slices[0][0].series_uid
+    stacks = []
+    for number, members in enumerate(zip(*cine.slices, strict=True), start=1):
+        name = f"{first}_phase{number:0{len(str(counts[0]))}}" if counts[0] > 1 else first
+        instances, homes = zip(*((frame.uid, frame.series_uid) for frame in members), strict=True)
+        stacks.append(PacsStack(name, study, first, instances, homes))
+    return stacks
 
 
 def _read_headers(headers: Sequence[Mapping[str, Any]]) -> list[Frame]:

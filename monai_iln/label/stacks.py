@@ -12,7 +12,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from monai_iln.datasets.formats.volumes import read_header, read_voxels, without_type
+from monai_iln.datasets.cines import find_phase_times
+from monai_iln.datasets.formats.volumes import read_header, without_type
 from monai_iln.errors import UserError, find_user_error
 from monai_iln.transforms import LoadStack, LoadStackd
 
@@ -102,7 +103,7 @@ def stack_of(path: Path, phase: Any) -> Iterator[Path]:
     """Take the stack of one phase out of a cine, for as long as it is needed.
 
     Args:
-        path: A stack, or a cine with time as its last axis.
+        path: A stack, a cine with time as its last axis, or a folder of DICOM files.
         phase: The number of the phase, from 1. A stack has none: ``None`` or an empty text.
 
     Yields:
@@ -111,20 +112,19 @@ def stack_of(path: Path, phase: Any) -> Iterator[Path]:
     Raises:
         UserError: If the phase is not there, or a cine comes without.
     """
-    if path.is_dir() or phase in (None, ""):
+    if phase in (None, ""):
         require_stack(path)
         yield path
         return
-    header = read_header(path)
-    if len(header.shape) != 4:
+    count = len(find_phase_times(path))
+    if count == 1:
         raise UserError(f"{path}: phase {phase} of a single stack. Only a cine has phases: leave the parameter empty.")
-    count = header.shape[3]
     if not str(phase).isdecimal() or not 1 <= int(phase) <= count:
         raise UserError(f"{path}: phase {phase}. The cine has {count}: choose a whole number from 1 to {count}.")
-    frame = np.asarray(read_voxels(header)[..., int(phase) - 1], dtype=np.float32)
+    pixels, grid = LoadStack(int(phase)).read(path)
     with tempfile.TemporaryDirectory() as folder:
         stack = Path(folder) / "phase.nii"
-        nib.save(nib.Nifti1Image(frame, header.affine), stack)
+        nib.save(nib.Nifti1Image(pixels.astype(np.float32), grid.affine), stack)
         try:
             yield stack
         except Exception as error:

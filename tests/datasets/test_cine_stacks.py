@@ -110,6 +110,13 @@ def test_an_info_that_names_phases_beyond_the_cine(acdc, tmp_path, phases):
     assert len(write_phases(folder, tmp_path / "out")) == 5, "numbers need no Info.cfg"
 
 
+def test_an_info_file_in_other_letters(acdc, tmp_path):
+    folder = shutil.copytree(acdc / "patient001", tmp_path / "patient001")
+    (folder / "Info.cfg").rename(folder / "INFO.CFG")
+    (file,) = write_phases(folder / "patient001_4d.nii.gz", tmp_path / "out", ["ED"])
+    assert file.name == "patient001_ED.nii.gz"
+
+
 def test_cines_that_would_have_one_file(tmp_path):
     for name in ("x/a_4d", "y/a_4d", "x_a_4d_cine"):
         path = tmp_path / "data" / f"{name}.nii"

@@ -11,13 +11,14 @@ import pytest
 
 from monai_iln.datasets import (
     check_datalist,
+    describe_datalist,
     find_stacks,
     find_stacks_folder,
     read_datalist,
     slice_items,
     split_datalist,
 )
-from monai_iln.datasets.stack_files import write_stack
+from monai_iln.datasets.stack_files import storable, write_stack
 from monai_iln.errors import UserError
 
 
@@ -64,6 +65,19 @@ def test_slices(prepared):
     assert [item["slice"] for item in slices if item["image"] == stacks[0]["image"]] == list(
         range(len(stacks[0]["slices"]))
     )
+
+
+def test_a_list_without_a_name_is_called_as_its_folder(prepared, tmp_path, monkeypatch):
+    folder = change(prepared, tmp_path, lambda document: document.pop("name"))
+    assert describe_datalist(folder)["name"] == "changed"
+    monkeypatch.chdir(folder)
+    assert describe_datalist(".")["name"] == "changed"
+
+
+def test_a_list_with_the_mark_of_windows(prepared, tmp_path):
+    folder = change(prepared, tmp_path, lambda document: None)
+    (folder / "datalist.json").write_bytes(b"\xef\xbb\xbf" + (folder / "datalist.json").read_bytes())
+    assert len(read_datalist(folder)) == 12
 
 
 def test_unknown_fold(prepared):
@@ -193,6 +207,8 @@ def test_integers_of_64_bits_are_stored_smaller(stacks, tmp_path):
         image = nib.load(folder / write_stack(stack, folder)["image"])
         assert image.get_data_dtype() == dtype
         np.testing.assert_array_equal(np.asanyarray(image.dataobj), stack.image)
+    least = np.array([np.iinfo(np.int64).min, 0])  # its amount is no 64-bit integer
+    np.testing.assert_array_equal(storable(least), least.astype(float))
 
 
 def test_a_subject_that_cannot_name_a_file(stacks, tmp_path):
@@ -310,6 +326,24 @@ def test_labels_that_do_not_lie_on_their_images(prepared, tmp_path, fault):
     with pytest.raises(
         UserError, match="cannot be read as a NIfTI" if fault == "damage" else "of one shape and affine"
     ):
+        split_datalist(folder, 0)
+
+
+@pytest.mark.parametrize("damage", ["cut", "not a number"])
+def test_images_of_a_list_without_hashes_are_read(prepared, tmp_path, damage):
+    folder = change(prepared, tmp_path, lambda document: [item.pop("sha256") for item in document["training"]])
+    check_datalist(folder)
+    path = Path(read_datalist(folder)[4]["image"])
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1000])
+    else:
+        volume = nib.load(path)
+        array = volume.get_fdata(dtype=np.float32)
+        array[3, 4, 1] = np.nan
+        nib.save(nib.Nifti1Image(array, volume.affine), path)
+    with pytest.raises(UserError, match=f"{path}: (cannot be read|1 voxels are NaN)"):
+        check_datalist(folder)
+    with pytest.raises(UserError, match=f"{path}: "):
         split_datalist(folder, 0)
 
 

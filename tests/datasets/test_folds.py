@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 
 import pytest
@@ -55,6 +56,13 @@ def test_lists(tmp_path):
     path = tmp_path / "folds.json"
     path.write_text('[["a", "gone"], ["c", "b"]]')
     assert listed_folds({"a": "", "b": "", "c": ""}, read_fold_lists(path)) == {"a": 0, "b": 1, "c": 1}
+
+
+def test_lists_of_other_programs(tmp_path):
+    """With the mark of Windows, and accents that are characters of their own."""
+    path = tmp_path / "folds.json"
+    path.write_text(json.dumps([["Jose\u0301"], ["b"]], ensure_ascii=False), encoding="utf-8-sig")
+    assert listed_folds({"Jos\u00e9": "", "b": ""}, read_fold_lists(path)) == {"Jos\u00e9": 0, "b": 1}
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,7 @@ def test_headers_as_in_real_data(written):
         assert frame.pixel_array.min() == 0
         assert 300 < frame.pixel_array.max() < 2700
         assert (frame.SeriesDescription, frame.StudyDescription) == ("", "PHANTOM")
+        assert frame.PatientName == f"PHANTOM^{frame.PatientID}", "nobody takes it for a person"
 
 
 def test_pixels_are_as_large_as_real_ones_where_the_image_allows():

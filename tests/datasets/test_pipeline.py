@@ -23,7 +23,9 @@ from monai_iln.datasets import (
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.datasets.quality.inspection import Frame
 from monai_iln.datasets.quality.subjects import find_candidates, find_same_images
+from monai_iln.datasets.unfinished import StoppedError
 from monai_iln.errors import UserError
+from monai_iln.files import read_csv
 from monai_iln.parallel import Workers
 
 
@@ -159,6 +161,24 @@ def test_lists_of_folds_that_do_not_fit_lose_no_work(exchanged, tmp_path):
         prepare_sunnybrook(source, tmp_path / "out", folds=[names[:2], names[2:4]])
     with pytest.warns(DataWarning):
         prepare_sunnybrook(source, tmp_path / "out", folds=[names[:2], names[2:]])
+
+
+def test_an_output_within_its_source_is_no_data_before_it_is_finished(tmp_path):
+    rng = np.random.default_rng(0)
+    for subject in ("P1", "P2"):
+        (tmp_path / "data" / subject).mkdir(parents=True)
+        for name, array in (("ED", rng.integers(0, 500, (16, 16, 3))), ("ED_rv", np.ones((16, 16, 3)))):
+            image = nib.Nifti1Image(array.astype(np.int16), np.diag([1.5, 1.5, 8, 1]))
+            nib.save(image, tmp_path / "data" / subject / f"{name}.nii")
+    output = tmp_path / "data" / "prepared"
+    keep = {"keep": ["displaced", "background", "other-subject"]}
+    with pytest.warns(DataWarning), pytest.raises(StoppedError, match="2 subjects are done and kept in"):
+        prepare_folders(tmp_path / "data", output, folds=3, **keep)
+    written = {path: path.stat().st_mtime_ns for path in Path(f"{output}.unfinished").glob("images/*")}
+    with pytest.warns(DataWarning):
+        prepare_folders(tmp_path / "data", output, folds=2, **keep)
+    assert {row["subject"] for row in read_csv(output / "exclusions.csv").rows} <= {"P1", "P2"}
+    assert {(output / "images" / path.name).stat().st_mtime_ns for path in written} == {*written.values()}
 
 
 def test_a_list_of_volumes_on_two_processes(tmp_path):

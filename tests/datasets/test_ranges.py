@@ -1,5 +1,7 @@
 """The slices that a person names, for one stack or in a table."""
 
+from unicodedata import normalize
+
 import pytest
 
 from monai_iln.datasets import add_ranges
@@ -89,6 +91,14 @@ def test_a_table_of_some_stacks_in_a_spreadsheet_s_dialect(stacks, tmp_path):
 def test_the_type_of_a_file_may_be_left_out(tmp_path, ending):
     stacks = [{"image": str(tmp_path / "stacks" / f"v1.2.{ending}")}]
     assert ranges(stacks, table(tmp_path, "v1.2,2,9"), tmp_path) == ["2-9"]
+
+
+@pytest.mark.parametrize(("written", "named"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_that_are_characters_of_their_own(tmp_path, written, named):
+    """As macOS writes them; the table is of another program."""
+    items = [{"image": str(tmp_path / normalize(written, "Jos\u00e9") / "sax.nii")}]
+    path = table(tmp_path, normalize(named, "Jos\u00e9/sax,2,9"))
+    assert add_ranges(items, str(path), tmp_path)[0]["slice_range"] == "2-9"
 
 
 def test_a_folder_of_dicom_files_is_named_by_its_folder(tmp_path):

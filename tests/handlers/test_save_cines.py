@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import torch
 from engines import AFFINE, disc, evaluate
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from monai.data import MetaTensor
 from PIL import Image, ImageDraw
 
+from monai_iln.cine.curves import DOUBTS
 from monai_iln.cine.files import read_tables
 from monai_iln.cine.pictures import find_limits, scale_grey
 from monai_iln.handlers import SaveCines, SaveDoubts, SaveOverlay
@@ -181,9 +184,48 @@ def test_a_picture_of_curves(tmp_path):
     assert (abs(colours.astype(int) - [255, 140, 26]) < 12).all(axis=1).sum() > 500
 
 
+@pytest.fixture
+def told(monkeypatch):
+    """The texts of the pictures of curves."""
+    texts, save = [], Figure.savefig
+
+    def savefig(figure, *arguments, **options):
+        save(figure, *arguments, **options)
+        texts.extend(text.get_text() for text in figure.findobj(Text))
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return texts
+
+
+def test_of_several_structures_the_picture_tells_whose_phases_it_shows(tmp_path, told):
+    evaluate(SaveCines(str(tmp_path)), *phases(radii=(9, 15, 12)))
+    assert {"ED\nphase 2", "ES\nphase 1", "slice"} <= {*told}
+    evaluate(SaveCines(str(tmp_path), ["left", "right"]), *phases(radii=(9, 15, 12), inner=3))
+    assert "slice, at ED and ES of the left" in told
+
+
+def test_a_picture_tells_what_its_doubts_mean(tmp_path, told):
+    evaluate(SaveCines(str(tmp_path)), *phases(first=0))
+    (line,) = (text for text in told if "DOUBTED" in text)
+    assert line.endswith(f"EF 64 %\nDOUBTED, edge: {DOUBTS['edge']}")
+
+
+def test_phases_of_unknown_times_are_whole_numbers(tmp_path, told):
+    evaluate(SaveCines(str(tmp_path)), *phases(step=float("nan"), radii=(9, 15, 12)))
+    assert "phase" in told
+    assert not [text for text in told if text.startswith(("1.", "2."))]
+
+
+def test_few_slices_fill_no_page(tmp_path):
+    evaluate(SaveCines(str(tmp_path)), *phases(slices=3))
+    with Image.open(tmp_path / "cine_cine.png") as picture:
+        assert picture.height < picture.width
+
+
 def test_names_that_begin_no_formula(tmp_path):
     """Matplotlib takes what stands between two dollars for one, and fails on most."""
     evaluate(SaveCines(str(tmp_path), [r"$\left$"]), *phases(r"P1 $\bad$"))
+    evaluate(SaveCines(str(tmp_path), [r"$\left$", r"$\right$"]), *phases(inner=3))
     items = phases()
     for _, output in items:
         output["image"].meta["filename_or_obj"] = r"/data/P1 $\bad$.nii.gz"

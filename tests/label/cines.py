@@ -1,4 +1,4 @@
-"""Cines for a PACS: two as series of their own, and a phase of one as a viewer needs it."""
+"""Cines for a PACS: two as series of their own, one in a series for each slice, a phase as a viewer needs it."""
 
 from __future__ import annotations
 
@@ -55,6 +55,23 @@ def fill(pacs: Orthanc, cines: list[list[Path]]) -> tuple[list[Cine], Cine]:
                 alone.append(image)
         pacs.upload(map(to_bytes, alone))
     return known, Cine(alone)
+
+
+def part(pacs: Orthanc, files: list[Path]) -> Cine:
+    """The same images in a study of their own, with a series for each slice, as many scanners store a cine."""
+    images, series = [], {}
+    with quiet_pydicom() as pydicom:
+        study = pydicom.uid.generate_uid()
+        for file in files:
+            image = pydicom.dcmread(file)
+            place = tuple(image.ImagePositionPatient)
+            image.StudyInstanceUID = study
+            image.SeriesInstanceUID = series.setdefault(place, pydicom.uid.generate_uid())
+            image.SeriesNumber = 1 + list(series).index(place)
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+            images.append(image)
+        pacs.upload(map(to_bytes, images))
+    return Cine(images)
 
 
 def to_bytes(dataset) -> bytes:

@@ -24,7 +24,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import requests
-from cines import Cine, fill, find_cines, to_bytes
+from cines import Cine, fill, find_cines, part, to_bytes
 from monailabel.config import settings
 from ohif import CHROMIUM, connect, open_viewer, run_model
 from orthanc import Orthanc, find_orthanc, serve_orthanc
@@ -59,11 +59,14 @@ def main() -> int:
         os.environ["MONAI_LABEL_DICOMWEB_CACHE_PATH"] = str(folder / "cache")
         app = write_app(folder / "dicomweb_app", [options.bundles / MODEL, options.bundles / OTHER])
         with serve_orthanc(folder) as pacs:
-            cines, alone = fill(pacs, find_cines(options.data, folder))
+            files = find_cines(options.data, folder)
+            cines, alone = fill(pacs, files)
             filters(pacs, folder)
+            parted = part(pacs, files[0])
             with serve(app, pacs.studies) as server:
-                lists(server, cines, alone)
+                name = lists(server, cines, alone, parted)
                 masks = infers(server, cines, alone)
+                joins(server, pacs, parted, name, masks[cines[0].phase(1)])
                 labels(server, pacs, cines, masks)
                 foreign(server, pacs, cines, masks)
                 back(server, pacs, cines[0], masks)
@@ -89,19 +92,35 @@ def filters(pacs: Orthanc, folder: Path) -> None:
         check(f"what is said of {chosen}", words in told[-1], told[-1])
 
 
-def lists(server: Server, cines: list[Cine], alone: Cine) -> None:
-    """The default filter finds magnetic resonance, and each phase of a cine is an image."""
+def lists(server: Server, cines: list[Cine], alone: Cine, parted: Cine) -> str:
+    """The default filter finds magnetic resonance, and each phase of a cine is an image.
+
+    Returns the name of the first phase of the cine that has a series for each slice.
+    """
     begun = time.perf_counter()
     status = server.get("/datastore/")
-    total = sum(cine.phases for cine in cines) + 1
+    total = sum(cine.phases for cine in [*cines, parted]) + 1
     check("each phase is an image", status["total"] == total, f"{status}, {time.perf_counter() - begun:.1f} s")
     objects = server.get("/datastore/?output=all")["objects"]
     expected = {alone.series} | {cine.phase(number) for cine in cines for number in range(1, cine.phases + 1)}
-    check("their names", {*objects} == expected)
+    rest = sorted({*objects} - expected)
+    check("their names", {*objects} > expected)
+    same = len({name.partition("_phase")[0] for name in rest})
+    check("a cine with a series for each slice is one cine", (len(rest), same) == (parted.phases, 1), rest[:1])
     refused("a cine without a phase", server.infer(cines[0].series), 422, f"a cine of {cines[0].phases} phases")
     refused("a series that is not there", server.infer("1.2.3"), 404, "1.2.3")
     refused("a wildcard for a series", server.infer("*"), 404, "not among the studies")
     refused("a strategy that is not there", server.post("/activelearning/best"), 404, "best")
+    return rest[0]
+
+
+def joins(server: Server, pacs: Orthanc, parted: Cine, name: str, expected: nib.Nifti1Image) -> None:
+    """A cine with a series for each slice gives the mask that it gives in one series, and its SEG references all."""
+    mask = server.mask(name)
+    check("its mask is that of the cine in one series", np.array_equal(voxels(mask), voxels(expected)))
+    check("its label is taken", submit(server, name, mask, model=MODEL).status_code == 200)
+    (segmentation,) = read_segmentations(pacs, parted.study)
+    check("its SEG references every series", len(segmentation.ReferencedSeriesSequence) == parted.slices)
 
 
 def infers(server: Server, cines: list[Cine], alone: Cine) -> dict[str, nib.Nifti1Image]:
@@ -155,7 +174,7 @@ def labels(server: Server, pacs: Orthanc, cines: list[Cine], masks: dict[str, ni
     references = {str(image.get("FrameOfReferenceUID", "")) for image in images}  # Sunnybrook's files have one each
     check("its frame of reference", str(left.FrameOfReferenceUID) in references or references == {""})
     status = server.get("/datastore/")
-    check("one image has a label", status["completed"] == 1, status["completed"])
+    check("two images have a label", status["completed"] == 2, status["completed"])
 
 
 def read_segmentations(pacs: Orthanc, study: str) -> list:

@@ -14,7 +14,7 @@ from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError
 from monai_iln.files import write_json
 from monai_iln.label.pacs_labels import find_labels
-from monai_iln.label.pacs_series import remember_series, split_series
+from monai_iln.label.pacs_series import OneSliceError, join_series, remember_series, split_series
 from monai_iln.label.segmentations import describe_segments, name_values, read_segmentation
 
 LEFT, RIGHT = {1: "left ventricle"}, {1: "right ventricle"}
@@ -312,8 +312,26 @@ def test_segments_have_codes():
 def test_one_slice_in_several_phases_is_refused(subject):
     """It is a part of a cine that is stored as a series for each slice: a stack of one slice helps nobody."""
     cine = [file for file in subject if "CINESAX" in file.parent.name]
-    with pytest.raises(UserError, match=r"one slice in 3 phases: a long axis, or a cine .*monai-iln stacks"):
+    with pytest.raises(OneSliceError, match=r"one slice in 3 phases: a long axis, or a cine .*monai-iln stacks"):
         split_series("1.2", "1.3", headers(file for file in cine if dcmread(file).InstanceNumber <= 3))
+
+
+def test_a_series_for_each_slice_is_one_cine(subject):
+    cine = [file for file in subject if "CINESAX" in file.parent.name]
+    told = {f"1.{number}": [] for number in (5, 2, 4, 3)}  # in no order
+    for number, header in enumerate(headers(cine)):
+        told[f"1.{2 + number // 3}"].append(header)
+    stacks = join_series("1.1", told)
+    assert [stack.image_id for stack in stacks] == ["1.2_phase1", "1.2_phase2", "1.2_phase3"]
+    together = split_series("1.1", "1.2", headers(cine))
+    assert [stack.instances for stack in stacks] == [stack.instances for stack in together]
+    assert {stack.homes for stack in stacks} == {("1.2", "1.3", "1.4", "1.5")}
+    assert {stack.homes for stack in together} == {("1.2",) * 4}
+    long_axis = [{**header, "00200037": {"vr": "DS", "Value": [1, 0, 0, 0, 1, 0]}} for header in told["1.3"]]
+    assert join_series("1.1", {"1.9": long_axis, **told}) == stacks
+    told["1.4"].pop()
+    with pytest.raises(UserError, match="2 to 3 images for each of 4 slices"):
+        join_series("1.1", told)
 
 
 def list_until_it_fails(file):

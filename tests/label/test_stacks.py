@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from dicom_layouts import LAYOUTS, random_cine
 
 from monai_iln.errors import UserError
 from monai_iln.label.stacks import hold_out, load_label, require_stack, stack_of, why_no_stack
@@ -45,6 +46,15 @@ def test_a_phase_of_a_cine_is_a_stack_in_its_place(cine, suffix):
         np.testing.assert_allclose(image.affine, AFFINE, atol=1e-4)
     assert not taken.exists()
     assert cine.is_file()
+
+
+def test_a_phase_of_a_folder_of_dicom_files(tmp_path):
+    pixels = random_cine()
+    LAYOUTS["one_series"](tmp_path, pixels)
+    with stack_of(tmp_path, "2") as taken:
+        np.testing.assert_array_equal(nib.load(taken).get_fdata(), np.moveaxis(pixels[:, 1], 0, -1))
+    with pytest.raises(UserError, match=f"{tmp_path}: phase 5. The cine has 4"), stack_of(tmp_path, 5):
+        pass
 
 
 @pytest.mark.parametrize("phase", ["", None])

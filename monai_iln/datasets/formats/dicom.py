@@ -191,7 +191,7 @@ def _split(header: Any) -> Iterator[tuple[Any, int | None]]:
     shared = header.get("SharedFunctionalGroupsSequence") or [{}]
     plain = {element.tag: element for element in header if element.VR != "SQ"}
     for number, group in enumerate(groups, start=1):
-        merged = type(group)(plain)
+        merged = type(group)(dict(plain))  # a copy: pydicom keeps the dictionary that it gets
         for item, name in product((shared[0], group), _GROUPS):
             for element in (item.get(name) or [()])[0]:
                 merged.add(element)
@@ -204,7 +204,8 @@ def _parse(path: Path, header: Any, number: int | None) -> Frame:
     x, y, z = (float(v) for v in header.ImagePositionPatient)
     rows, columns = (float(v) for v in header.PixelSpacing)
     prefix = re.sub(r"-?\d+$|.*\..*", "", path.stem)  # a name with dots is a UID, not that of a series
-    kind = [*(header.get("FrameType") or header.get("ImageType") or ())]
+    told = header.get("FrameType") or header.get("ImageType") or ()
+    kind = [told] if isinstance(told, str) else [*told]  # pydicom gives one value as it is
     kind += [_text(header, name) for name in _KIND]
     slope, intercept = _number(header, "RescaleSlope"), _number(header, "RescaleIntercept")
     slice_step = abs(float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0))  # some write -8

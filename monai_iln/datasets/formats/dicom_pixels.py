@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,19 +50,41 @@ def read_pixels(frame: Frame) -> NDArray[np.generic]:
         UserError: If the pixel data are missing or truncated, are not one grey image of the size that the header says,
             something stands between or behind them, or no decoder for their compression is installed.
     """
+    return read_each([frame])[0]
+
+
+def read_each(frames: Sequence[Frame]) -> list[NDArray[np.generic]]:
+    """What the stored values of several frames mean, see :func:`read_pixels`. Each file is read once.
+
+    Args:
+        frames: The frames, of any files.
+
+    Raises:
+        UserError: As :func:`read_pixels` raises it.
+    """
+    pixels: dict[Frame, NDArray[np.generic]] = {}
+    for path, members in groupby(sorted(frames, key=attrgetter("path")), key=attrgetter("path")):
+        pixels |= _read_file(path, list(members))
+    return [pixels[frame] for frame in frames]
+
+
+def _read_file(path: Path, frames: Sequence[Frame]) -> dict[Frame, NDArray[np.generic]]:
+    pixels = {}
     try:
         with quiet_pydicom() as pydicom:
-            dataset = pydicom.dcmread(frame.path, specific_tags=_TAGS)
-            _check_header(dataset, frame)
-            _check_length(dataset, frame)
-            pixels = _meaning(_stored_values(dataset, frame), dataset, frame)
-        if pixels.shape != frame.shape or not np.isfinite(pixels).all():
-            raise ValueError(f"pixels of shape {pixels.shape}, where {frame.shape} finite numbers are expected")
+            dataset = pydicom.dcmread(path, specific_tags=_TAGS)
+            for frame in frames:
+                _check_header(dataset, frame)
+            _check_length(dataset, path)
+            for frame in frames:
+                pixels[frame] = values = _meaning(_stored_values(dataset, frame), dataset, frame)
+                if values.shape != frame.shape or not np.isfinite(values).all():
+                    raise ValueError(f"pixels of shape {values.shape}, where {frame.shape} finite numbers are expected")
     except _DecoderError as error:
-        raise UserError(f"{frame.path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     except Exception as error:  # pydicom raises many kinds on damaged pixel data
         raise UserError(
-            f"{frame.path}: the header can be read, the pixel data cannot ({error}). The file is truncated, damaged or "
+            f"{path}: the header can be read, the pixel data cannot ({error}). The file is truncated, damaged or "
             "changed. Download or export it again, or remove it together with its contours."
         ) from error
     return pixels
@@ -78,7 +104,7 @@ def _check_header(dataset: Any, frame: Frame) -> None:
         raise ValueError("RescaleSlope 0, which makes every pixel alike")
 
 
-def _check_length(dataset: Any, frame: Frame) -> None:
+def _check_length(dataset: Any, path: Path) -> None:
     """Refuse pixel data that are longer or shorter than the image, or are followed by what no element explains."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.type != "Transfer Syntax":
@@ -94,7 +120,7 @@ def _check_length(dataset: Any, frame: Frame) -> None:
     end = element.value_tell + element.length
     if element.length == _UNDEFINED:
         end = element.value_tell + len(element.value) + 8
-    with frame.path.open("rb") as file:
+    with path.open("rb") as file:
         file.seek(end)
         rest = file.read()
     if rest and not rest.startswith(_MAY_FOLLOW):
@@ -128,7 +154,7 @@ def _stored_values(dataset: Any, frame: Frame) -> NDArray[np.generic]:
 
 def _stored_values_2(dataset: Any, frame: Frame) -> NDArray[np.generic]:
     """The same by pydicom 2, which leaves in the unused bits what is there."""
-    pixels = np.array(dataset.pixel_array)
+    pixels = np.asarray(dataset.pixel_array)
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         pixels = pixels[frame.index]
     unused = dataset.BitsAllocated - dataset.BitsStored
@@ -150,15 +176,19 @@ def _is_decodable(syntax: Any) -> bool:
 
 def _meaning(stored: NDArray[np.generic], dataset: Any, frame: Frame) -> NDArray[np.generic]:
     """What stored values mean."""
+    from pydicom import Dataset
+
     try:
         from pydicom.pixels import apply_modality_lut
     except ImportError:
         from pydicom.pixel_data_handlers import apply_modality_lut
+    rules = dataset
     if frame.rescale is not None:
-        dataset.RescaleSlope, dataset.RescaleIntercept = frame.rescale
-    values = np.asarray(apply_modality_lut(stored, dataset))
+        rules = Dataset()
+        rules.RescaleSlope, rules.RescaleIntercept = frame.rescale
+    values = np.asarray(apply_modality_lut(stored, rules))
     if dataset.PhotometricInterpretation != "MONOCHROME1":
         return values
     lowest = -(1 << dataset.BitsStored - 1) * dataset.PixelRepresentation
     ends = np.array([lowest, lowest + (1 << dataset.BitsStored) - 1], dtype=stored.dtype)
-    return np.asarray(apply_modality_lut(ends, dataset).sum() - values)
+    return np.asarray(apply_modality_lut(ends, rules).sum() - values)

@@ -6,12 +6,17 @@ import os
 import stat
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
 from monai_iln.errors import UserError
 
 Sources = Path | str | Sequence[Path | str]
+
+#: The end of the name of a folder of unfinished work, and the hidden file that such a folder has.
+UNFINISHED, WORK_KEY = ".unfinished", ".key"
 
 
 def list_sources(sources: Sources) -> list[Path]:
@@ -25,7 +30,7 @@ def list_files(source: Path) -> list[Path]:
     """All files in and below a source, sorted. A file is its own source.
 
     Hidden files are left out: macOS leaves ``._scan.dcm`` and ``__MACOSX/`` in archives, which are named like data but
-    hold none.
+    hold none. So are folders of unfinished work, see :mod:`monai_iln.datasets.unfinished`.
 
     Args:
         source: A file or a folder.
@@ -50,12 +55,12 @@ class FileList(Mapping[Path, Path]):
 
     def __init__(self, sources: Sequence[Path]) -> None:
         self._folders: dict[str, tuple[Path, str]] = {}  # each with its source and the names of its files
-        for source in sources:
-            if source.is_file():
-                self._add(str(source.parent), source.parent, [source.name])
+        for (is_file, home), group in groupby(sources, key=_home):
+            if is_file:  # all of a folder at once, for they may be many
+                self._add(str(home), home, [source.name for source in group])
             else:
-                for folder, names in _walk(source):
-                    self._add(folder, source, names)
+                for folder, names in _walk(home):
+                    self._add(folder, home, names)
 
     def _add(self, folder: str, source: Path, names: Sequence[str]) -> None:
         known = self._names(folder)
@@ -67,9 +72,10 @@ class FileList(Mapping[Path, Path]):
 
     def __getitem__(self, path: Path) -> Path:
         folder = str(path.parent)
-        if path.name not in self._names(folder):
+        source, names = self._folders.get(folder, (None, ""))
+        if source is None or path.name not in _split(names):
             raise KeyError(path)
-        return self._folders[folder][0]
+        return source
 
     def __len__(self) -> int:
         return sum(len(self._names(folder)) for folder in self._folders)
@@ -88,6 +94,17 @@ class FileList(Mapping[Path, Path]):
             above.append((folder, self._names(folder)))
         while above:
             yield from _paths(*above.pop())
+
+
+@lru_cache(maxsize=8)
+def _split(names: str) -> frozenset[str]:
+    """The names of a folder's files. Of the folders in which one is, they are kept: every file is asked for."""
+    return frozenset(names.split("/"))
+
+
+def _home(source: Path) -> tuple[bool, Path]:
+    """Whether a source is a file, and the folder that is looked into."""
+    return (True, source.parent) if source.is_file() else (False, source)
 
 
 def _paths(folder: str, names: Sequence[str]) -> Iterator[Path]:
@@ -118,7 +135,8 @@ def _walk(source: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _is_shown(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith(".") and entry.name != "__MACOSX"
+    is_hidden = entry.name.startswith(".") or entry.name == "__MACOSX"
+    return not is_hidden and not (entry.name.endswith(UNFINISHED) and Path(entry.path, WORK_KEY).is_file())
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

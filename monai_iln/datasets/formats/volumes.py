@@ -86,6 +86,18 @@ def read_header(path: Path | str) -> VolumeHeader:
     return read_itk_header(path)
 
 
+def is_cine(path: Path) -> bool:
+    """Whether a volume has a fourth axis, that of time. One whose header cannot be read has none.
+
+    Args:
+        path: The file.
+    """
+    try:
+        return len(read_header(path).shape) == 4
+    except UserError:  # told when it is read
+        return False
+
+
 def read_voxels(header: VolumeHeader) -> NDArray[Any]:
     """Read the voxels of a volume whose header is read, see :func:`read_volume`.
 

@@ -90,7 +90,8 @@ def _template(heart: Heart, patient: str) -> FileDataset:
     dataset.Manufacturer = "monai_iln"
     dataset.StudyDescription = "PHANTOM"
     dataset.SeriesDescription = ""
-    dataset.PatientName = dataset.PatientID = patient
+    dataset.PatientID = patient
+    dataset.PatientName = f"PHANTOM^{patient}"  # as viewers and archives show it
     dataset.SliceThickness = dataset.SpacingBetweenSlices = heart.step
     dataset.CardiacNumberOfImages = heart.phases
     dataset.PixelSpacing = [heart.pixel, heart.pixel]

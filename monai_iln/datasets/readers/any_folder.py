@@ -71,7 +71,7 @@ def plan(files: Files, label: Label) -> Plan:
     folders: dict[str, dict[Path, list[_Candidate]]] = defaultdict(lambda: defaultdict(list))
     for path in list_volumes(files).values():
         folder = _subject_folder(path, files[path])
-        folders[folder.resolve().name][folder].append(_Candidate(path, below_source(path, files)))
+        folders[normalize("NFC", folder.resolve().name)][folder].append(_Candidate(path, below_source(path, files)))
     infos, damaged = read_tables(files, folders)
     subjects = {
         subject: partial(_read_subject, subject, dict(own), infos.get(subject, {}), wanted)

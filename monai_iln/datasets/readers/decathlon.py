@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from monai_iln.datasets.formats.archives import SUFFIXES
 from monai_iln.datasets.formats.volumes import without_type
@@ -95,10 +96,11 @@ def _read_item(dataset: DatasetJson, number: int, item: Any, pattern: str) -> Fi
             "remove its folds."
         )
     image, label = ((dataset.path.parent / str(file)).absolute() for file in files)
-    match = compile_pattern(pattern).fullmatch(without_type(image).name)
+    match = compile_pattern(pattern).fullmatch(normalize("NFC", without_type(image).name))
     if match is None:
         raise UserError(
             f"{pattern!r}: does not match {image.name} of item {number}. The pattern is compared with the whole name "
             "without its type, and * is any part of it: correct it."
         )
-    return FilePair(str(item.get("subject", match["subject"])), match.groupdict().get("phase") or "1", image, label)
+    subject = normalize("NFC", str(item.get("subject", match["subject"])))
+    return FilePair(subject, match.groupdict().get("phase") or "1", image, label)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.dicom import Frame, NotASliceError, read_frames, stack_affine, uneven_steps
-from monai_iln.datasets.formats.dicom_pixels import read_pixels
+from monai_iln.datasets.formats.dicom_pixels import read_each
 from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.datasets.geometry.cine import Cine, drop_copies, group_cines
 from monai_iln.datasets.geometry.series import find_misfits
@@ -51,7 +51,7 @@ def read_stack(
     members = _take_phase(folder, cine, phase)
     _refuse_uneven(folder, members)
     _tell(folder, notes)
-    return np.stack([read_pixels(frame) for frame in members], axis=-1), stack_affine(members)
+    return np.stack(read_each(members), axis=-1), stack_affine(members)
 
 
 def read_cine_folder(
@@ -74,8 +74,8 @@ def read_cine_folder(
     cine, notes = _open(folder, series, cines_first=True)
     _refuse_uneven(folder, _take_phase(folder, cine, 1))
     _tell(folder, notes)
-    slices = [np.stack([read_pixels(frame) for frame in slice_], axis=-1) for slice_ in cine.slices]
-    return np.stack(slices, axis=2), stack_affine([slice_[0] for slice_ in cine.slices])
+    pixels = np.stack(read_each(cine.frames), axis=-1)
+    return pixels.reshape(*pixels.shape[:2], len(cine.slices), -1), stack_affine([slice_[0] for slice_ in cine.slices])
 
 
 def find_beat(folder: Path | str, series: int | str | None = None) -> Beat:

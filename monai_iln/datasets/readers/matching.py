@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
-from monai_iln.datasets.formats.volumes import VOLUME_NAME, read_header
+from monai_iln.datasets.formats.volumes import VOLUME_NAME, is_cine
 from monai_iln.datasets.readers.tables import SubjectInfo, read_tables
 from monai_iln.datasets.stacks import Finding
 from monai_iln.errors import UserError
@@ -91,7 +92,7 @@ class PairCollector:
         ]
         for key, path in self.images.items():
             # A cine beside single frames is what they were taken from.
-            if key not in self.labels and not (key[0] in paired and _is_cine(path)):
+            if key not in self.labels and not (key[0] in paired and is_cine(path)):
                 findings.append(Finding("no-label", *key, None, str(path), "an image, but no label of that name"))
         return pairs, findings
 
@@ -113,19 +114,12 @@ def list_volumes(files: Files) -> dict[Path, Path]:
 
 
 def find_volumes(files: Files, name: re.Pattern[str]) -> Iterator[tuple[Path, re.Match[str]]]:
-    """The volumes whose name, without type, matches a pattern."""
+    """The volumes whose name, without type, matches a pattern. macOS writes accents as characters of their own."""
     for stem, path in list_volumes(files).items():
-        if match := name.fullmatch(stem.name):
+        if match := name.fullmatch(normalize("NFC", stem.name)):
             yield path, match
 
 
 def below_source(path: Path, files: Files) -> str:
     """The path of a file from the source in which it lies."""
     return path.relative_to(files[path]).as_posix()
-
-
-def _is_cine(path: Path) -> bool:
-    try:
-        return len(read_header(path).shape) == 4
-    except UserError:
-        return False

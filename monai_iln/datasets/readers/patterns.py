@@ -9,6 +9,7 @@ from monai_iln.datasets.readers.matching import PHASE_WORDS, Files, PairCollecto
 from monai_iln.errors import UserError
 
 _PLACEHOLDERS = {"{subject}": r"(?P<subject>[^/]+)", "{phase}": r"(?P<phase>[^/]+)", "*": "[^/]*"}
+_HALVES = {".img": ".hdr", ".IMG": ".HDR"}
 
 
 def find_by_pattern(files: Files, image: str, mask: str) -> PairedFiles:
@@ -32,8 +33,8 @@ def find_by_pattern(files: Files, image: str, mask: str) -> PairedFiles:
         match = as_label or image_pattern.fullmatch(name)
         if match is None:
             continue
-        header = path.with_suffix(".hdr")  # a pattern may name either half of a pair of files, or both
-        if path.suffix == ".img" and header in files:
+        header = path.with_suffix(_HALVES.get(path.suffix, path.suffix))
+        if header in files:  # a pattern may name either half of a pair of files, or both
             path = header
         phase = match.groupdict().get("phase", "")
         collector.add(match["subject"], PHASE_WORDS.get(phase.casefold(), phase), path, is_label=as_label is not None)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def plan(files: Files, label: Label) -> Plan:
     for path in files:
         if _is_picture(path) and (kind := _kind(path)):
             place = _place(path)
-            own = pictures[place.folder.name][place]
+            own = pictures[normalize("NFC", place.folder.name)][place]
             names = own.masks if kind in LABEL_FOLDERS else own.images
             twin = names.setdefault(path.stem, path)
             if twin != path:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from monai_iln.datasets.stacks import Finding
 from monai_iln.files import read_csv
@@ -78,7 +79,7 @@ def read_tables(files: Iterable[Path], subjects: Iterable[str]) -> tuple[dict[st
 
 def _key(name: str) -> str:
     """A subject as a table names it, in one spelling."""
-    return str(int(name)) if name.isdecimal() else name.casefold()
+    return str(int(name)) if name.isdecimal() else normalize("NFC", name).casefold()
 
 
 def _number(subject: str) -> str:

@@ -12,7 +12,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 
 from monai_iln.datasets.formats.dicom import NotASliceError, read_frames
-from monai_iln.datasets.formats.dicom_pixels import read_pixels
+from monai_iln.datasets.formats.dicom_pixels import read_each, read_pixels
 from monai_iln.errors import UserError
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (6, 8), dtype=np.uint16)
@@ -73,6 +73,25 @@ def test_slopes_of_single_frames(tmp_path):
     for number, frame in enumerate(frames):
         expected = (cine[number, 0] - 5.0) * (1 + number) + 5
         np.testing.assert_array_equal(read_pixels(frame), expected)
+
+
+def test_a_file_of_many_frames_is_read_once(tmp_path, monkeypatch):
+    cine = random_cine()
+    dataset = enhanced_dataset(cine, [(0, 0), (1, 0), (2, 0)])
+    dataset.PerFrameFunctionalGroupsSequence[0].PixelValueTransformationSequence = group(
+        RescaleIntercept="7", RescaleSlope="3"
+    )
+    del dataset.PerFrameFunctionalGroupsSequence[1].PixelValueTransformationSequence
+    frames = read_frames(save(dataset, tmp_path / "file"))
+    (other,) = read_frames(save(header(VALUES), tmp_path / "other"))
+    opened, read_file = [], pydicom.dcmread
+    monkeypatch.setattr(pydicom, "dcmread", lambda path, **options: opened.append(path) or read_file(path, **options))
+    first, last, alone, second = read_each([frames[0], frames[2], other, frames[1]])
+    assert opened == [tmp_path / "file", tmp_path / "other"]
+    np.testing.assert_array_equal(first, (cine[0, 0] - 5.0) * 3 + 7)
+    np.testing.assert_array_equal(second, cine[1, 0] - 5, "the slope of another frame is not its own")
+    np.testing.assert_array_equal(last, cine[2, 0])
+    np.testing.assert_array_equal(alone, VALUES)
 
 
 @pytest.mark.parametrize(

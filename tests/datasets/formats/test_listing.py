@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from monai_iln.datasets.formats import listing
 from monai_iln.datasets.formats.listing import FileList, list_files, refuse_special
 from monai_iln.errors import UserError
 
@@ -78,6 +79,20 @@ def test_of_a_source_within_another_one_the_last_counts(tmp_path):
     assert files[folder / "b" / "c" / "1"] == folder / "b"
     assert files[folder / "a" / "x"] == files[folder / "z"] == folder
     assert [*FileList([folder / "z", folder / "a" / "x"])] == [folder / "a" / "x", folder / "z"]
+
+
+def test_a_folder_is_taken_apart_once_and_not_for_each_of_its_files(tmp_path, monkeypatch):
+    folder = put(tmp_path / "data")
+    listing._split.cache_clear()
+    files = FileList([folder])
+    assert {*files.items()} == {(path, folder) for path in files}
+    folders = {path.parent for path in files}
+    assert listing._split.cache_info().misses <= len(folders) < len(files)
+    added, add = [], FileList._add
+    monkeypatch.setattr(FileList, "_add", lambda self, home, *rest: added.append(home) or add(self, home, *rest))
+    given = [folder / "b" / "2", folder / "b" / "z", folder / "b" / "ä", folder / "a"]
+    assert [*FileList(given)] == [*given[:3], folder / "a" / "x"]
+    assert added == [str(folder / "b"), str(folder / "a")]
 
 
 def test_many_files_take_little_memory(tmp_path):

@@ -43,6 +43,13 @@ def test_folders_name_the_command_that_reads_a_list(listed, tmp_path):
         prepare_folders(listed, tmp_path / "out", layout="folders")
 
 
+def test_accents_that_are_characters_of_their_own(tmp_path):
+    """As macOS writes them in names of files, and nobody in a pattern."""
+    folder = write_decathlon(tmp_path / "list", ["Jose\u0301_a", "Jose\u0301_b"])
+    path = prepare_decathlon(folder, tmp_path / "out", subject="Jos\u00e9_{subject}", folds=2)
+    assert [item["subject"] for item in check_datalist(path)] == ["a", "b"]
+
+
 def test_a_list_becomes_a_datalist(listed, tmp_path):
     before = {path: path.read_bytes() for path in listed.rglob("*.nii.gz")}
     path = prepare_decathlon(listed, tmp_path / "out", folds=2)

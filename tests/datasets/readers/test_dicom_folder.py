@@ -28,7 +28,8 @@ from dicom_layouts import (
 )
 from pydicom.uid import UID
 
-from monai_iln.datasets.readers.dicom_folder import read_stack
+from monai_iln.datasets.formats.dicom import read_frames
+from monai_iln.datasets.readers.dicom_folder import read_cine_folder, read_stack
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import UserError
 
@@ -47,6 +48,8 @@ def check(folder, cine=CINE, **chosen):
         pixels, affine = read_stack(folder, phase, **chosen)
         np.testing.assert_array_equal(pixels, truth(cine, phase))
     np.testing.assert_allclose(affine, AFFINE, atol=1e-3)
+    pixels, _ = read_cine_folder(folder, **chosen)
+    np.testing.assert_array_equal(pixels, np.moveaxis(cine, (0, 1), (2, 3)))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -109,6 +112,13 @@ def test_magnitude_and_phase_images_of_one_series_are_two_stacks(tmp_path):
         read_stack(tmp_path, 1)
     check(tmp_path, series=1)
     check(tmp_path, flow, series="2")
+
+
+def test_an_image_type_of_one_value(tmp_path):
+    for slice_, kind in ((0, "ORIGINAL"), (1, "DERIVED")):
+        frame(tmp_path, CINE[slice_, 0], slice_, 0, f"{slice_}.dcm", ImageType=kind)
+    with pytest.raises(UserError, match=r"2 stacks:\n.*, ORIGINAL, SeriesNumber 3.*\n.*, DERIVED, SeriesNumber 3"):
+        read_stack(tmp_path)
 
 
 def test_two_echoes_of_one_series_are_two_stacks(tmp_path):
@@ -350,6 +360,18 @@ def test_an_enhanced_file_that_does_not_fit(tmp_path):
         read_stack(tmp_path, 1)
     save(enhanced_dataset(CINE, frames[:7]), path)
     with pytest.raises(UserError, match=r"4, 3 files for the 2 slices"):
+        read_stack(tmp_path, 1)
+
+
+def test_what_a_frame_of_an_enhanced_file_lacks_is_not_taken_from_another(tmp_path):
+    dataset = enhanced_dataset(CINE, list(np.ndindex(SLICES, PHASES)))
+    group = dataset.PerFrameFunctionalGroupsSequence[6]
+    del group.CardiacSynchronizationSequence
+    path = save(dataset, tmp_path / "file")
+    assert [frame.trigger_time for frame in read_frames(path)][5:8] == [40.0, None, 120.0]
+    del group.PlanePositionSequence
+    save(dataset, path)
+    with pytest.raises(UserError, match="no attribute 'ImagePositionPatient'"):
         read_stack(tmp_path, 1)
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from phantom_layouts import ALL_LAYOUTS, TRUTH
+from PIL import Image
 
 from monai_iln.datasets.formats.volumes import read_volume
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
@@ -665,6 +666,15 @@ class TestPatterns:
         assert reading.findings == []
         assert_same(masks(reading), {("Jos\u00e9_1", phase): drawing(0) > 0, ("b.c 2", phase): drawing(1) > 0})
 
+    @pytest.mark.parametrize("in_capitals", [False, True])
+    def test_both_halves_of_a_pair_are_one_volume(self, tmp_path, in_capitals):
+        save_pair(tmp_path / "P1" / "ED.hdr", tmp_path / "P1" / "ED_m.hdr")
+        for path in sorted((tmp_path / "P1").iterdir()):
+            path.rename(path.with_suffix(path.suffix.upper() if in_capitals else path.suffix))
+        reading = read_folders([tmp_path], image="{subject}/{phase}.*", mask="{subject}/{phase}_m.*")
+        assert reading.findings == []
+        assert_same(masks(reading), {("P1", "ED"): drawing(0) > 0})
+
     def test_lone_files_are_reported(self, tmp_path):
         for subject in ("P1", "P2", "P3"):
             save_pair(tmp_path / subject / "ED.nii", tmp_path / subject / "ED_m.nii")
@@ -854,6 +864,38 @@ def test_of_two_sites_001_is_two_persons(tmp_path):
     for site, phase in (("siteA", "ED"), ("siteB", "ES")):
         save_pair(tmp_path / site / "001" / f"{phase}.nii", tmp_path / site / "001" / f"{phase}_rv.nii")
     with pytest.raises(UserError, match="both are subject 001, by their names. Rename one"):
+        read_folders([tmp_path])
+
+
+ACCENTS = {
+    "folders": ("{}/ED.nii", "{}/ED_rv.nii"),
+    "mnms": ("{}_SA_ED.nii", "{}_SA_ED_gt.nii"),
+    "pictures": ("{}/ED/images/1.png", "{}/ED/masks/1.png"),
+}
+
+
+@pytest.mark.parametrize("layout", ACCENTS)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_that_are_characters_of_their_own_change_no_name(tmp_path, layout, form):
+    """As macOS writes them. The table is of another program."""
+    image, mask = (tmp_path / normalize(form, path.format("Jos\u00e9")) for path in ACCENTS[layout])
+    if layout == "pictures":
+        for path, array in ((image, picture()), (mask, 255 * drawing())):
+            path.parent.mkdir(parents=True)
+            Image.fromarray(array[..., 1].astype(np.uint8)).save(path)
+    else:
+        save(image, picture())
+        save(mask, drawing(value=3))
+    (tmp_path / "table.csv").write_text("subject,pathology\nJos\u00e9,HCM\n", encoding="utf-8")
+    (stack,) = read_folders([tmp_path]).stacks
+    assert (stack.subject, stack.phase, stack.stratum) == ("Jos\u00e9", "ED", "HCM")
+
+
+def test_one_person_under_two_spellings_of_accents(tmp_path):
+    for form, phase in (("NFC", "ED"), ("NFD", "ES")):
+        folder = tmp_path / normalize(form, "Jos\u00e9")
+        save_pair(folder / f"{phase}.nii", folder / f"{phase}_rv.nii")
+    with pytest.raises(UserError, match="both are subject Jos\u00e9, by their names. Rename one"):
         read_folders([tmp_path])
 
 
