@@ -33,6 +33,7 @@ class Survey(TypedDict):
         left: The name of each norm that the method left alone, and the reason.
         gates: The number of layers with a gate.
         dead_gates: The number of those whose gate a group norm of one channel per group undoes.
+        one_channel_groups: The number of group norms with one channel per group, which are instance norm.
         regrouped: The name of each norm whose channels are not a multiple of its groups, the number of groups that was
             asked for, and the one that was taken.
         parameters: The number of parameters that are trained. Those that wait for a first batch are not counted.
@@ -50,6 +51,7 @@ class Survey(TypedDict):
     left: list[list[str]]
     gates: int
     dead_gates: int
+    one_channel_groups: int
     regrouped: list[list[Any]]
     parameters: int
     flops: int | None
@@ -119,12 +121,17 @@ def survey_norms(
         left=[[entry.name, _reason(entry)] for entry in report if entry.name in first_names and _is_left(entry)],
         gates=len(gated),
         dead_gates=sum(layer.gate_is_dead for layer in gated),
+        one_channel_groups=sum(map(_has_one_channel_groups, norms)),
         regrouped=_regrouped(first_names, report, method),
         parameters=sum(parameter.numel() for parameter in trained),
         flops=_count_flops(network, example),
         affine=_have_affine(norms),
         fingerprint=_fingerprint(network),
     )
+
+
+def _has_one_channel_groups(norm: nn.Module) -> bool:
+    return isinstance(norm, nn.GroupNorm) and norm.num_groups == norm.num_channels
 
 
 def _is_left(entry: Replacement) -> bool:

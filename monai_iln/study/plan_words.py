@@ -60,6 +60,11 @@ def describe_methods(plan: Plan) -> str:
                 f"{its['dead_gates']} of {its['gates']} gates of {method} are dead: its group norm has one channel a "
                 f"group there, and is instance norm. Way out: --methods '[[ILN, {{num_groups: alive}}], ...]'."
             )
+        if its["one_channel_groups"]:
+            notes.append(
+                f"{its['one_channel_groups']} of {its['norms']} norms of {method} are group norms with one channel a "
+                "group, which is instance norm. Way out: fewer groups."
+            )
         if its["regrouped"]:
             name, asked, taken = its["regrouped"][0]
             notes.append(

@@ -45,6 +45,8 @@ def test_dead_gates(make, gates, dead):
     assert survey(make(), ("ILN", {"num_groups": None}))["dead_gates"] == 0
     assert survey(make(), "BATCH")["gates"] == 0
     assert survey(make(), "SPATIAL_LAYER")["gates"] == 0  # a mixture of one has none
+    assert survey(make(), ("GROUP", {"num_groups": 16}))["one_channel_groups"] == dead
+    assert survey(make(), "ILN")["one_channel_groups"] == survey(make(), "INSTANCE")["one_channel_groups"] == 0
 
 
 @pytest.mark.parametrize(

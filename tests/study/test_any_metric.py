@@ -224,6 +224,21 @@ def test_dead_gates_are_said_with_the_way_out(tmp_path):
     assert len(lines) == 3
 
 
+def test_group_norms_that_are_instance_norm_are_said(tmp_path):
+    some = SURVEYS | {"GN16": survey("GroupNorm", one_channel_groups=4)}
+    results = results_of(tmp_path, surveys=some, metric=DICE)
+    assert fairness.lines(results)[1] == (
+        "4 of 9 norms of GN16 are group norms with one channel a group, which is instance norm. Fewer groups make them "
+        "group norms."
+    )
+    assert list(winners._instance_norms(results)) == ["ILN"]
+    some["GN16"]["one_channel_groups"] = 9
+    told = winners._instance_norms(results_of(tmp_path / "all", surveys=some, metric=DICE))
+    assert told == {"ILN": "all gates of ILN are dead", "GN16": "each group of GN16 has one channel"}
+    some["IN"] = survey("BatchNorm2d")
+    assert winners._instance_norms(results_of(tmp_path / "none", surveys=some, metric=DICE)) == {}
+
+
 def test_what_differs_besides_the_norm_is_said(tmp_path):
     diverged = [("IN", 1, 0.1)]
     results = results_of(tmp_path, surveys=SURVEYS, metric=DICE, diverged=diverged)

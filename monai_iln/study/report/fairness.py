@@ -25,8 +25,8 @@ def blocks(results: Results) -> list[Block]:
 
 
 def lines(results: Results) -> list[str]:
-    """What the summary says of it: dead gates, a line a method, then whatever differs besides the norm."""
-    return [*_dead_gates(results), *_differences(results)]
+    """What the summary says of it: who is instance norm, a line a method, then what differs besides the norm."""
+    return [*_dead_gates(results), *_one_channel_groups(results), *_differences(results)]
 
 
 def _dead_gates(results: Results) -> list[str]:
@@ -43,6 +43,16 @@ def _dead_gates(results: Results) -> list[str]:
             "channel a group. With num_groups: alive they live."
         )
     return said
+
+
+def _one_channel_groups(results: Results) -> list[str]:
+    counts = {method: survey.get("one_channel_groups") for method, survey in results.surveys.items()}
+    return [
+        f"{number} of {count(results.surveys[method]['norms'], 'norm')} of {method} are group norms with one channel a "
+        "group, which is instance norm. Fewer groups make them group norms."
+        for method, number in counts.items()
+        if number
+    ]
 
 
 def _differences(results: Results) -> list[str]:

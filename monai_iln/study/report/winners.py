@@ -110,12 +110,9 @@ def _answer(images: pd.DataFrame, winner: Winner | None, where: str, results: Re
             said.append("The scores themselves picked it, so its tests are corrected over every pair of methods.")
         said += _next_training(winner, metric)
     said += [
-        f"But all gates of {method} are dead, and it is instance norm: beside IN, chance is all that differs."
-        for method, survey in dict(results.study.get("surveys") or {}).items()
+        f"But {why}, and it is instance norm: beside IN, chance is all that differs."
+        for method, why in _instance_norms(results).items()
         if method in methods
-        and survey.get("gates")
-        and survey["dead_gates"] == survey["gates"]
-        and _has_instance(results)
     ]
     if reference in methods and len(methods) > 1 and (winner is None or winner.by_mean != reference):
         rows = judge(images, reference, metric, results.margin)
@@ -123,12 +120,19 @@ def _answer(images: pd.DataFrame, winner: Winner | None, where: str, results: Re
     return " ".join(said)
 
 
-def _has_instance(results: Results) -> bool:
-    """Whether a method of the study has instance norms alone."""
-    surveys = dict(results.study.get("surveys") or {}).values()
-    return any(
-        kinds and all(kind.startswith("InstanceNorm") for kind in kinds) for kinds in (s["kinds"] for s in surveys)
-    )
+def _instance_norms(results: Results) -> dict[str, str]:
+    """The methods that are instance norm under another name, and why, where a method of the study is instance norm."""
+    surveys = dict(results.study.get("surveys") or {})
+    kinds = [survey.get("kinds") for survey in surveys.values()]
+    if not any(names and all(name.startswith("InstanceNorm") for name in names) for names in kinds):
+        return {}
+    found = {}
+    for method, survey in surveys.items():
+        if survey.get("gates") and survey["dead_gates"] == survey["gates"]:
+            found[method] = f"all gates of {method} are dead"
+        elif survey.get("norms") and survey.get("one_channel_groups") == survey["norms"]:
+            found[method] = f"each group of {method} has one channel"
+    return found
 
 
 def find_winner(
