@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from filelock import FileLock
 
 from monai_iln.datasets import prepare_sunnybrook, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
@@ -65,9 +66,27 @@ REAL = Path(__file__).parents[2] / "shared" / "data" / "sunnybrook"
 
 
 @pytest.fixture(scope="session")
-def official(tmp_path_factory):
+def shared(tmp_path_factory):
+    """A function that makes a folder once for all processes that run the tests. Copy before changing anything."""
+    base = tmp_path_factory.getbasetemp()
+    if base.name.startswith("popen-"):  # one of several
+        base = base.parent
+
+    def make(name, write):
+        folder = base / "shared" / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                write(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def official(shared):
     """Six small phantoms in Sunnybrook's official layout. Copy before changing anything."""
-    return write_phantom(tmp_path_factory.mktemp("phantom") / "official", slices=6, phases=4, size=96)
+    return shared("phantom/official", lambda folder: write_phantom(folder, slices=6, phases=4, size=96))
 
 
 @pytest.fixture(scope="session")
@@ -76,14 +95,14 @@ def stacks(official):
 
 
 @pytest.fixture(scope="session")
-def prepared(official, tmp_path_factory):
+def prepared(official, shared):
     """The phantoms as NIfTI stacks with a datalist of three folds."""
-    return prepare_sunnybrook(official, tmp_path_factory.mktemp("prepared") / "phantoms").parent
+    return shared("prepared/phantoms", lambda folder: prepare_sunnybrook(official, folder))
 
 
 @pytest.fixture(scope="session")
-def mirror_source(tmp_path_factory):
-    return write_phantom(tmp_path_factory.mktemp("phantom") / "mirror", layout="png", slices=6, phases=4, size=96)
+def mirror_source(shared):
+    return shared("phantom/mirror", lambda folder: write_phantom(folder, layout="png", slices=6, phases=4, size=96))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from filelock import FileLock
 from joblib.externals.loky import reusable_executor
 from joblib.externals.loky.backend import context
 from running import run
@@ -12,18 +11,16 @@ from monai_iln.study.report import document
 
 
 @pytest.fixture(scope="session")
-def study(prepared, tmp_path_factory):
+def study(prepared, shared):
     """The folder of a finished study, and what the command line printed. Copy before changing anything."""
-    shared = tmp_path_factory.getbasetemp()
-    if shared.name.startswith("popen-"):  # one of several processes that run the tests
-        shared = shared.parent
-    folder, printed = shared / "study" / "phantoms", shared / "study.json"
-    with FileLock(shared / "study.lock"):
-        if not printed.is_file():
-            done = run(prepared, folder)
-            assert done.returncode == 0, done.stdout + done.stderr
-            printed.write_text(json.dumps(done.stdout))
-    return folder, json.loads(printed.read_text())
+
+    def train(folder):
+        done = run(prepared, folder / "phantoms")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (folder / "printed.json").write_text(json.dumps(done.stdout))
+
+    folder = shared("study", train)
+    return folder / "phantoms", json.loads((folder / "printed.json").read_text())
 
 
 @pytest.fixture
