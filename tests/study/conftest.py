@@ -30,6 +30,17 @@ def unpainted(monkeypatch):
 
 
 @pytest.fixture
+def laid_out(unpainted, monkeypatch):
+    """Figures are laid out, which warns of what does not fit, and not painted."""
+
+    def png(figure):
+        figure.draw_without_rendering()
+        return b""
+
+    monkeypatch.setattr(document, "_png", png)
+
+
+@pytest.fixture
 def forked_workers(monkeypatch):
     """Workers of a study that are forked from a server, at once: one that dies costs no import of MONAI.
 

@@ -226,6 +226,7 @@ def test_a_bundle_runs_as_it_is(tmp_path, data):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_a_rate_goes_to_the_optimizer(tmp_path, data):
     workflow = study(tmp_path, "short_axis_3label", data["short_axis"], methods="ILN", learning_rates=[1e3])
     records = run(workflow)
@@ -261,6 +262,7 @@ def test_any_task_with_a_score_of_each_case(tmp_path, data, name, kind, higher):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("name", ["hard_coded", "dynunet"])
 def test_norms_that_no_argument_reaches(tmp_path, data, name):
     kind = "short_axis" if name == "hard_coded" else "spleen"
