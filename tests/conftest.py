@@ -36,11 +36,18 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """The folder of all processes that run the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if folder.name.startswith("popen-") else folder  # one of several
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """The user's cache, for this process and those that it starts, in a folder of the tests."""
+def cache(base):
+    """The user's cache, for these processes and those that they start: what is compiled for one is there for all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
         yield
 
 
@@ -66,11 +73,8 @@ REAL = Path(__file__).parents[2] / "shared" / "data" / "sunnybrook"
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory):
+def shared(base):
     """A function that makes a folder once for all processes that run the tests. Copy before changing anything."""
-    base = tmp_path_factory.getbasetemp()
-    if base.name.startswith("popen-"):  # one of several
-        base = base.parent
 
     def make(name, write):
         folder = base / "shared" / name
