@@ -251,6 +251,7 @@ def test_a_schedule_with_a_rate_of_its_own_does_not_hide_a_grid_of_rates(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("laid_out")
 @pytest.mark.parametrize(
     ("name", "kind", "higher"), [("classification", "classification", True), ("regression", "regression", False)]
 )

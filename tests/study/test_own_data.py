@@ -33,6 +33,7 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_pages_study_runs(workplace):
     done = run_here(["study", "--config_file", "study.yaml", "--folds", "[0]"])
     assert done.returncode == 0, done.stdout + done.stderr
