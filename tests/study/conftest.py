@@ -40,13 +40,20 @@ def laid_out(unpainted, monkeypatch):
     monkeypatch.setattr(document, "_png", png)
 
 
-@pytest.fixture
-def forked_workers(monkeypatch):
-    """Workers of a study that are forked from a server, at once: one that dies costs no import of MONAI.
+@pytest.fixture(scope="session", autouse=True)
+def _forkserver():
+    """Workers of the studies that tests run in their own process are forked from a server that has imported MONAI."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "_DEFAULT_START_METHOD", "forkserver")
+        yield
 
-    Those of the other tests wait meanwhile. What is given is a function that lists the ids of the processes.
+
+@pytest.fixture
+def own_workers(monkeypatch):
+    """Workers of a study that only this test uses, so that it may end some. Those of the others wait meanwhile.
+
+    What is given is a function that lists the ids of the processes.
     """
-    monkeypatch.setattr(context, "_DEFAULT_START_METHOD", "forkserver")
     monkeypatch.setattr(reusable_executor, "_executor", None)
     yield lambda: [*reusable_executor._executor._processes]
     reusable_executor._executor.shutdown(kill_workers=True)
