@@ -23,6 +23,8 @@ from monai_iln.datasets.phantom import write_phantom
 # One thread for each process that runs tests, and each that these start: more than there are cores only wait for one
 # another, at full speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes import this package: one compiles it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some versions of other packages do
 # Imported once, and not by every process that is forked from the server.
