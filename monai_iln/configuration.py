@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import inspect
 import re
@@ -32,7 +33,7 @@ def read_configuration(files: Sequence[str], overrides: Mapping[str, Any]) -> Co
     for file in files:
         if not Path(file).is_file():
             raise UserError(f"{file}: no such file. A training needs the files of its bundle: correct their names.")
-    parser = ConfigParser()
+    parser = _Files()
     try:
         parser.read_config(list(files))
     except Exception as error:  # the parser of YAML has exceptions of its own
@@ -41,6 +42,19 @@ def read_configuration(files: Sequence[str], overrides: Mapping[str, Any]) -> Co
     check_values(parser, overrides)
     parser.update(dict(overrides))
     return parser
+
+
+class _Files(ConfigParser):
+    """Parses a file once while its bytes stay the same: the plan of a study asks for the same files again and again."""
+
+    @classmethod
+    def load_config_file(cls, filepath: Any, **kwargs: Any) -> dict[str, Any]:
+        return copy.deepcopy(_parse(str(filepath), Path(filepath).read_bytes()))
+
+
+@functools.lru_cache(maxsize=32)
+def _parse(file: str, content: bytes) -> dict[str, Any]:
+    return ConfigParser.load_config_file(file)  # type: ignore[no-any-return]
 
 
 def check_values(parser: ConfigParser, overrides: Mapping[str, Any]) -> None:

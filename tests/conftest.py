@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from filelock import FileLock
 
 from monai_iln.datasets import prepare_sunnybrook, read_sunnybrook
 from monai_iln.datasets.phantom import write_phantom
@@ -22,6 +23,8 @@ from monai_iln.datasets.phantom import write_phantom
 # One thread for each process that runs tests, and each that these start: more than there are cores only wait for one
 # another, at full speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes import this package: one compiles it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some versions of other packages do
 # Imported once, and not by every process that is forked from the server.
@@ -35,11 +38,18 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """The folder of all processes that run the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if folder.name.startswith("popen-") else folder  # one of several
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """The user's cache, for this process and those that it starts, in a folder of the tests."""
+def cache(base):
+    """The user's cache, for these processes and those that they start: what is compiled for one is there for all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
         yield
 
 
@@ -65,9 +75,24 @@ REAL = Path(__file__).parents[2] / "shared" / "data" / "sunnybrook"
 
 
 @pytest.fixture(scope="session")
-def official(tmp_path_factory):
+def shared(base):
+    """A function that makes a folder once for all processes that run the tests. Copy before changing anything."""
+
+    def make(name, write):
+        folder = base / "shared" / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                write(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def official(shared):
     """Six small phantoms in Sunnybrook's official layout. Copy before changing anything."""
-    return write_phantom(tmp_path_factory.mktemp("phantom") / "official", slices=6, phases=4, size=96)
+    return shared("phantom/official", lambda folder: write_phantom(folder, slices=6, phases=4, size=96))
 
 
 @pytest.fixture(scope="session")
@@ -76,14 +101,14 @@ def stacks(official):
 
 
 @pytest.fixture(scope="session")
-def prepared(official, tmp_path_factory):
+def prepared(official, shared):
     """The phantoms as NIfTI stacks with a datalist of three folds."""
-    return prepare_sunnybrook(official, tmp_path_factory.mktemp("prepared") / "phantoms").parent
+    return shared("prepared/phantoms", lambda folder: prepare_sunnybrook(official, folder))
 
 
 @pytest.fixture(scope="session")
-def mirror_source(tmp_path_factory):
-    return write_phantom(tmp_path_factory.mktemp("phantom") / "mirror", layout="png", slices=6, phases=4, size=96)
+def mirror_source(shared):
+    return shared("phantom/mirror", lambda folder: write_phantom(folder, layout="png", slices=6, phases=4, size=96))
 
 
 @pytest.fixture

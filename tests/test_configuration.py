@@ -162,3 +162,20 @@ def test_arguments_of_a_bundles_own_script_are_not_known(tmp_path):
     file = tmp_path / "train.yaml"
     file.write_text("net: {_target_: scripts.nets.Net}\n")
     assert read_configuration([str(file)], {"net#depth": 3})["net#depth"] == 3
+
+
+def test_a_file_is_parsed_once_while_it_stays_as_it_is(config, monkeypatch):
+    parsed, load = [], ConfigParser.load_config_file
+
+    def count(file):
+        parsed.append(file)
+        return load(file)
+
+    monkeypatch.setattr(ConfigParser, "load_config_file", count)
+    files = [str(file) for file in config]
+    read_configuration(files, {"fold": 1})["stages"].append("another's")
+    again = read_configuration(files, {})
+    assert parsed == files
+    assert (again["fold"], again["stages"], again["part"]) == (0, [{"rate": 1}], "test")
+    config[1].write_text("part: text\n")  # as long as before
+    assert read_configuration(files, {})["part"] == "text"

@@ -197,8 +197,10 @@ def elsewhere(tmp_path, monkeypatch):
     return shutil.copytree(BUNDLES / name, tmp_path / name, ignore=ignored)
 
 
-def test_a_plain_client_works_in_any_folder(elsewhere):
-    """With the files that MONAI takes by default, and its phantoms; the folder of the site comes from the framework."""
+def test_a_plain_client_works_in_any_folder(elsewhere, folder):
+    """With the files that MONAI takes by default, and phantoms that it finds; the framework names the site's folder."""
+    data = two_sites("lv_short_axis_iln", folder / "lv_short_axis_iln")[0]
+    shutil.copytree(data, elsewhere / "data" / "phantoms")
     client = MonaiAlgo(elsewhere.name, send_weight_diff=False, train_kwargs=dict(SITE), eval_kwargs=dict(SITE))
     client.initialize({ExtraItems.CLIENT_NAME: "site", ExtraItems.APP_ROOT: str(elsewhere.parent)})
     weights = start("ILN")

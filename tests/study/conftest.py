@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from filelock import FileLock
 from joblib.externals.loky import reusable_executor
 from joblib.externals.loky.backend import context
 from running import run
@@ -12,18 +11,16 @@ from monai_iln.study.report import document
 
 
 @pytest.fixture(scope="session")
-def study(prepared, tmp_path_factory):
+def study(prepared, shared):
     """The folder of a finished study, and what the command line printed. Copy before changing anything."""
-    shared = tmp_path_factory.getbasetemp()
-    if shared.name.startswith("popen-"):  # one of several processes that run the tests
-        shared = shared.parent
-    folder, printed = shared / "study" / "phantoms", shared / "study.json"
-    with FileLock(shared / "study.lock"):
-        if not printed.is_file():
-            done = run(prepared, folder)
-            assert done.returncode == 0, done.stdout + done.stderr
-            printed.write_text(json.dumps(done.stdout))
-    return folder, json.loads(printed.read_text())
+
+    def train(folder):
+        done = run(prepared, folder / "phantoms")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (folder / "printed.json").write_text(json.dumps(done.stdout))
+
+    folder = shared("study", train)
+    return folder / "phantoms", json.loads((folder / "printed.json").read_text())
 
 
 @pytest.fixture
@@ -33,12 +30,30 @@ def unpainted(monkeypatch):
 
 
 @pytest.fixture
-def forked_workers(monkeypatch):
-    """Workers of a study that are forked from a server, at once: one that dies costs no import of MONAI.
+def laid_out(unpainted, monkeypatch):
+    """Figures are laid out, which warns of what does not fit, and not painted."""
 
-    Those of the other tests wait meanwhile. What is given is a function that lists the ids of the processes.
+    def png(figure):
+        figure.draw_without_rendering()
+        return b""
+
+    monkeypatch.setattr(document, "_png", png)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forkserver():
+    """Workers of the studies that tests run in their own process are forked from a server that has imported MONAI."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "_DEFAULT_START_METHOD", "forkserver")
+        yield
+
+
+@pytest.fixture
+def own_workers(monkeypatch):
+    """Workers of a study that only this test uses, so that it may end some. Those of the others wait meanwhile.
+
+    What is given is a function that lists the ids of the processes.
     """
-    monkeypatch.setattr(context, "_DEFAULT_START_METHOD", "forkserver")
     monkeypatch.setattr(reusable_executor, "_executor", None)
     yield lambda: [*reusable_executor._executor._processes]
     reusable_executor._executor.shutdown(kill_workers=True)

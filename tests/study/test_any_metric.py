@@ -10,13 +10,15 @@ from make_study import make_study
 from test_study_report import Page
 
 from monai_iln.study.records import read_records
-from monai_iln.study.report import document, fairness, winners, write_report
+from monai_iln.study.report import fairness, winners, write_report
 from monai_iln.study.report.comparisons import comparison_sentence
 from monai_iln.study.report.overlays import has_masks, pick_cases
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.scores import _with_best
 from monai_iln.study.statistics import metric_of, rank, subject_scores
 from monai_iln.study.verdicts import judge
+
+pytestmark = pytest.mark.usefixtures("unpainted")
 
 DICE = {"name": "val_mean_dice", "higher_is_better": True, "in_unit_interval": True}
 ACCURACY = {"name": "val_acc", "higher_is_better": True, "in_unit_interval": True}
@@ -44,21 +46,13 @@ def report(folder, **arguments):
     return Page(path.read_text(encoding="utf-8"))
 
 
-@pytest.fixture(autouse=True)
-def _unpainted(monkeypatch):
-    def png(figure):
-        figure.draw_without_rendering()
-        return b""
-
-    monkeypatch.setattr(document, "_png", png)
-
-
 def results_of(folder, **arguments):
     make_study(folder, **{"methods": METHODS, "rates": (0.1,), "pictures": False} | arguments)
     return Results.of(folder, read_records(folder))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("laid_out")
 def test_a_three_dimensional_study_of_another_organ(tmp_path):
     page = report(tmp_path, datasets={"liver": ["liver", "tumour"]}, metric=DICE, subjects=4, pictures=True)
     titles = [text for text in page.texts if text in ("Surface distances", "Pictures and gates", "Training")]
@@ -79,6 +73,7 @@ def test_a_three_dimensional_study_of_another_organ(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("laid_out")
 @pytest.mark.parametrize(("metric", "name"), [(ACCURACY, "acc"), (ERROR, "mae")])
 def test_a_study_without_masks(tmp_path, metric, name):
     page = report(tmp_path, datasets={"hands": [""]}, metric=metric, masks=False, rates=(0.1, 1.0))
@@ -93,6 +88,7 @@ def test_a_study_without_masks(tmp_path, metric, name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("laid_out")
 def test_of_errors_the_lowest_is_the_best(tmp_path):
     page = report(tmp_path, datasets={"ages": [""]}, metric=ERROR, masks=False, rates=(0.1, 1.0), subjects=4)
     results = Results.of(tmp_path, read_records(tmp_path))
@@ -189,6 +185,7 @@ def test_the_report_tells_of_winner_and_reference(tmp_path):
     assert headline.index("Best on") < headline.index("None, the reference")
 
 
+@pytest.mark.usefixtures("laid_out")
 def test_nobody_learned_a_class(tmp_path):
     made = make_study(
         tmp_path, METHODS, {"liver": ["liver", "tumour"]}, rates=(0.1,), pictures=False, metric=DICE, subjects=4
@@ -265,6 +262,7 @@ def test_where_nothing_differs_that_is_said_too(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("laid_out")
 def test_the_table_of_methods(tmp_path):
     page = report(tmp_path, surveys=SURVEYS, metric=DICE)
     rows = page.table("What each method makes of the network")

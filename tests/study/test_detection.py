@@ -46,6 +46,7 @@ def test_norms_within_a_detector_are_replaced_and_counted(study, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("laid_out")
 def test_a_detector_is_studied_from_plan_to_report(study, tmp_path, capsys):
     workflow = study(write_detection(tmp_path))
     workflow.initialize()

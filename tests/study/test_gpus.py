@@ -132,7 +132,7 @@ def leave_number(run, settings):
 
 
 @pytest.mark.slow
-def test_workers_are_new_where_their_number_may_change(runs, tmp_path, monkeypatch, forked_workers):
+def test_workers_are_new_where_their_number_may_change(runs, tmp_path, monkeypatch, own_workers):
     """Those that loky keeps of many are any, perhaps all of one GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1_000_000)
     numbers = []

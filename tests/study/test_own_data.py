@@ -33,8 +33,9 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_pages_study_runs(workplace):
-    done = run_here(["study", "--config_file", "study.yaml", "--folds", "[0]"])
+    done = run_here(["study", "--config_file", "study.yaml", "--folds", "[0]", "--robustness", "false"])
     assert done.returncode == 0, done.stdout + done.stderr
     records = read_records(workplace / "study")
     failed = records.runs[records.runs["status"] != "finished"]

@@ -36,7 +36,9 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("robustness")
     write_data("short_axis", folder / "data")
     write_bundle("short_axis_3label", folder)
-    command(folder, robustness=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "_png", lambda figure: b"")
+        command(folder, robustness=False)
     return folder
 
 

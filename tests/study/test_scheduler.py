@@ -203,7 +203,7 @@ def test_overrides_do_not_replace_what_the_evaluation_sets(study, prepared, tmp_
     assert list(found.runs["test_dice"]) == list(scores), "the trained weights, not new ones"
 
 
-def test_a_worker_that_always_dies_is_alone_to_blame(prepared, tmp_path, forked_workers):
+def test_a_worker_that_always_dies_is_alone_to_blame(prepared, tmp_path, own_workers):
     poison = tmp_path / "poison.yaml"
     poison.write_text("initialize:\n  - $@learning_rate < 0.4 or os._exit(1)\n  - $@network\n")
     folder = tmp_path / "study"
@@ -256,9 +256,9 @@ def test_ended_twice_and_started_again(study, prepared, tmp_path):
     assert not list(folder.rglob(".seed_*"))
 
 
-def test_a_killed_worker_costs_no_run(study, prepared, tmp_path, forked_workers):
+def test_a_killed_worker_costs_no_run(study, prepared, tmp_path, own_workers):
     folder = tmp_path / "study"
-    done, _ = run_and_meanwhile(lambda: os.kill(forked_workers()[0], signal.SIGKILL), prepared, folder, **SHORT)
+    done, _ = run_and_meanwhile(lambda: os.kill(own_workers()[0], signal.SIGKILL), prepared, folder, **SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_undisturbed(folder, study)
 

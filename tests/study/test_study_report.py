@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import pickle
 import re
 import statistics
 from html.parser import HTMLParser
@@ -115,25 +116,18 @@ def write(folder, records):
     return Page(path.read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def laid_out(monkeypatch):
-    """Figures are laid out, which warns of what does not fit, and not painted."""
-
-    def png(figure):
-        figure.draw_without_rendering()
-        return b""
-
-    monkeypatch.setattr(document, "_png", png)
-
-
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    diverged = [("None", 0, 1.0), ("IN", 2, 0.1)]
-    records = make_study(folder, METHODS, rates=(0.1, 0.5, 1.0), subjects=4, diverged=diverged)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(document, "_DPI", 50)
-        return folder, records, write(folder, records)
+def study(shared):
+    def paint(folder):
+        diverged = [("None", 0, 1.0), ("IN", 2, 0.1)]
+        records = make_study(folder / "study", METHODS, rates=(0.1, 0.5, 1.0), subjects=4, diverged=diverged)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(document, "_DPI", 50)
+            page = write(folder / "study", records)
+        (folder / "made.pickle").write_bytes(pickle.dumps((records, page)))
+
+    folder = shared("study_report", paint)
+    return folder / "study", *pickle.loads((folder / "made.pickle").read_bytes())
 
 
 def choose(records, part):
