@@ -269,7 +269,7 @@ def test_a_schedule_with_a_rate_of_its_own_does_not_hide_a_grid_of_rates(tmp_pat
     overrides = {"max_epochs": 1, "lr_scheduler": {**one_cycle, "max_lr": 0.05}}
     keys = {"methods": "IN", "overrides": overrides, "learning_rates": [0.5], "attempts": 1}
     workflow = study(tmp_path, "dynunet", data["spleen"], **keys)
-    with pytest.raises(UserError, match="1 runs failed"):
+    with pytest.raises(UserError, match="^1 run failed"):
         run(workflow)
     (row,) = read_records(workflow.folder).runs.to_dict("records")
     message = "learning_rates 0.5: the schedule of the bundle has a rate of its own, and starts from 0.002."

@@ -53,7 +53,7 @@ def test_a_run_that_failed_when_it_was_done_again_has_failed(study, unpainted):
     assert len(found.runs) == len(before.runs)
     assert found.runs["status"].value_counts().to_dict() == {"finished": 3, "failed": 1}
     assert run.relative_to(study).as_posix() not in set(found.images["run"])
-    with pytest.raises(UserError, match="1 runs failed"):
+    with pytest.raises(UserError, match="^1 run failed"):
         report(study)
 
 

@@ -185,7 +185,7 @@ def test_a_failed_run_is_tried_again_and_told(prepared, tmp_path):
     overrides = SMALL["overrides"] | {"loss": {"_target_": "torch.nn.L1Loss", "reduction": "$1 / 0"}}
     done = run(prepared, folder, overrides=overrides, folds=[0])
     assert done.returncode == 1
-    assert "error: 2 runs failed, see above. Mend the cause; the same command tries them again." in done.stderr
+    assert "error: 2 runs failed, see above. Mend the cause; the same command does what is missing." in done.stderr
     assert "Traceback" not in done.stderr
     records = read_records(folder)
     assert list(records.runs["status"]) == ["failed", "failed"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from monai_iln.errors import UserError
 from monai_iln.study.records import read_records, write_tables
 from monai_iln.study.report.page import write_report
+from monai_iln.study.report.wording import count
 
 __all__ = ["report", "write_report"]
 
@@ -31,5 +32,7 @@ def report(folder: Path) -> Path:
         print(f"failed: {row['run']}: {row['message']}")
     print(f"report: {path}")
     if len(failed):
-        raise UserError(f"{len(failed)} runs failed, see above. Mend the cause; the same command tries them again.")
+        raise UserError(
+            f"{count(len(failed), 'run')} failed, see above. Mend the cause; the same command does what is missing."
+        )
     return path
