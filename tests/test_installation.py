@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,19 @@ def run(python, code, *arguments):
     """Run a program in an environment, in a folder where it finds nothing by chance."""
     command = [str(python), "-c", code, *arguments]
     return subprocess.run(command, cwd=python.parent, env=environment(), capture_output=True, text=True, check=False)
+
+
+def test_a_clone_is_found_from_the_folder_that_holds_it(tmp_path):
+    """An installed clone is a path of Python's: a finder would come after a folder that has the package's name."""
+    clone = tmp_path / "monai_iln"
+    ignored = shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__", "tests", "bundles", "docs")
+    shutil.copytree(ROOT, clone, ignore=ignored)
+    build = "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=clone, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("monai_iln-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = [name for name in archive.namelist() if name.endswith(".pth")]
+        assert archive.read(path).decode().split() == [str(clone)]
 
 
 USES = """

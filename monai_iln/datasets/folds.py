@@ -73,7 +73,7 @@ def listed_folds(subjects: Mapping[str, str], lists: Sequence[Sequence[str]]) ->
     """
     folds: dict[str, int] = {}
     for fold, members in enumerate(lists):
-        for name in members:
+        for name in (normalize("NFC", member) for member in members):  # as subjects are called
             if folds.setdefault(name, fold) != fold:
                 raise UserError(
                     f"{name} is listed in the folds {folds[name]} and {fold}. A subject has one: choose it."
@@ -111,4 +111,4 @@ def read_fold_lists(path: Path | str) -> list[list[str]]:
             f"{path}: cannot be read as folds ({error}). It holds one list of subjects for each fold, as JSON: "
             '[["SC-N-02", "SC-N-03"], ["SC-N-05"]]. Write it so.'
         ) from error
-    return [[normalize("NFC", name) for name in fold] for fold in lists]  # as subjects are called
+    return lists

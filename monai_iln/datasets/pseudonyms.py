@@ -14,6 +14,7 @@ import secrets
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from monai_iln.datasets.datalist import FILE_NAME, read_datalist
 from monai_iln.datasets.formats.listing import refuse_special
@@ -109,7 +110,8 @@ def _read(key: Path) -> dict[str, str]:
         )
     known = {pseudonym: pseudonym for pseudonym in pseudonyms}
     for pseudonym, subject in rows:
-        known.setdefault(subject, pseudonym)  # of two for one subject, drawn at the same time, the first counts
+        # Of two for one subject, drawn at the same time, the first counts. Subjects are called so.
+        known.setdefault(normalize("NFC", subject), pseudonym)
     return known
 
 

@@ -50,6 +50,7 @@ class Pacs:
         self._structures = structures
         self._stacks: dict[str, PacsStack] = {}
         self._slices: dict[str, dict[str, Any]] = defaultdict(dict)  # by study: series of one slice, and their sizes
+        self._damaged: dict[str, set[Any]] = defaultdict(set)  # by study: the sizes of series that are no stacks
         self._labels: dict[str, list[PacsLabel]] | None = None
         self._listed = float("-inf")
 
@@ -60,6 +61,7 @@ class Pacs:
                 found = self.client.search_for_series(search_filters=self.search_filter)
                 self._stacks, self.unfit, self._labels = {}, {}, None
                 self._slices.clear()
+                self._damaged.clear()
                 for series in found:
                     self._add(series, known)
                 self._join(known)
@@ -137,6 +139,8 @@ class Pacs:
             self.unfit[series] = known[series]["reason"]
         if known[series]["is_slice"]:
             self._slices[study][series] = images
+        elif known[series]["reason"]:
+            self._damaged[study].add(images)
         for image_id, instances in known[series]["stacks"]:
             self._stacks[image_id] = PacsStack(image_id, study, series, tuple(instances), (series,) * len(instances))
 
@@ -144,7 +148,7 @@ class Pacs:
         """Take the cines into the list that are stored as a series for each slice."""
         for study, slices in self._slices.items():
             name = f"{study} joined"
-            if len(slices) < 2:
+            if len(slices) < 2 or self._damaged[study] & {*slices.values()}:  # one may be a slice of the cine
                 continue
             if None in slices.values() or known.get(name, {}).get("images") != slices:
                 headers = {series: self.client.retrieve_series_metadata(study, series) for series in slices}

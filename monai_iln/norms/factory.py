@@ -44,7 +44,7 @@ def check_norm(norm: Any) -> None:
         >>> check_norm("INL")
         Traceback (most recent call last):
             ...
-        monai_iln.errors.UserError: norm 'INL' is unknown. Did you mean 'ILN'? MONAI's norms are: ...
+        monai_iln.errors.UserError: norm 'INL' is unknown. Did you mean 'ILN'? The norms with a name are: ...
     """
     if norm is None:
         return
@@ -59,7 +59,7 @@ def check_norm(norm: Any) -> None:
     names = sorted(Norm.names)
     if name.strip().upper() not in names:
         hint = did_you_mean(name.strip(), names)
-        raise UserError(f"norm {name!r} is unknown.{hint} MONAI's norms are: {', '.join(names)}.")
+        raise UserError(f"norm {name!r} is unknown.{hint} The norms with a name are: {', '.join(names)}.")
 
 
 def norm_class(norm: Any, spatial_dims: int) -> type[nn.Module]:

@@ -130,7 +130,7 @@ def read_cases(path: Path, subject: str | None = None, num_folds: int = 5) -> Ca
         path = path / "datalist.json"
     require(path.is_file(), f"{path}: no such file", "a datalist is a JSON file", "correct its path")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
         items = document["training"]
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise TypeError("'training' is no list of items")

@@ -275,12 +275,12 @@ class TrialProgress(_Watch):
     Args:
         run: The run that is tried.
         folder: The folder that it works in.
-        steps: The number of steps of each epoch.
+        steps: The largest number of steps of its epoch.
     """
 
     def __init__(self, run: Run, folder: Path, steps: int) -> None:
         self.folder = folder
-        self._news = [f"dry run: a trial of {run}, {steps} steps an epoch"]
+        self._news = [f"dry run: a trial of {run}, one epoch of at most {steps} steps"]
         self._counted = False
         self._begun = time.monotonic()
         self._told = 0.0

@@ -54,7 +54,7 @@ def _require_datalist(path: Path, bundle: Bundle) -> None:
     """Tell the study's ``dataset_dir`` from that of a bundle, where it names no datalist."""
     own = bundle.ids.get("dataset_dir")
     require(
-        bundle.takes_grid or own is None or path.is_file() or (path / DATALIST).is_file(),
+        bundle.takes_grid or own is None or not path.is_dir() or (path / DATALIST).is_file(),
         f"dataset_dir {path}: no {DATALIST} lies there",
         "this key names the cases of a study, and not the folder of the bundle's own list",
         f"give the cases with --datalist FILE, or the folder with --overrides '{{{own}: {path}}}'",

@@ -283,7 +283,7 @@ def _shared(test: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """The images over the seeds and folds that two methods have, of all methods that have them.
 
     These are all folds of the seeds that are complete, or of one split all seeds of the folds that are: of which there
-    are more runs.
+    are more runs. A single fold tells nothing of luck, and is taken only where no seed is complete.
     """
     runs = test[["method", "split", "seed", "fold"]].drop_duplicates()
     pair = runs[runs["method"].isin([first, second])]
@@ -291,7 +291,8 @@ def _shared(test: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     of_seeds, of_folds = both["seed"].value_counts(), both["fold"].value_counts()
     folds = pd.Index(pair["fold"].unique())
     seeds, whole = of_seeds.index[of_seeds == len(folds)], of_folds.index[of_folds == len(of_seeds)]
-    if pair["split"].nunique() == 1 and len(whole) * len(of_seeds) >= len(seeds) * len(folds):
+    has_more = len(whole) * len(of_seeds) >= len(seeds) * len(folds) and (len(whole) > 1 or seeds.empty)
+    if pair["split"].nunique() == 1 and has_more:
         seeds, folds = of_seeds.index, whole
     counts = runs.loc[runs["seed"].isin(seeds) & runs["fold"].isin(folds), "method"].value_counts()
     methods = counts.index[counts == len(seeds) * len(folds)]

@@ -63,6 +63,7 @@ def test_lists_of_other_programs(tmp_path):
     path = tmp_path / "folds.json"
     path.write_text(json.dumps([["Jose\u0301"], ["b"]], ensure_ascii=False), encoding="utf-8-sig")
     assert listed_folds({"Jos\u00e9": "", "b": ""}, read_fold_lists(path)) == {"Jos\u00e9": 0, "b": 1}
+    assert listed_folds({"Jos\u00e9": "", "b": ""}, [["Jose\u0301"], ["b"]]) == {"Jos\u00e9": 0, "b": 1}
 
 
 @pytest.mark.parametrize(

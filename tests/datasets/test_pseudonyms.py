@@ -30,6 +30,11 @@ def test_the_same_in_every_call(key):
     assert not any("mith" in name for name in first.values())
 
 
+def test_accents_that_are_characters_of_their_own(key):
+    key.write_text("pseudonym,subject\ns0123456789,Jose\u0301\n", encoding="utf-8")
+    assert draw_pseudonyms(key, ["Jos\u00e9"]) == {"Jos\u00e9": "s0123456789"}
+
+
 def test_another_key_gives_other_pseudonyms(tmp_path):
     drawn = [draw_pseudonyms(tmp_path / name, ["Smith"])["Smith"] for name in ("a.csv", "b.csv")]
     assert drawn[0] != drawn[1]

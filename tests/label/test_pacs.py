@@ -1,6 +1,9 @@
 """Series of a PACS and DICOM segmentations, without a PACS: what the server makes of one is dicomweb_round.py's."""
 
+import importlib
 import json
+import sys
+from unittest.mock import MagicMock
 
 import nibabel as nib
 import numpy as np
@@ -332,6 +335,44 @@ def test_a_series_for_each_slice_is_one_cine(subject):
     told["1.4"].pop()
     with pytest.raises(UserError, match="2 to 3 images for each of 4 slices"):
         join_series("1.1", told)
+
+
+@pytest.fixture
+def pacs_module(monkeypatch):
+    """The module that asks a PACS, without MONAI Label and the client, which have an environment of their own."""
+    for name in ("dicomweb_client", "dicomweb_client.ext", "dicomweb_client.ext.gcp", "dicomweb_client.session_utils"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    for name in ("dicomweb_client.ext.gcp.session_utils", "monailabel", "monailabel.datastore"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    settings = MagicMock(MONAI_LABEL_DICOMWEB_CACHE_EXPIRY=60, MONAI_LABEL_DICOMWEB_SEARCH_FILTER={"Modality": "MR"})
+    monkeypatch.setitem(sys.modules, "monailabel.config", MagicMock(settings=settings))
+    monkeypatch.setitem(sys.modules, "monailabel.datastore.dicom", MagicMock())
+    yield importlib.import_module("monai_iln.label.pacs")
+    sys.modules.pop("monai_iln.label.pacs")
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_cine_one_of_whose_slices_is_damaged_is_not_joined(subject, tmp_path, pacs_module, is_damaged):
+    """Without its first slice it would be offered as a whole one, with smaller volumes."""
+    cine = headers(file for file in subject if "CINESAX" in file.parent.name)
+    series = {f"1.{2 + number}": cine[3 * number : 3 * number + 3] for number in range(4)}
+    if is_damaged:
+        series["1.2"][1].pop("00200032")
+
+    class Server:
+        def search_for_series(self, **_):
+            tags = {"0020000D": "1.1", "00201209": 3}
+            return [{tag: {"Value": [value]} for tag, value in {**tags, "0020000E": name}.items()} for name in series]
+
+        def retrieve_series_metadata(self, study, name):
+            return series[name]
+
+    pacs = pacs_module.Pacs(Server(), tmp_path / "series.json", ["left ventricle"])
+    stacks = pacs.stacks()
+    assert {name: len(stack.instances) for name, stack in stacks.items()} == (
+        {} if is_damaged else {"1.2_phase1": 4, "1.2_phase2": 4, "1.2_phase3": 4}
+    )
+    assert len(pacs.unfit) == (4 if is_damaged else 0)
 
 
 def list_until_it_fails(file):

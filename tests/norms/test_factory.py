@@ -71,7 +71,7 @@ def test_known_norms(norm):
     [
         ("INL", "'INL' is unknown. Did you mean 'ILN'"),
         (("instnce", {}), "Did you mean 'INSTANCE'"),
-        ("zzz", r"'zzz' is unknown. MONAI's norms are: BATCH, "),
+        ("zzz", r"'zzz' is unknown. The norms with a name are: BATCH, "),
         ({"name": "ILN"}, "no valid form"),
         (("ILN", 8), "no valid form"),
     ],

@@ -11,6 +11,7 @@ from torch import nn
 from monai_iln.errors import UserError
 from monai_iln.networks import PaperUNet
 from monai_iln.norms import ILN, make_norm, parameter_groups, plot_gates, read_gates
+from monai_iln.norms.projection import clip
 
 CONTENTS = [("ILN", ["rho"]), ("BIN", ["rho"]), ("SWITCHABLE", ["mean_weight", "var_weight"])]
 
@@ -197,3 +198,11 @@ def test_a_plot_without_matplotlib_is_one_message(monkeypatch):
 def test_nothing_to_plot(history):
     with pytest.raises(UserError, match="history is empty: .* Remedy: collect read_gates"):
         plot_gates(history)
+
+
+def test_clipped_gates_have_their_gradient_at_the_ends():
+    """It is 1 in the closed interval; that of torch's clamp is 0 at its ends since torch 2.14."""
+    rho = torch.tensor([-0.5, 0.0, 0.3, 1.0, 1.5], dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(clip(rho), rho, torch.tensor([2.0, -3.0, 5.0, 7.0, 11.0], dtype=torch.float64))
+    assert grad.tolist() == [0.0, -3.0, 5.0, 7.0, 0.0]
+    assert clip(rho).tolist() == [0.0, 0.0, 0.3, 1.0, 1.0]

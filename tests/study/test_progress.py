@@ -266,7 +266,7 @@ def test_a_dry_run_is_never_silent_for_ten_seconds(tmp_path, clock, capfd):
     assert all(later - earlier < 10 for earlier, later in zip(times, [*times[1:], 1060.0], strict=True))
     lines = [line for _, line in said]
     assert lines[:2] == [
-        "dry run: a trial of data, ILN, fold 0, rate 0.1, seed 0, 8 steps an epoch",
+        "dry run: a trial of data, ILN, fold 0, rate 0.1, seed 0, one epoch of at most 8 steps",
         "dry run: starting, after 8 s",
     ]
     assert "dry run: it takes 400 steps in all" in lines

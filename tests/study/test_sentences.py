@@ -157,9 +157,12 @@ def test_what_one_seed_shows():
     said = chance_sentence(one)
     assert "has a standard deviation of 0.0300 between subjects and 0.0100 between folds. " in said
     none = chance_sentence(replace(one, components=replace(sd, fold=0.0)))
-    assert "has a standard deviation of 0.0300 between subjects; too little to tell between folds. " in none
+    assert "has a standard deviation of 0.0300 between subjects; between folds it is too small to estimate. " in none
     nothing = chance_sentence(replace(one, components=Components(subject=0.0, fold=0.0)))
-    assert "the difference of two methods varies too little to tell between subjects and between folds. " in nothing
+    assert (
+        "the difference of two methods varies too little between subjects and between folds to be estimated. "
+        in nothing
+    )
     assert "finds" not in nothing
     millimetres = chance_sentence(one, METRICS["asd_mm"])
     assert "of 0.030 mm between subjects and 0.010 mm between folds. " in millimetres

@@ -217,3 +217,21 @@ def test_equal_methods_share_their_ranks():
 def test_ranks_without_an_estimate_are_missing():
     images = images_of({"A": 0.0, "B": 0.1}, folds=1)
     assert rank_chances(estimate(images, "dice", "A")).isna().to_numpy().all()
+
+
+def test_a_method_that_lost_its_runs_of_hard_seeds_is_not_the_best_for_it():
+    """B is worse than A in each run that both have, and lacks runs of the seeds whose scores are low."""
+    images = images_of({"A": 0.0, "B": -0.01, "C": -0.02}, noise=0.001)
+    images["dice"] -= 0.1 * (images["seed"] > 0)
+    lost = (images["method"] == "B") & (images["seed"] > 0) & (images["fold"] > 0)
+    assert images[~lost].groupby("method")["dice"].mean().idxmax() == "B"
+    winner = find_winner(images[~lost], "A")
+    assert (winner.by_mean, winner.by_rank) == ("A", "A")
+    assert winner.means["A"] - winner.means["B"] == pytest.approx(0.01, abs=0.002)
+
+
+def test_a_complete_seed_is_compared_rather_than_a_single_fold():
+    images = images_of({"A": 0.0, "B": 0.03}, seeds=2, folds=2, noise=0.001)
+    lost = (images["method"] == "B") & (images["seed"] == 0) & (images["fold"] == 1)
+    (row,) = judge(images[~lost], "A")
+    assert (row.answer, row.seeds, row.folds) == ("worse", 1, 2)

@@ -53,7 +53,7 @@ def chance_sentence(chance: Chance, metric: Metric = METRICS["dice"]) -> str:
     if parts:
         text += f"has a standard deviation of {join(parts)}" + ("; " if small else ".")
     if small:
-        text += f"{'' if parts else 'varies '}too little to tell {small}."
+        text += f"{small} it is too small to estimate." if parts else f"varies too little {small} to be estimated."
     if chance.seeds == 1:
         text += " With one seed, folds stand for folds and trainings together, and that is only honest if the "
         text += "trainings of all methods are alike in noise."
@@ -152,7 +152,7 @@ def _ranks(results: Results) -> Table | None:
     )
     lacking = [name for name in results.shown_methods if any(name not in frame["method"].array for frame in frames)]
     if lacking:
-        caption += f" Without {join(lacking)}, of which runs are missing."
+        caption += f" Left out, since runs are missing: {join(lacking)}."
     header = ["Method", *(f"rank {number}" for number in range(1, most + 1))]
     return Table("rank_chances", caption, header, rows, pd.concat(frames))
 

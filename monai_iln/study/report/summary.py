@@ -79,7 +79,16 @@ def _what_was_compared(results: Results) -> str:
         told.append("1 has not been run")
     elif left:
         told.append(f"{left} have not been run")
-    return f"{text} Of its {count(total, 'run')} {join(told)}."
+    return f"{text} Of its {count(total, 'run')} {join(told)}.{_length(results)}"
+
+
+def _length(results: Results) -> str:
+    """How long the runs trained, in a sentence."""
+    steps = results.runs["steps"].dropna()
+    if steps.empty:
+        return ""
+    least, most = f"{steps.min():,.0f}", f"{steps.max():,.0f}"
+    return f" A run trained for {least if least == most else f'{least} to {most}'} steps."
 
 
 def _dataset(results: Results, name: str) -> str:

@@ -147,7 +147,7 @@ def find_winner(
         margin: The difference that does not matter.
     """
     images = _with_scores(_complete_seeds(images), metric)
-    scores = subject_scores(images, metric)
+    scores = subject_scores(_with_scores(_common_runs(images), metric), metric)
     common = scores[np.isfinite(scores.to_numpy(float)).all(axis=1)]
     if common.shape[1] < 2 or common.empty:
         return None
@@ -167,6 +167,18 @@ def _complete_seeds(images: pd.DataFrame) -> pd.DataFrame:
     counts = runs["seed"].value_counts()
     complete = counts.index[counts == whole]
     return images[images["seed"].isin(complete)] if 2 * len(complete) >= len(counts) else images
+
+
+def _common_runs(images: pd.DataFrame) -> pd.DataFrame:
+    """The images of the seeds and folds that all methods have: one without its runs of a hard seed would seem better.
+
+    All images where all methods have none.
+    """
+    runs = images[["method", "seed", "fold"]].drop_duplicates()
+    counts = runs[["seed", "fold"]].value_counts()
+    common = counts.index[counts == runs["method"].nunique()]
+    kept = images[pd.MultiIndex.from_frame(images[["seed", "fold"]]).isin(common)]
+    return images if kept.empty else kept
 
 
 def _with_scores(images: pd.DataFrame, metric: Metric) -> pd.DataFrame:
