@@ -88,7 +88,8 @@ def _length(results: Results) -> str:
     if steps.empty:
         return ""
     least, most = f"{steps.min():,.0f}", f"{steps.max():,.0f}"
-    return f" A run trained for {least if least == most else f'{least} to {most}'} steps."
+    many = least if least == most else f"{least} to {most}"
+    return f" A run trained for {many} steps."
 
 
 def _dataset(results: Results, name: str) -> str:
