@@ -73,7 +73,8 @@ def listed_folds(subjects: Mapping[str, str], lists: Sequence[Sequence[str]]) ->
     """
     folds: dict[str, int] = {}
     for fold, members in enumerate(lists):
-        for name in (normalize("NFC", member) for member in members):  # as subjects are called
+        for member in members:
+            name = normalize("NFC", member)  # as subjects are called
             if folds.setdefault(name, fold) != fold:
                 raise UserError(
                     f"{name} is listed in the folds {folds[name]} and {fold}. A subject has one: choose it."
