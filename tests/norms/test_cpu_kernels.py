@@ -162,6 +162,33 @@ def test_squares_that_overflow(memory_format):
 
 @needs_numba
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_channel_whose_squares_overflow_costs_others_no_digits(memory_format):
+    x = random(2, C, 70, 80) - 0.5
+    x[:, 1:6] *= 1e-3
+    x[:, 6:] += 1e3
+    x[0, 0, :5] *= 1e25  # in the first block alone
+    alone = ILN_MIXTURE._replace(num_groups=C, eps=1e-12)  # instance norm: no channel counts for another
+    operands = (x.contiguous(memory_format=memory_format), *make(x.shape, alone)[1:])
+    actual, expected = run(BACKENDS[0], operands, torch.float32), truth(operands, torch.float32)
+    for channel in range(C):  # each by its own size
+        assert_same([actual[0][:, channel]], [expected[0][:, channel]], 1e-5)
+        scale = expected[1][:, channel].abs().max()
+        assert_same([actual[1][:, channel] / scale], [expected[1][:, channel] / scale], 1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.__name__.split(".")[-1])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("pattern", ["the first rows", "the last rows", "every other"])
+def test_parts_of_a_map_far_from_one_another(backend, memory_format, pattern):
+    x, *others = make((2, C, 200, 100), ILN_MIXTURE)
+    rows = {"the first rows": slice(0, 20), "the last rows": slice(180, 200), "every other": slice(0, 200, 2)}[pattern]
+    x[:, :, rows] += 1e4
+    operands = ((x + 1e4).contiguous(memory_format=memory_format), *others)
+    assert_same(run(backend, operands, torch.float32), truth(operands, torch.float32), 1e-5)
+
+
+@needs_numba
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
 def test_any_number_of_threads_gives_the_same(threads, mixture, memory_format):
     operands = make((2, C, 70, 80), mixture, memory_format=memory_format)

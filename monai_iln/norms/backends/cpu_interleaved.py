@@ -16,54 +16,64 @@ from monai_iln.norms.backends.cpu_maps import SMALL, find_block, share, vectoriz
 
 @compiled
 def interleaved_moments(x, partial, scratch, a, thread, threads):
-    """Mean and squared deviations of each channel in each block."""
+    """Mean and squared deviations of each channel in each block, as in :mod:`~monai_iln.norms.backends.cpu_rows`."""
+    near, wanted = scratch[0], scratch[3]
     first, last = share(a, thread, threads)
+    sample = -1
     for block in range(first, last):
         start, stop, k, i = find_block(block, a)
-        if not moments(x[start:stop], 1.0, scratch, partial[0, k], partial[1, k], i, a.channels):
-            moments(x[start:stop], SMALL, scratch, partial[0, k], partial[1, k], i, a.channels)
+        means, squares = partial[0, k, i : i + a.channels], partial[1, k, i : i + a.channels]
+        if i != sample:
+            fill(near, 0)
+            fill(wanted, 1)
+            moments(x[start:stop], 1.0, scratch, means, squares)
+        sample = i
+        if not moments(x[start:stop], 1.0, scratch, means, squares):
+            for c in range(a.channels):  # scaled, the squares of the others would be too small to have all digits
+                wanted[c] = not math.isfinite(squares[c])
+            fill(near, 0)
+            for _ in range(2):
+                moments(x[start:stop], SMALL, scratch, means, squares)
+            sample = -1
 
 
 @vectorized
-def moments(x, scale, scratch, means, squares, first, channels):
-    """Write mean and squared deviations of each channel, from sums of ``scale * x``; return whether all are finite."""
-    centre, rest, square = scratch[0], scratch[1], scratch[2]
-    factor, count = x.dtype.type(scale), x.size // channels
-    fill(centre, 0)
-    fill(rest, 0)
+def moments(x, scale, scratch, means, squares):
+    """Write mean and squared deviations of each wanted channel; return whether all are finite.
+
+    The sums are those of the deviations from ``near``, multiplied by ``scale``. Afterwards ``near`` has the means.
+    """
+    near, total, square, wanted = scratch[0], scratch[1], scratch[2], scratch[3]
+    factor, channels = x.dtype.type(scale), means.size
+    fill(total, 0)
     fill(square, 0)
-    for p in range(0, x.size, centre.size):
-        row = x[p : p + centre.size]
+    for p in range(0, x.size, near.size):
+        row = x[p : p + near.size]
         for c in range(row.size):
-            centre[c] += factor * row[c]
-    fold(centre, channels)
-    for c in range(channels):
-        centre[c] /= x.dtype.type(count)
-    repeat(centre, channels)
-    for p in range(0, x.size, centre.size):
-        row = x[p : p + centre.size]
-        for c in range(row.size):
-            deviation = factor * row[c] - centre[c]
-            rest[c] += deviation
+            deviation = factor * row[c] - near[c]
+            total[c] += deviation
             square[c] += deviation * deviation
-    fold(rest, channels)
+    fold(total, channels)
     fold(square, channels)
-    total = 0.0
+    all_squares = 0.0
     for c in range(channels):
-        shift = rest[c] / np.float64(count)
-        means[first + c] = (centre[c] + shift) / scale
-        squares[first + c] = (square[c] - rest[c] * shift) / scale / scale
-        total += squares[first + c]
-    return math.isfinite(total)
+        shift = total[c] / np.float64(x.size // channels)
+        if wanted[c] != 0:
+            means[c] = (near[c] + shift) / scale
+            squares[c] = (square[c] - total[c] * shift) / scale / scale
+        all_squares += squares[c]
+        near[c] += shift
+    repeat(near, channels)
+    return math.isfinite(all_squares)
 
 
 @vectorized
 def interleaved_apply(x, y, rounded, scratch, a, thread, threads):
-    """``y = A (x - m) + B``, backwards: the last blocks of the statistics are still in the cache."""
+    """``y = A (x - m) + B``."""
     centres, slopes, offsets = scratch[0], scratch[1], scratch[2]
     current = -1
     first, last = share(a, thread, threads)
-    for block in range(last - 1, first - 1, -1):
+    for block in range(first, last):
         start, stop, _, i = find_block(block, a)
         if i != current:
             expand(rounded, scratch, i, a)
@@ -100,11 +110,11 @@ def interleaved_sums(grad, x, rounded, partial, scratch, a, thread, threads):
 
 @vectorized
 def interleaved_gradient(grad, x, grad_x, rounded, scratch, a, thread, threads):
-    """``dx = A dy + dm / S + 2 dv (x - m) / S``, backwards."""
+    """``dx = A dy + dm / S + 2 dv (x - m) / S``."""
     centres, slopes, tilts, shifts, scales = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     current = -1
     first, last = share(a, thread, threads)
-    for block in range(last - 1, first - 1, -1):
+    for block in range(first, last):
         start, stop, _, i = find_block(block, a)
         if i != current:
             expand(rounded, scratch, i, a)
