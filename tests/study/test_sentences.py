@@ -126,7 +126,8 @@ def test_an_interval_that_excludes_0_is_no_evidence_by_itself():
     assert told.endswith("An interval that excludes 0 is not corrected for the number of comparisons; p is.")
     fewer = replace(BETTER, other="LN", answer="unknown", subjects=4, folds=1, seeds=3)
     assert f"with {SIZE} that is no proof" in tell("unknown", [fewer, replace(BETTER, answer="unknown")])
-    assert "not corrected" not in tell("unknown", [replace(BETTER, answer="unknown", low=-0.1)])
+    for low in (-0.1, 0.0):  # an end at 0 does not exclude it
+        assert "not corrected" not in tell("unknown", [replace(BETTER, answer="unknown", low=low)])
 
 
 def test_sentences_stand_where_a_table_tells_less():

@@ -11,7 +11,7 @@ from monai_iln.study.metric import METRICS, metric_of
 from monai_iln.study.report.winners import find_winner
 from monai_iln.study.selection import scores_of_runs
 from monai_iln.study.statistics import holm
-from monai_iln.study.verdicts import default_margin, estimate, judge, over_structures, rank_chances
+from monai_iln.study.verdicts import Verdict, _answer, default_margin, estimate, judge, over_structures, rank_chances
 
 
 def images_of(effects, seeds=3, folds=4, subjects=24, noise=0.004, new=False, column="dice", rng=0):
@@ -48,6 +48,21 @@ def test_each_answer_is_given(new):
     without = {row.other: row.answer for row in judge(images, "A")}
     assert without["same"] == "unknown"
     assert without["little"] == "better"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "answer"),
+    [
+        (-0.01, 0.01, 0.001, "equal"),  # an interval that touches the margin lies within it
+        (-0.011, 0.01, 0.001, "better"),
+        (-0.01, 0.011, 0.001, "better"),
+        (-0.02, 0.02, 0.05, "unknown"),  # p must be below the level
+        (-0.02, 0.02, 0.049, "better"),
+    ],
+)
+def test_what_lies_on_a_threshold(low, high, p, answer):
+    row = Verdict("", "", "dice", "A", "B", 6, 3, 2, 0.9, 0.8, 0.1, low_90=low, high_90=high, p_holm=p)
+    assert _answer(row, METRICS["dice"], 0.01) == answer
 
 
 def test_numbers_are_those_of_the_estimate():
@@ -106,6 +121,28 @@ def test_runs_that_were_lost_of_different_seeds_cost_no_other_seed(new):
     assert sizes == {"B": (2, 4, 24), "C": (2, 4, 24) if new else (3, 3, 18)}
     assert find_winner(images, "A").by_mean == "B"
     assert [row.seeds for row in find_winner(images, "A").verdicts] == [2, 1 if new else 3]  # A, C
+
+
+def test_the_winner_is_of_the_seeds_that_are_complete_unless_most_are_not():
+    images = images_of({"A": 0.0, "B": 0.02, "C": 0.01}, seeds=4)
+    lost = (images["method"] == "C") & (images["fold"] == 1)
+    half, most = (images[~lost | (images["seed"] < complete)] for complete in (2, 1))
+    assert [row.seeds for row in find_winner(half, "A").verdicts] == [2, 2]
+    assert [row.seeds for row in find_winner(most, "A").verdicts] == [4, 4]
+
+
+def test_two_whole_methods_keep_their_seeds_though_with_fewer_more_methods_were_whole():
+    images = images_of({"A": 0.0, "B": 0.02, "C": 0.01}, seeds=4)
+    images = images[(images["method"] != "C") | (images["seed"] < 3) | (images["fold"] != 1)]
+    pool = estimate(images, "dice", "A")
+    assert (pool.methods, pool.seeds) == (("A", "B"), 4)
+
+
+def test_of_as_many_runs_those_of_all_seeds_are_compared():
+    images = images_of({"A": 0.0, "B": 0.02, "C": 0.01}, folds=3)
+    lost = (images["method"] == "C") & (images["fold"] == 1) & (images["seed"] == 2)
+    row = next(row for row in judge(images[~lost], "A") if row.other == "C")
+    assert (row.seeds, row.folds) == (3, 2)  # and not 2 seeds with 3 folds
 
 
 def test_a_method_under_way_is_compared_over_its_complete_seeds():
@@ -230,8 +267,9 @@ def test_a_method_that_lost_its_runs_of_hard_seeds_is_not_the_best_for_it():
     assert winner.means["A"] - winner.means["B"] == pytest.approx(0.01, abs=0.002)
 
 
-def test_a_complete_seed_is_compared_rather_than_a_single_fold():
-    images = images_of({"A": 0.0, "B": 0.03}, seeds=2, folds=2, noise=0.001)
+@pytest.mark.parametrize("others", [{}, {"C": 0.0}], ids=["two methods", "three"])
+def test_a_complete_seed_is_compared_rather_than_a_single_fold(others):
+    images = images_of({"A": 0.0, "B": 0.03, **others}, seeds=2, folds=2, noise=0.001)
     lost = (images["method"] == "B") & (images["seed"] == 0) & (images["fold"] == 1)
-    (row,) = judge(images[~lost], "A")
-    assert (row.answer, row.seeds, row.folds) == ("worse", 1, 2)
+    row = judge(images[~lost], "A")[0]
+    assert (row.other, row.answer, row.seeds, row.folds) == ("B", "worse", 1, 2)
