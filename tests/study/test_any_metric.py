@@ -10,7 +10,7 @@ from make_study import make_study
 from test_study_report import Page
 
 from monai_iln.study.records import read_records
-from monai_iln.study.report import fairness, winners, write_report
+from monai_iln.study.report import fairness, provenance, winners, write_report
 from monai_iln.study.report.comparisons import comparison_sentence
 from monai_iln.study.report.overlays import has_masks, pick_cases
 from monai_iln.study.report.results import Results
@@ -301,6 +301,17 @@ def test_what_one_seed_and_one_fold_can_show_is_said(tmp_path):
 
 
 # words
+
+
+def test_the_command_is_told_with_the_folder_that_its_paths_are_relative_to(tmp_path):
+    told = [
+        block.text for block in provenance.blocks(results_of(tmp_path, command="monai-iln study --datalist a"))[-2:]
+    ]
+    assert "this command does what is missing" in told[0]
+    placed = results_of(tmp_path / "placed", command="monai-iln study --datalist a", working_dir="/data/mine")
+    told = [block.text for block in provenance.blocks(placed)[-2:]]
+    assert "this command, given in /data/mine, does what is missing" in told[0]
+    assert told[1] == "monai-iln study --datalist a"
 
 
 def test_sentences_name_the_metric():
