@@ -1,6 +1,7 @@
 """What a study says of two methods: better, worse, practically equal, or not known."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,8 @@ import pytest
 from monai_iln.study.chance import estimate_chance
 from monai_iln.study.metric import METRICS, metric_of
 from monai_iln.study.report.winners import find_winner
-from monai_iln.study.selection import scores_of_runs
-from monai_iln.study.statistics import holm
+from monai_iln.study.selection import scores_of_runs, subject_scores
+from monai_iln.study.statistics import compare, holm
 from monai_iln.study.verdicts import Verdict, _answer, default_margin, estimate, judge, over_structures, rank_chances
 
 
@@ -79,6 +80,8 @@ def test_numbers_are_those_of_the_estimate():
     assert [row.p_holm for row in rows] == holm([row.p for row in rows])
     every = judge(images, "B", every_pair=True)
     assert [row.p_holm for row in every] == holm([*(row.p for row in rows), chance.between("A", "C").p])[:2]
+    by_ranks = compare(subject_scores(images), "B", every_pair=True)
+    assert [row.p_subjects for row in every] == [row.p_holm for row in by_ranks]
 
 
 def test_of_an_error_the_lower_one_is_better():
@@ -138,6 +141,22 @@ def test_two_whole_methods_keep_their_seeds_though_with_fewer_more_methods_were_
     assert (pool.methods, pool.seeds) == (("A", "B"), 4)
 
 
+@pytest.mark.parametrize(
+    ("has", "methods", "seeds"),
+    [
+        ({"B": (0, 1, 2), "C": (3,), "D": (3,)}, ("A", "B"), 3),  # 6 runs a fold, and not 3 with one seed
+        ({"B": (0, 1, 2), "C": (0, 1), "D": (0, 1), "E": (0, 1)}, ("A", "B", "C", "D", "E"), 2),  # 10, and not 6
+    ],
+)
+def test_where_no_other_method_is_whole_the_most_runs_count(has, methods, seeds):
+    images = images_of(dict.fromkeys("ABCDE"[: len(has) + 1], 0.0), seeds=4)
+    whole = [
+        method == "A" or seed in has[method] for method, seed in zip(images["method"], images["seed"], strict=True)
+    ]
+    pool = estimate(images[np.array(whole) | (images["fold"] != 1)], "dice", "A")
+    assert (pool.methods, pool.seeds) == (methods, seeds)
+
+
 def test_of_as_many_runs_those_of_all_seeds_are_compared():
     images = images_of({"A": 0.0, "B": 0.02, "C": 0.01}, folds=3)
     lost = (images["method"] == "C") & (images["fold"] == 1) & (images["seed"] == 2)
@@ -193,6 +212,7 @@ def test_a_method_without_a_common_run():
     apart = images[(images["method"] == "A") == (images["seed"] == 0)]
     (row,) = judge(apart, "A")
     assert (row.answer, row.reason) == ("untested", "they have no run of a fold and seed in common")
+    assert find_winner(apart, "A").subjects == 24  # by all that there is
     assert judge(images, "C") == []
     assert judge(images[images["method"] == "A"], "A") == []
 
@@ -217,6 +237,8 @@ def test_the_mean_over_structures_counts_what_all_methods_have():
     first = images_of({"A": 0.0, "B": 0.02})
     second = first.assign(structure="RV", dice=first["dice"] / 2)
     both = over_structures(pd.concat([first, second]))
+    texts = dict.fromkeys(["dataset", "method", "structure", "subject"], "category")  # as records have them
+    pd.testing.assert_frame_equal(over_structures(pd.concat([first, second]).astype(texts)), both)
     keys = ["method", "seed", "subject"]
     merged = both.merge(first, on=keys)
     assert len(merged) == len(first)
@@ -241,6 +263,17 @@ def test_ranks_are_as_firm_as_the_differences():
     two = estimate_chance(*scores_of_runs(images_of({"A": 0.0, "B": 0.0}))).between("A", "B")
     assert pair.loc["A", 1] == pytest.approx(1 - two.p / 2 if two.mean > 0 else two.p / 2, abs=0.015)
     assert np.isfinite(one.p)
+
+
+def test_ranks_are_as_uncertain_as_the_least_known_difference():
+    chance = estimate_chance(*scores_of_runs(images_of({"A": 0.0, "B": 0.001, "C": 0.002})))
+
+    def shares(*df):
+        pairs = zip(chance.differences.items(), df, strict=True)
+        return rank_chances(replace(chance, differences={pair: replace(its, df=own) for (pair, its), own in pairs}))
+
+    pd.testing.assert_frame_equal(shares(1, 1000, 1000), shares(1, 1, 1))
+    assert not shares(1, 1, 1).equals(shares(1000, 1000, 1000))
 
 
 def test_equal_methods_share_their_ranks():
