@@ -60,8 +60,9 @@ def _parse(file: str, content: bytes) -> dict[str, Any]:
 def check_values(parser: ConfigParser, overrides: Mapping[str, Any]) -> None:
     """Refuse overrides of the wrong kind, before anything is built of them.
 
-    True or false, a number and a text do not replace one another. What counts something is a whole number, and what is
-    instantiated exists. ``None``, expressions (``$``) and references (``@``) may be anything.
+    True or false, a number and a text do not replace one another. No text replaces true or false of an argument that
+    the configuration leaves at its default: ``"false"`` would be true. What counts something is a whole number, and
+    what is instantiated exists. ``None``, expressions (``$``) and references (``@``) may be anything.
 
     Args:
         parser: The configuration that they are to override.
@@ -79,6 +80,8 @@ def check_values(parser: ConfigParser, overrides: Mapping[str, Any]) -> None:
     for key, value in overrides.items():
         if key in parser:
             _check_kind(key, value, parser[key])
+        elif _kind(value) is str and isinstance(_default(parser, key), bool):
+            _check_kind(key, value, _default(parser, key), "the argument is {} by default")
         for place, part in _parts(key, value):
             name = place.rpartition("#")[2]
             if name == "_target_" and isinstance(part, str):
@@ -98,12 +101,10 @@ _KINDS = {
 _COUNTS = ("epochs", "max_epochs", "num_epochs", "epoch_length", "val_interval", "num_samples")
 
 
-def _check_kind(key: str, value: Any, old: Any) -> None:
+def _check_kind(key: str, value: Any, old: Any, what_is: str = "the configuration has {} there") -> None:
     kind = _kind(old)
     if kind is not None and _kind(value) not in (None, kind):
-        raise UserError(
-            f"override {key} {_as_yaml(value)}: the configuration has {_as_yaml(old)} there. Give {_KINDS[kind]}."
-        )
+        raise UserError(f"override {key} {_as_yaml(value)}: {what_is.format(_as_yaml(old))}. Give {_KINDS[kind]}.")
 
 
 def _check_count(place: str, value: Any, least: int) -> None:
@@ -167,23 +168,35 @@ def _locator() -> ComponentLocator:
     return ComponentLocator()  # which looks into all of MONAI
 
 
-def _arguments(target: str) -> list[str] | None:
-    """Name the arguments of a ``_target_``. ``None`` stands for any: it hands on whatever it gets, or is not known."""
+def _default(parser: ConfigParser, key: str) -> Any:
+    """The default of an argument that a configuration leaves out; ``None`` where it is not known."""
+    parent, _, argument = key.rpartition("#")
+    target = parser.get(f"{parent}#_target_")
+    arguments = None if target is None else _arguments(str(target))
+    return None if arguments is None else arguments.get(argument)
+
+
+def _arguments(target: str) -> dict[str, Any] | None:
+    """The arguments of a ``_target_``, with their defaults.
+
+    ``None`` stands for any: it hands on whatever it gets, or is not known.
+    """
     called = _find_called(target)
     if called is None:
         return None
     chain: list[Any] = [called]
     if isinstance(called, type):
         chain = [base for base in called.__mro__[:-1] if "__init__" in vars(base)]
-    names: list[str] = []
+    found: dict[str, Any] = {}
     for one in chain:  # a class with **kwargs hands them to the next
         try:
             parameters = inspect.signature(one).parameters.values()
         except ValueError:  # written in C, without a signature
             return None
-        names += [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        named = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        found = {parameter.name: parameter.default for parameter in named} | found
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return names
+            return found
     return None
 
 

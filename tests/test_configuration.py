@@ -91,6 +91,7 @@ CONFIG = {
     "loss": {"_target_": "DiceCELoss", "softmax": True, "lambda_dice": 1.0},
     "trainer": {"max_epochs": "@epochs", "amp": False},
     "net": {"_target_": "scripts.nets.Net", "width": 8},
+    "engine": {"_target_": "SupervisedTrainer", "max_epochs": 2},
 }
 
 
@@ -115,6 +116,10 @@ CONFIG = {
         {"loss#_target_": "$monai.losses.DiceLoss"},
         {"net#_target_": "scripts.nets.Other"},  # which can be imported only where the bundle runs
         {"net": {"_target_": "DenseBlock"}},  # of several modules
+        {"engine#amp": True},
+        {"engine#amp": "$@other"},
+        {"engine#prepare_batch": "text"},  # of which the default tells no kind
+        {"net#deep": "text"},  # whose defaults are not known
     ],
 )
 def test_values_of_the_right_kind(overrides):
@@ -130,6 +135,7 @@ def test_values_of_the_right_kind(overrides):
         ),
         ({"standardize": 0}, "override standardize 0: the configuration has true there"),
         ({"loss#softmax": "yes"}, "override loss#softmax 'yes': the configuration has true there"),
+        ({"engine#amp": "yes"}, "override engine#amp 'yes': the argument is false by default. Give true or false"),
         ({"epochs": "x"}, "override epochs 'x': the configuration has 20 there. Give a number, without quotes"),
         ({"learning_rate": "1e-3"}, r"override learning_rate '1e-3': .*in YAML 1\.0e-3, not 1e-3"),
         ({"loss#lambda_dice": True}, "override loss#lambda_dice true: the configuration has 1.0 there"),

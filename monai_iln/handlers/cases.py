@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.metrics import EpochMetric, Metric
+from ignite.metrics import EpochMetric, Metric, MetricsLambda
 from monai.handlers import IgniteMetricHandler
 from monai.networks import one_hot
 from torch import Tensor
@@ -30,10 +30,11 @@ class NoCaseScoresError(UserError):
 class SaveCaseScores:
     """Saves the score of every case and class to ``images.csv``, by the evaluator's own key metric.
 
-    Metrics of MONAI keep the score of each case and class. Of another one, such as an accuracy, the value for each case
-    alone is taken, unless it keeps all outputs to score them together, as mAP and AUC do. Where the output has ``pred``
-    and ``label`` as masks, Dice, surface distances and volumes are measured, too, and of test cases with ``image`` a
-    picture is drawn for each class; see :func:`~monai_iln.handlers.case_pictures.save_pictures`.
+    Metrics of MONAI keep the score of each case and class. Of another one, such as an accuracy or what is calculated
+    from several (ignite's ``MetricsLambda``), the value for each case alone is taken, unless it keeps all outputs to
+    score them together, as mAP and AUC do. Where the output has ``pred`` and ``label`` as masks, Dice, surface
+    distances and volumes are measured, too, and of test cases with ``image`` a picture is drawn for each class; see
+    :func:`~monai_iln.handlers.case_pictures.save_pictures`.
 
     Attach it to the evaluator. A line has ``part``, ``subject``, ``structure``, ``score``, and the columns of
     :func:`~monai_iln.handlers.metrics.score` where they could be measured. Lines of another part are kept.
@@ -68,7 +69,7 @@ class SaveCaseScores:
         self.structures = list(structures)
 
     def attach(self, engine: Engine) -> None:
-        self._single = _copy_of(self.metric)
+        self._single = _copy_of(self.metric, engine)
         self._numbers: list[int] = []
         self._alone: list[float] = []
         self._measured: list[list[dict[str, Any]]] = []
@@ -118,8 +119,9 @@ class SaveCaseScores:
             return float("nan")
         try:
             metric.reset()
-            metric.iteration_completed(SimpleNamespace(state=SimpleNamespace(output=[output])))
-            self._together |= _keeps_outputs(metric)
+            for part in _parts(metric):
+                part.iteration_completed(SimpleNamespace(state=SimpleNamespace(output=[output])))
+                self._together |= _keeps_outputs(part)
             return float("nan") if self._together else float(metric.compute())
         except (ValueError, RuntimeError, TypeError):  # metrics raise as they like
             return float("nan")
@@ -190,7 +192,7 @@ class SaveCaseScores:
         CASES.write(self.output_dir, ([_cell(row.get(column)) for column in CASES.columns] for row in kept + rows))
 
 
-def _copy_of(metric: Metric | None) -> Metric | None:
+def _copy_of(metric: Metric | None, engine: Engine) -> Metric | None:
     """A metric of its own for one case after another, while the evaluator's goes on with all cases.
 
     Metrics of MONAI have none: they keep the score of each case, or have no such score.
@@ -198,9 +200,21 @@ def _copy_of(metric: Metric | None) -> Metric | None:
     if metric is None or isinstance(metric, IgniteMetricHandler):
         return None
     try:
-        return copy.deepcopy(metric)
+        return copy.deepcopy(metric, {id(engine): engine})  # which a MetricsLambda knows
     except Exception:  # it may hold anything, such as a lock
-        return copy.copy(metric)
+        # The copy of a MetricsLambda would share its parts with the evaluator's.
+        return None if isinstance(metric, MetricsLambda) else copy.copy(metric)
+
+
+def _parts(metric: Metric) -> list[Metric]:
+    """The metric, or those of which a MetricsLambda is made, each once: it updates none of them."""
+    if not isinstance(metric, MetricsLambda):
+        return [metric]
+    parts: dict[int, Metric] = {}
+    for one in (*metric.args, *metric.kwargs.values()):
+        if isinstance(one, Metric):
+            parts |= {id(part): part for part in _parts(one)}
+    return list(parts.values())
 
 
 def _keeps_outputs(metric: Metric) -> bool:

@@ -162,7 +162,7 @@ class Chance:
         return replace(found, first=first, second=second, mean=-found.mean)
 
 
-def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequence[str], alike: bool = True) -> Chance:
+def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequence[str]) -> Chance:
     """Estimate how far chance of subjects, folds and trainings may have moved each difference of two methods.
 
     The formulas stand in :mod:`monai_iln.study.variances`. The design is read off the folds: a new split is another
@@ -178,7 +178,6 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
         folds: The number of the fold in which each subject is tested, integers ``(seeds, subjects)``. All methods of a
             seed share its split.
         methods: The names of the methods.
-        alike: Whether methods are pooled whose runs are alike in noise. Else every pair has its own terms.
 
     Raises:
         UserError: If the shapes do not fit together, or a name is there twice.
@@ -219,7 +218,7 @@ def estimate_chance(scores: npt.ArrayLike, folds: npt.ArrayLike, methods: Sequen
     pooled = variances(terms, pool)
     found = {}
     for i, j in combinations(range(len(names)), 2):
-        apart = not alike or bool(noisy & {i, j})
+        apart = bool(noisy & {i, j})
         own = variances(terms, [i, j]) if apart else variances(terms, pool, (i, j))
         found[names[i], names[j]] = _difference(terms, own, (i, j), names, float(means[i] - means[j]), apart)
     told = _components(terms, pooled, design)
@@ -243,7 +242,7 @@ def estimate_mean(scores: npt.ArrayLike, folds: npt.ArrayLike) -> Difference:
         (0.048, True)
     """
     y = np.asarray(scores, np.float64)
-    return estimate_chance(np.stack([y, np.zeros_like(y)]), folds, ["", "0"], alike=False).between("", "0")
+    return estimate_chance(np.stack([y, np.zeros_like(y)]), folds, ["", "0"]).between("", "0")
 
 
 def _difference(

@@ -11,6 +11,7 @@ from monai_iln.errors import require
 
 _DICE = re.compile(r"((val|train|test)_)?(mean_?)?dice(_?metric)?", re.IGNORECASE)
 _UNLEARNED = 0.05  # a mean Dice below it is that of chance
+_LOW = 0.5  # of a Dice below it, less than a third of what either mask marks is marked by both
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Metric:
     def is_unlearned(self, best_mean: float) -> bool:
         """Whether nobody learned a class, judged by the best of the methods' means."""
         return self.higher_is_better and self.in_unit_interval and best_mean < _UNLEARNED
+
+    def is_low(self, best_mean: float) -> bool:
+        """Whether so little was learned that methods may be alike for it, judged by the best of their means."""
+        return self.higher_is_better and self.in_unit_interval and best_mean < _LOW
 
 
 METRICS = {

@@ -171,7 +171,7 @@ def time_of_step(ends: Sequence[float]) -> float | None:
 
     The first step makes much that stays, and in the second the memory is measured: they do not count where others do.
     """
-    warm = ends[1:] if len(ends) > 3 else ends
+    warm = ends[1:] if len(ends) > 2 else ends
     return (warm[-1] - warm[0]) / (len(warm) - 1) if len(warm) > 1 else None
 
 

@@ -144,6 +144,9 @@ def try_methods(
 def try_scores(run: Run, data: Data) -> None:
     """Refuse a study whose evaluator tells no score of a case: all of its runs would train for nothing.
 
+    One run tells it for all: whether the kind of the metric, and the loader and transforms of the validation, tell
+    cases apart depends on neither method nor data set.
+
     What else goes wrong with two cases and an untrained network may be due to these: the first run tells it.
 
     Args:

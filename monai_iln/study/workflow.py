@@ -207,6 +207,7 @@ class CrossValidationWorkflow(BundleWorkflow):
             "surveys": self.plan.surveys,
             "epochs_and_rates_share_validation": self.plan.epochs_and_rates_share_validation,
             "command": _command(),
+            "working_dir": str(Path.cwd()),
             "versions": describe_versions(),
             "commit": describe_commit(),
         }

@@ -34,9 +34,14 @@ def rewrite(path, content):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_every_file_is_read_once_for_all_trainings(copy, hashed):
+def test_every_file_is_read_once_for_all_trainings(copy, hashed, monkeypatch):
+    decoded, read = [], datalist_module.read_voxels
+    monkeypatch.setattr(
+        datalist_module, "read_voxels", lambda file: decoded.append(file.path.parent.name) or read(file)
+    )
     describe_datalist(copy)
     assert len(hashed) == 24
+    assert set(decoded) == {"labels"}, "images are those that were read when they were prepared"
     split_datalist(copy, 0)
     split_datalist(copy, 1)
     assert describe_datalist(copy)["stacks"] == 12

@@ -329,9 +329,13 @@ def test_labels_that_do_not_lie_on_their_images(prepared, tmp_path, fault):
         split_datalist(folder, 0)
 
 
-@pytest.mark.parametrize("damage", ["cut", "not a number"])
-def test_images_of_a_list_without_hashes_are_read(prepared, tmp_path, damage):
-    folder = change(prepared, tmp_path, lambda document: [item.pop("sha256") for item in document["training"]])
+@pytest.mark.parametrize(("damage", "kept"), [("cut", {}), ("cut", {"label"}), ("not a number", {})], ids=str)
+def test_images_of_a_list_without_their_hashes_are_read(prepared, tmp_path, damage, kept):
+    def forget(document):
+        for item in document["training"]:
+            item["sha256"] = {key: item["sha256"][key] for key in kept}
+
+    folder = change(prepared, tmp_path, forget)
     check_datalist(folder)
     path = Path(read_datalist(folder)[4]["image"])
     if damage == "cut":

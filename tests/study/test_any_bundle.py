@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from monai_iln.errors import UserError
 from monai_iln.study import CrossValidationWorkflow
 from monai_iln.study.bundles import find_bundle
 from monai_iln.study.cases import make_cases, read_cases
+from monai_iln.study.open_bundle import OpenBundle
 from monai_iln.study.records import read_records
 from monai_iln.study.report import document
 from monai_iln.study.workflow import describe_methods
@@ -56,6 +58,8 @@ def test_a_plan_tells_that_nothing_is_validated(tmp_path, data, capsys):
     assert workflow.plan.unvalidated == (5, 2)
     assert "Nothing is validated in 2 epochs, with 5 between two validations" in describe_methods(workflow.plan)
     assert "validated" not in describe_methods(replace(workflow.plan, unvalidated=None))
+    once = SimpleNamespace(get={"val_interval": 5, "max_epochs": 5}.get)  # after the last epoch
+    assert OpenBundle.unvalidated(once) is None
 
 
 def test_the_folder_of_a_bundles_own_list_is_no_datalist(tmp_path, data):

@@ -1,5 +1,6 @@
 """The report of studies of any task: their metric, the winner, what is unfair, and what is hidden."""
 
+import copy
 import itertools
 import re
 
@@ -10,13 +11,13 @@ from make_study import make_study
 from test_study_report import Page
 
 from monai_iln.study.records import read_records
-from monai_iln.study.report import fairness, winners, write_report
+from monai_iln.study.report import fairness, provenance, winners, write_report
 from monai_iln.study.report.comparisons import comparison_sentence
 from monai_iln.study.report.overlays import has_masks, pick_cases
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.scores import _with_best
 from monai_iln.study.statistics import metric_of, rank, subject_scores
-from monai_iln.study.verdicts import judge
+from monai_iln.study.verdicts import Verdict, judge
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
@@ -153,6 +154,25 @@ def test_the_best_by_mean_and_by_rank_may_be_two():
     assert list(winner.verdicts) == judge(images, "IN", margin=0.01, every_pair=True)
 
 
+def test_of_equal_mean_ranks_that_of_the_best_mean_is_named():
+    images = images_of(0.5 + STEPS, 0.5 + STEPS, 0.3 + STEPS)
+    images.loc[(images["method"] == "IN") & (images["seed"] == 0), "dice"] += 0.01 * (images["fold"] - 1.4)
+    winner = winners.find_winner(images, "ILN")
+    assert winner.ranks["ILN"] == winner.ranks["IN"]
+    assert (winner.by_mean, winner.by_rank) == ("IN", "IN")
+
+
+def test_a_new_training_is_told_beside_the_closest_method():
+    def verdict(other, difference, chance):
+        return Verdict("", "", "mae", "A", other, 6, 3, 2, 1, 1, difference, chance_of_better=chance)
+
+    rows = [verdict("far", -0.3, 0.6), verdict("near", -0.1, 0.7), verdict("unknown", -0.05, np.nan)]
+    winner = winners.Winner("A", "A", {}, {}, 6, rows)
+    mae = metric_of({"metric": {"name": "mae", "higher_is_better": False}})
+    (told,) = winners._next_training(winner, mae)
+    assert "ahead of near with a probability of 0.70" in told
+
+
 def test_the_reference_needs_no_correction_for_having_been_picked():
     images = images_of(0.6 + STEPS, 0.5 + STEPS**2, 0.3 + STEPS)
     assert list(winners.find_winner(images, "ILN").verdicts) == judge(images, "ILN")
@@ -222,7 +242,7 @@ def test_dead_gates_are_said_with_the_way_out(tmp_path):
 
 
 def test_group_norms_that_are_instance_norm_are_said(tmp_path):
-    some = SURVEYS | {"GN16": survey("GroupNorm", one_channel_groups=4)}
+    some = copy.deepcopy(SURVEYS) | {"GN16": survey("GroupNorm", one_channel_groups=4)}
     results = results_of(tmp_path, surveys=some, metric=DICE)
     assert fairness.lines(results)[1] == (
         "4 of 9 norms of GN16 are group norms with one channel a group, which is instance norm. Fewer groups make them "
@@ -232,6 +252,10 @@ def test_group_norms_that_are_instance_norm_are_said(tmp_path):
     some["GN16"]["one_channel_groups"] = 9
     told = winners._instance_norms(results_of(tmp_path / "all", surveys=some, metric=DICE))
     assert told == {"ILN": "all gates of ILN are dead", "GN16": "each group of GN16 has one channel"}
+    some["ILN"]["dead_gates"] = 8  # the ninth is alive
+    assert list(winners._instance_norms(results_of(tmp_path / "alive", surveys=some, metric=DICE))) == ["GN16"]
+    some["IN"]["kinds"] |= {"BatchNorm2d": 1}
+    assert winners._instance_norms(results_of(tmp_path / "mixed", surveys=some, metric=DICE)) == {}
     some["IN"] = survey("BatchNorm2d")
     assert winners._instance_norms(results_of(tmp_path / "none", surveys=some, metric=DICE)) == {}
 
@@ -301,6 +325,17 @@ def test_what_one_seed_and_one_fold_can_show_is_said(tmp_path):
 
 
 # words
+
+
+def test_the_command_is_told_with_the_folder_that_its_paths_are_relative_to(tmp_path):
+    told = [
+        block.text for block in provenance.blocks(results_of(tmp_path, command="monai-iln study --datalist a"))[-2:]
+    ]
+    assert "this command does what is missing" in told[0]
+    placed = results_of(tmp_path / "placed", command="monai-iln study --datalist a", working_dir="/data/mine")
+    told = [block.text for block in provenance.blocks(placed)[-2:]]
+    assert "this command, given in /data/mine, does what is missing" in told[0]
+    assert told[1] == "monai-iln study --datalist a"
 
 
 def test_sentences_name_the_metric():

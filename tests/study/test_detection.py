@@ -3,10 +3,11 @@
 import contextlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from ignite.metrics import EpochMetric, Metric
+from ignite.metrics import Accuracy, EpochMetric, Metric
 from monai.inferers import SimpleInferer
 from zoo_detection import CASES, write_boxes, write_detection
 
@@ -135,6 +136,23 @@ def test_what_a_metric_keeps_tells_whether_it_scores_a_case(keep, score, togethe
     assert saver._together is together
     assert together or scores == [1.0, 2.0]
     assert metric.compute() == 5.0, "the evaluator's own goes on"
+
+
+def test_a_metric_that_is_calculated_from_others_is_taken():
+    accuracy = Accuracy(output_transform=lambda output: output[0])
+    metric, engine = 1 - (accuracy + accuracy) / 2, Engine(lambda engine, batch: None)
+    metric.attach(engine, "error")
+    saver = SaveCaseScores("", ["a", "b"], ["a.nii.gz", "b.nii.gz"], {"error": metric}, "test")
+    saver.attach(engine)
+    right, wrong = ((torch.tensor([[0.9, 0.1]]), torch.tensor([label])) for label in (0, 1))
+    accuracy.update(wrong)
+    assert [saver._score_alone(output) for output in (right, wrong, right)] == [0.0, 1.0, 0.0]
+    assert metric.compute() == 1.0, "the evaluator's own goes on"
+    kept = 2 * Kept(lambda boxes: boxes, lambda boxes: float(boxes[0, 0]))
+    saver = SaveCaseScores("", ["a"], ["a.nii.gz"], {"two": kept}, "test")
+    saver.attach(engine)
+    assert np.isnan(saver._score_alone(torch.ones(3, 4)))
+    assert saver._together
 
 
 @pytest.mark.parametrize(

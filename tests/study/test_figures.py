@@ -192,6 +192,7 @@ def test_the_axis_of_differences_is_read_whole_under_a_long_name():
 def test_the_margin_is_a_band_and_what_is_equal_is_grey():
     equal = replace(comparison("IN", 0.002, -0.004, 0.008, 0.6), answer="equal")
     (axes,) = comparisons.draw_differences([equal], margin=0.01).axes
+    assert [text.get_text() for text in axes.texts] == ["+0.002  equal"]  # whatever p is
     (band,) = axes.patches
     assert (band.get_x(), band.get_width()) == (-0.01, 0.02)
     assert to_hex(axes.lines[2].get_markerfacecolor()) == style.GREY

@@ -123,12 +123,12 @@ def test_groups_of_parameters_keep_the_ratio_of_their_rates(tmp_path):
     train_file(folder).write_text(yaml.safe_dump(config, sort_keys=False))
     bundle = find_bundle(folder, None, None, {})
     items = [{"image": "a", "label": "a"}]
-    for rate in (0.1, 0.02):
+    for rate, expected in ((0.1, [0.1, 0.05]), (0.02, [0.02, 0.01]), (0.0, [0.1, 0.05])):  # 0: nothing tells a rate
         run = Run("", "own", "own", 0, rate, 0, bundle.files, (), {"train#dataset#cache_rate": 0.0}, "", "", {}, bundle)
         opened = OpenBundle(run, tmp_path / str(rate))
         opened.start({"train_dataset_data": items, "val_dataset_data": []})
         opened.make_trainer()
-        assert [group["lr"] for group in opened.get("optimizer").param_groups] == pytest.approx([rate, rate / 2])
+        assert [group["lr"] for group in opened.get("optimizer").param_groups] == pytest.approx(expected)
         opened.close()
 
 

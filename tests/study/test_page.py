@@ -186,19 +186,22 @@ def test_the_answer_says_which_by_how_much_how_sure_and_at_what_price(drawn):
     assert rows[4][1].endswith("parameters; peak memory not measured.")
 
 
-@pytest.mark.parametrize(("means", "told"), [
-    ({"ILN": 0.9, "IN": 0.8, "None": 0.7}, ["IN"]),
-    ({"ILN": 0.8, "IN": 0.9, "None": 0.7}, ["ILN"]),
-    ({"ILN": 0.7, "IN": 0.9, "None": 0.8}, ["None", "ILN"]),
+@pytest.mark.parametrize(("means", "told", "picked"), [
+    ({"ILN": 0.9, "IN": 0.8, "None": 0.7}, ["IN"], False),
+    ({"ILN": 0.8, "IN": 0.9}, ["ILN"], False),  # of two methods there is one pair
+    ({"ILN": 0.7, "IN": 0.9, "None": 0.8}, ["None", "ILN"], True),
 ])  # fmt: skip
-def test_the_answer_tells_of_the_second_best_and_of_the_reference(tmp_path, means, told):
+def test_the_answer_tells_of_the_second_best_and_of_the_reference(tmp_path, means, told, picked):
     records = make_study(tmp_path, tuple(means), rates=(0.1,), pictures=False)
     records.images["dice"] = records.images["score"] = records.images["method"].map(means)
     bytes_of = records.runs["method"].map({"ILN": 3, "IN": 2, "None": 1}) * 2**20
     runs = records.runs.assign(seconds_per_step=bytes_of / 2**20, peak_memory_bytes=bytes_of)
     records.runs = runs.assign(parameters=1000)
-    (table,) = answer_of(Results.of(tmp_path, records))
+    results = Results.of(tmp_path, records)
+    (table,) = answer_of(results)
     assert table.frame["other"].tolist() == told
+    (sentences,) = winners.answers(results, winners_of(results))
+    assert ("The scores themselves picked it" in sentences) == picked
     best = max(means, key=means.get)
     assert table.rows[0].cells[1].startswith(f"{best} (mean Dice 0.900)")
     assert all(f"{other} (+" in table.rows[1].cells[1] for other in told)
@@ -212,7 +215,8 @@ def test_the_answer_tells_of_the_second_best_and_of_the_reference(tmp_path, mean
 
 def test_one_method_or_one_that_nobody_learned_has_no_answer(tmp_path):
     one = make_study(tmp_path / "one", ("ILN",), rates=(0.1,), pictures=False)
-    assert answer_of(Results.of(tmp_path / "one", one)) == []
+    results = Results.of(tmp_path / "one", one)
+    assert answer_of(results) == winners.answers(results, winners_of(results)) == []
     records = make_study(tmp_path / "two", ("ILN", "IN"), rates=(0.1,), pictures=False)
     records.images[["dice", "score"]] = 0.01
     assert answer_of(Results.of(tmp_path / "two", records)) == []

@@ -1,5 +1,6 @@
 """A study is believed only as far as its files agree with one another."""
 
+import contextlib
 import csv
 import itertools
 import json
@@ -11,12 +12,13 @@ import pytest
 from make_study import make_study
 
 from monai_iln.errors import UserError
-from monai_iln.run_files import ALL_IMAGES, DICE_SCORES, FAILURE, GRID, IMAGES, RECORD, RUNS
+from monai_iln.run_files import ALL_IMAGES, DICE_SCORES, FAILURE, GRID, IMAGES, RECORD, RUNS, STUDY
 from monai_iln.study.records import (
     failure_path,
     find_runs,
     read_failure,
     read_records,
+    unfinished_path,
     write_failure,
     write_frame,
     write_tables,
@@ -52,9 +54,43 @@ def test_a_run_that_failed_when_it_was_done_again_has_failed(study, unpainted):
     found = read_records(study)
     assert len(found.runs) == len(before.runs)
     assert found.runs["status"].value_counts().to_dict() == {"finished": 3, "failed": 1}
+    assert found.runs["split"].tolist() == [0] * 4
     assert run.relative_to(study).as_posix() not in set(found.images["run"])
     with pytest.raises(UserError, match="^1 run failed"):
         report(study)
+
+
+def test_a_run_under_way_is_no_run_yet(study):
+    """Its folder is hidden, and its record is there before the folder gets its name."""
+    run = find_runs(study)[0]
+    shutil.copytree(run, unfinished_path(run, "token"))
+    assert len(find_runs(study)) == len(read_records(study).runs) == 4
+
+
+def test_a_run_without_images_takes_nothing_from_the_others(study):
+    run = change(study, lambda table: table.iloc[:0])
+    record = json.loads((run / RECORD).read_text())
+    nothing = {"images": {"test": 0, "validation": 0}, "scores": dict.fromkeys(record["scores"])}
+    (run / RECORD).write_text(json.dumps(record | nothing))
+    records = read_records(study)
+    assert (len(records.runs), records.images["run"].nunique()) == (4, 3)
+
+
+def test_methods_that_the_last_start_left_out_come_last(study):
+    plan = json.loads((study / STUDY).read_text())
+    (study / STUDY).write_text(json.dumps(plan | {"methods": {"IN": "IN"}}))
+    records = read_records(study)
+    assert list(records.runs["method"].unique()) == list(records.images["method"].unique()) == ["IN", "ILN"]
+
+
+@pytest.mark.parametrize(("by", "told"), [("1e-12", False), ("1e-6", True)])
+def test_a_score_that_differs_by_more_than_rounding_is_not_that_of_the_record(study, by, told):
+    def edit(table):
+        return table.assign(dice=[float(table["dice"].iloc[0]) + float(by), *table["dice"][1:]])
+
+    change(study, edit)
+    with pytest.raises(UserError, match="_dice is") if told else contextlib.nullcontext():
+        read_records(study)
 
 
 def test_a_column_that_someone_added_to_a_run_is_passed_over(study):
@@ -254,7 +290,8 @@ def test_tables_hold_what_the_runs_do(study):
         assert summary[run]["left ventricle"]["images"] == 12
 
 
-def test_a_table_of_pandas_holds_no_formulas(tmp_path):
+def test_a_table_of_pandas_holds_no_formulas(tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_iln.study.records._ROWS_AT_ONCE", 2)  # of three
     frame = pd.DataFrame({"method": ["=1+1", "IN", None], "change": [-0.5, np.nan, 2], "images": [1, 2, 3]})
     write_frame(tmp_path / "table.csv", frame.astype({"method": "category"}))
     with (tmp_path / "table.csv").open(newline="") as file:

@@ -8,6 +8,7 @@ import pytest
 
 from monai_iln.study.chance import Chance, Components
 from monai_iln.study.metric import METRICS
+from monai_iln.study.report.answer import _how_sure
 from monai_iln.study.report.chances import chance_sentence, sensitivities
 from monai_iln.study.report.comparisons import _not_told_by_a_table, _table, comparison_sentence
 from monai_iln.study.report.ranks import ranking_sentence
@@ -63,7 +64,11 @@ def test_distances_have_units_and_two_decimals(metric, start):
 @pytest.mark.parametrize(
     ("changes", "end"),
     [
-        ({"answer": "equal"}, f"; practically equal {TEST}."),
+        (
+            {"answer": "equal"},
+            f"; practically equal: the difference is certain {TEST}, and too small to matter.",
+        ),
+        ({"answer": "equal", "p_holm": 0.05}, "; practically equal."),
         ({"answer": "equal", "p_holm": NAN}, "; practically equal."),
         (
             {"answer": "unknown", "p_holm": 0.0625, "low": -0.1},
@@ -113,6 +118,21 @@ def test_answers_in_words(answer, told):
     assert tell(answer, [replace(BETTER, answer=answer)], margin=0.01) == told
 
 
+def test_no_p_stands_beside_what_is_practically_equal():
+    rivals = [replace(BETTER, answer="equal"), replace(BETTER, other="LN")]
+    assert _how_sure(rivals, METRICS["dice"]) == f"p = 0.031 against LN. {SIZE}."
+    assert _how_sure(rivals[:1], METRICS["dice"]) == f"{SIZE}."
+
+
+@pytest.mark.parametrize(("mean", "low"), [(0.499, True), (0.5, False)])
+def test_networks_that_learned_little_are_alike(mean, low):
+    rows = [replace(BETTER, answer="equal", mean_reference=mean, mean_other=0.1), replace(BETTER, mean_reference=0.1)]
+    told = tell("equal", rows, margin=0.01)
+    assert told.endswith("Networks that have learned little are alike, too: no mean Dice here is above 0.499.") == low
+    assert "little" not in tell("unknown", rows)
+    assert "little" not in tell("equal", rows, METRICS["asd_mm"], margin=0.01)
+
+
 @pytest.mark.parametrize(
     ("difference", "told"), [(np.nan, "IN"), (0.02, "IN (+0.020)")], ids=["nothing known", "no interval"]
 )
@@ -126,7 +146,8 @@ def test_an_interval_that_excludes_0_is_no_evidence_by_itself():
     assert told.endswith("An interval that excludes 0 is not corrected for the number of comparisons; p is.")
     fewer = replace(BETTER, other="LN", answer="unknown", subjects=4, folds=1, seeds=3)
     assert f"with {SIZE} that is no proof" in tell("unknown", [fewer, replace(BETTER, answer="unknown")])
-    assert "not corrected" not in tell("unknown", [replace(BETTER, answer="unknown", low=-0.1)])
+    for low in (-0.1, 0.0):  # an end at 0 does not exclude it
+        assert "not corrected" not in tell("unknown", [replace(BETTER, answer="unknown", low=low)])
 
 
 def test_sentences_stand_where_a_table_tells_less():

@@ -11,7 +11,7 @@ import pytest
 from make_study import make_study
 
 from monai_iln.errors import UserError
-from monai_iln.study import CrossValidationWorkflow, workflow
+from monai_iln.study import CrossValidationWorkflow, sizing, workflow
 from monai_iln.study.cases import Cases
 from monai_iln.study.grid import Plan
 from monai_iln.study.records import read_failure, write_failure
@@ -25,10 +25,12 @@ def study(tmp_path):
     return tmp_path
 
 
-def test_power_of_larger_grids(study):
+def test_power_of_larger_grids(study, monkeypatch):
+    monkeypatch.setattr(sizing, "_FOLDS", (3, 10, 12, 13))  # of 12 subjects
     told = describe_power(study, 2)
     lines = [line.split() for line in told.splitlines() if re.match(r"\s+\d+ ", line)]
     assert {(int(line[0]), int(line[1])) for line in lines} >= {(1, 3), (8, 3), (8, 10)}
+    assert {int(line[1]) for line in lines} == {3, 10, 12}
     widths = {(int(line[0]), int(line[1])): float(line[3]) for line in lines}
     assert widths[8, 3] < widths[4, 3] < widths[2, 3]
     assert "in four of five studies" in told

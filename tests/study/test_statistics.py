@@ -398,6 +398,16 @@ def test_the_family_decides_whether_there_is_evidence():
     assert with_third[0].better is None
 
 
+@pytest.mark.parametrize(("p", "better"), [(0.05, None), (0.0499, "A")])
+def test_p_must_be_below_the_level(monkeypatch, p, better):
+    monkeypatch.setattr("monai_iln.study.statistics.holm", lambda _: [p])
+    assert compare_differences(np.arange(1, 9) / 10).better == better
+
+
+def test_no_p_is_above_1_by_rounding():
+    assert compare_differences([0.1, -0.1] * 38).p == 1  # the sum of its chances is 1 + 2e-16
+
+
 def test_where_mean_and_ranks_disagree_no_method_is_better():
     disagree = compare_differences([*np.arange(1, 15) / 100, -5.0])
     assert disagree.p < 0.05

@@ -1,6 +1,7 @@
 """What a study says of two methods: better, worse, practically equal, or not known."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,9 @@ import pytest
 from monai_iln.study.chance import estimate_chance
 from monai_iln.study.metric import METRICS, metric_of
 from monai_iln.study.report.winners import find_winner
-from monai_iln.study.selection import scores_of_runs
-from monai_iln.study.statistics import holm
-from monai_iln.study.verdicts import default_margin, estimate, judge, over_structures, rank_chances
+from monai_iln.study.selection import scores_of_runs, subject_scores
+from monai_iln.study.statistics import compare, holm
+from monai_iln.study.verdicts import Verdict, _answer, default_margin, estimate, judge, over_structures, rank_chances
 
 
 def images_of(effects, seeds=3, folds=4, subjects=24, noise=0.004, new=False, column="dice", rng=0):
@@ -50,6 +51,21 @@ def test_each_answer_is_given(new):
     assert without["little"] == "better"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "p", "answer"),
+    [
+        (-0.01, 0.01, 0.001, "equal"),  # an interval that touches the margin lies within it
+        (-0.011, 0.01, 0.001, "better"),
+        (-0.01, 0.011, 0.001, "better"),
+        (-0.02, 0.02, 0.05, "unknown"),  # p must be below the level
+        (-0.02, 0.02, 0.049, "better"),
+    ],
+)
+def test_what_lies_on_a_threshold(low, high, p, answer):
+    row = Verdict("", "", "dice", "A", "B", 6, 3, 2, 0.9, 0.8, 0.1, low_90=low, high_90=high, p_holm=p)
+    assert _answer(row, METRICS["dice"], 0.01) == answer
+
+
 def test_numbers_are_those_of_the_estimate():
     images = images_of({"A": 0.0, "B": 0.01, "C": 0.02})
     chance = estimate_chance(*scores_of_runs(images))
@@ -64,6 +80,8 @@ def test_numbers_are_those_of_the_estimate():
     assert [row.p_holm for row in rows] == holm([row.p for row in rows])
     every = judge(images, "B", every_pair=True)
     assert [row.p_holm for row in every] == holm([*(row.p for row in rows), chance.between("A", "C").p])[:2]
+    by_ranks = compare(subject_scores(images), "B", every_pair=True)
+    assert [row.p_subjects for row in every] == [row.p_holm for row in by_ranks]
 
 
 def test_of_an_error_the_lower_one_is_better():
@@ -106,6 +124,44 @@ def test_runs_that_were_lost_of_different_seeds_cost_no_other_seed(new):
     assert sizes == {"B": (2, 4, 24), "C": (2, 4, 24) if new else (3, 3, 18)}
     assert find_winner(images, "A").by_mean == "B"
     assert [row.seeds for row in find_winner(images, "A").verdicts] == [2, 1 if new else 3]  # A, C
+
+
+def test_the_winner_is_of_the_seeds_that_are_complete_unless_most_are_not():
+    images = images_of({"A": 0.0, "B": 0.02, "C": 0.01}, seeds=4)
+    lost = (images["method"] == "C") & (images["fold"] == 1)
+    half, most = (images[~lost | (images["seed"] < complete)] for complete in (2, 1))
+    assert [row.seeds for row in find_winner(half, "A").verdicts] == [2, 2]
+    assert [row.seeds for row in find_winner(most, "A").verdicts] == [4, 4]
+
+
+def test_two_whole_methods_keep_their_seeds_though_with_fewer_more_methods_were_whole():
+    images = images_of({"A": 0.0, "B": 0.02, "C": 0.01}, seeds=4)
+    images = images[(images["method"] != "C") | (images["seed"] < 3) | (images["fold"] != 1)]
+    pool = estimate(images, "dice", "A")
+    assert (pool.methods, pool.seeds) == (("A", "B"), 4)
+
+
+@pytest.mark.parametrize(
+    ("has", "methods", "seeds"),
+    [
+        ({"B": (0, 1, 2), "C": (3,), "D": (3,)}, ("A", "B"), 3),  # 6 runs a fold, and not 3 with one seed
+        ({"B": (0, 1, 2), "C": (0, 1), "D": (0, 1), "E": (0, 1)}, ("A", "B", "C", "D", "E"), 2),  # 10, and not 6
+    ],
+)
+def test_where_no_other_method_is_whole_the_most_runs_count(has, methods, seeds):
+    images = images_of(dict.fromkeys("ABCDE"[: len(has) + 1], 0.0), seeds=4)
+    whole = [
+        method == "A" or seed in has[method] for method, seed in zip(images["method"], images["seed"], strict=True)
+    ]
+    pool = estimate(images[np.array(whole) | (images["fold"] != 1)], "dice", "A")
+    assert (pool.methods, pool.seeds) == (methods, seeds)
+
+
+def test_of_as_many_runs_those_of_all_seeds_are_compared():
+    images = images_of({"A": 0.0, "B": 0.02, "C": 0.01}, folds=3)
+    lost = (images["method"] == "C") & (images["fold"] == 1) & (images["seed"] == 2)
+    row = next(row for row in judge(images[~lost], "A") if row.other == "C")
+    assert (row.seeds, row.folds) == (3, 2)  # and not 2 seeds with 3 folds
 
 
 def test_a_method_under_way_is_compared_over_its_complete_seeds():
@@ -156,6 +212,7 @@ def test_a_method_without_a_common_run():
     apart = images[(images["method"] == "A") == (images["seed"] == 0)]
     (row,) = judge(apart, "A")
     assert (row.answer, row.reason) == ("untested", "they have no run of a fold and seed in common")
+    assert find_winner(apart, "A").subjects == 24  # by all that there is
     assert judge(images, "C") == []
     assert judge(images[images["method"] == "A"], "A") == []
 
@@ -180,6 +237,8 @@ def test_the_mean_over_structures_counts_what_all_methods_have():
     first = images_of({"A": 0.0, "B": 0.02})
     second = first.assign(structure="RV", dice=first["dice"] / 2)
     both = over_structures(pd.concat([first, second]))
+    texts = dict.fromkeys(["dataset", "method", "structure", "subject"], "category")  # as records have them
+    pd.testing.assert_frame_equal(over_structures(pd.concat([first, second]).astype(texts)), both)
     keys = ["method", "seed", "subject"]
     merged = both.merge(first, on=keys)
     assert len(merged) == len(first)
@@ -206,6 +265,17 @@ def test_ranks_are_as_firm_as_the_differences():
     assert np.isfinite(one.p)
 
 
+def test_ranks_are_as_uncertain_as_the_least_known_difference():
+    chance = estimate_chance(*scores_of_runs(images_of({"A": 0.0, "B": 0.001, "C": 0.002})))
+
+    def shares(*df):
+        pairs = zip(chance.differences.items(), df, strict=True)
+        return rank_chances(replace(chance, differences={pair: replace(its, df=own) for (pair, its), own in pairs}))
+
+    pd.testing.assert_frame_equal(shares(1, 1000, 1000), shares(1, 1, 1))
+    assert not shares(1, 1, 1).equals(shares(1000, 1000, 1000))
+
+
 def test_equal_methods_share_their_ranks():
     chance = estimate_chance(np.ones((3, 2, 12)), np.tile(np.arange(12) % 3, (2, 1)), ["A", "B", "C"])
     assert rank_chances(chance).to_numpy() == pytest.approx(1 / 3, abs=0.02)
@@ -230,8 +300,9 @@ def test_a_method_that_lost_its_runs_of_hard_seeds_is_not_the_best_for_it():
     assert winner.means["A"] - winner.means["B"] == pytest.approx(0.01, abs=0.002)
 
 
-def test_a_complete_seed_is_compared_rather_than_a_single_fold():
-    images = images_of({"A": 0.0, "B": 0.03}, seeds=2, folds=2, noise=0.001)
+@pytest.mark.parametrize("others", [{}, {"C": 0.0}], ids=["two methods", "three"])
+def test_a_complete_seed_is_compared_rather_than_a_single_fold(others):
+    images = images_of({"A": 0.0, "B": 0.03, **others}, seeds=2, folds=2, noise=0.001)
     lost = (images["method"] == "B") & (images["seed"] == 0) & (images["fold"] == 1)
-    (row,) = judge(images[~lost], "A")
-    assert (row.answer, row.seeds, row.folds) == ("worse", 1, 2)
+    row = judge(images[~lost], "A")[0]
+    assert (row.other, row.answer, row.seeds, row.folds) == ("B", "worse", 1, 2)

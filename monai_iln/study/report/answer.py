@@ -76,9 +76,10 @@ def _which(winner: Winner, metric: Metric) -> str:
 
 
 def _how_sure(rivals: Sequence[Verdict], metric: Metric) -> str:
-    """The p values, the chance of a new training, and what they stand on."""
+    """The p values, the chance of a new training, and what they stand on. What is practically equal is so for any p."""
     first = rivals[0]
-    tested = [f"{p_value(row.p_holm)} against {row.other}" for row in rivals if not pd.isna(row.p_holm)]
+    apart = [row for row in rivals if row.answer != "equal" and not pd.isna(row.p_holm)]
+    tested = [f"{p_value(row.p_holm)} against {row.other}" for row in apart]
     size = join([count(first.subjects, "subject"), count(first.folds, "fold"), count(first.seeds, "seed")])
     text = " ".join(f"{part}." for part in [join(tested), size] if part)
     if pd.isna(first.chance_of_better):

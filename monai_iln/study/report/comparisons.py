@@ -14,7 +14,7 @@ from monai_iln.study.report.document import Block, Items, Picture, Row, Table, T
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import FAINT, GREY, INK, REFERENCE_COLOR, new_figure, styled
 from monai_iln.study.report.wording import NO_NUMBER, count, join, minus, number, p_cell, p_value, place, shorten, slug
-from monai_iln.study.statistics import METRICS, MIN_SUBJECTS, Metric
+from monai_iln.study.statistics import ALPHA, METRICS, MIN_SUBJECTS, Metric
 from monai_iln.study.verdicts import Verdict
 
 _BY_RULE = {
@@ -97,7 +97,8 @@ def _conclusion(row: Verdict) -> str:
     if row.answer == "untested":
         return f"nothing was tested: {row.reason or 'no difference varies'}"
     if row.answer == "equal":
-        return f"practically equal {test}" if not np.isnan(row.p_holm) else "practically equal"
+        certain = f": the difference is certain {test}, and too small to matter"
+        return "practically equal" + (certain if row.p_holm < ALPHA else "")
     if row.answer == "unknown":
         within = row.low <= 0 <= row.high
         return f"no evidence of a difference {test}" + ("" if within else "; the interval, not corrected, excludes 0")
@@ -121,7 +122,7 @@ def _picture(name: str, rows: Sequence[Verdict], metric: Metric, margin: float |
         f"after Holm's correction. A filled point: p below 0.05; in orange {reference} is better."
     )
     if margin is not None:
-        caption += f" Grey: practically equal, \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}."
+        caption += f" Grey, without p: practically equal, \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}."
     return Picture(
         name,
         caption,
@@ -159,7 +160,10 @@ def _table(verdicts: Sequence[Verdict], metric: Metric, margin: float | None, un
     if any(row.subjects < MIN_SUBJECTS for row in verdicts):
         caption += f" With fewer than {MIN_SUBJECTS} subjects no p of it could reach 0.05, and there is none."
     if margin is not None:
-        caption += f" Practically equal: the 90 % interval lies within \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}."
+        caption += (
+            f" Practically equal: the 90 % interval lies within \N{PLUS-MINUS SIGN}{margin:g}{metric.unit}, whatever p "
+            "is. A small p says that there is a difference, and not that it matters."
+        )
     header = ["Other", "Subjects", reference, "Other", "Difference", "95 % interval", "p", "p (Holm)"]
     header += [f"{reference} is", "Next time", "p (these models)"]
     frame = pd.DataFrame([vars(row) for row in verdicts])
@@ -218,10 +222,10 @@ def _draw_difference(axes: Axes, height: int, row: Verdict, metric: Metric) -> N
         color = REFERENCE_COLOR
     if row.better is not None:
         inside = color
-    if row.answer == "equal":
-        color = inside = GREY
     if not np.isnan(row.p_holm):
         test = p_value(row.p_holm)
+    if row.answer == "equal":  # whatever p is
+        color, inside, test = GREY, GREY, "equal"
     if not np.isnan(row.low):
         axes.plot([row.low, row.high], [height, height], color=color, linewidth=1.6, solid_capstyle="butt")
     axes.plot(row.difference, height, "o", color=color, markersize=5.5, markerfacecolor=inside)

@@ -24,11 +24,13 @@ def blocks(results: Results) -> list[Block]:
     bad = results.runs[results.runs["status"].isin(["failed", "diverged"])]
     if len(bad):
         found.append(_not_finished_table(bad))
+    place = results.study.get("working_dir")  # which earlier versions did not record
+    given = f", given in {place}," if place else ""
     found += [
         Text(
             "study.json, beside the folder of this report, holds the whole plan, and run.json in every run's folder "
-            "its configuration, versions and result. With the same configuration and data this command does what is "
-            "missing, keeps finished runs, and writes this report anew:"
+            f"its configuration, versions and result. With the same configuration and data this command{given} does "
+            "what is missing, keeps finished runs, and writes this report anew:"
         ),
         Text(str(results.study.get("command") or _COMMAND), "code"),
     ]

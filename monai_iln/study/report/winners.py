@@ -250,10 +250,14 @@ def tell(answer: str, rows: Sequence[Verdict], metric: Metric = METRICS["dice"],
     uncorrected = ""
     if any(row.low * row.high > 0 for row in rows):
         uncorrected = " An interval that excludes 0 is not corrected for the number of comparisons; p is."
+    best, low = max(max(row.mean_reference, row.mean_other) for row in rows), ""
+    if metric.is_low(best):
+        low = f" Networks that have learned little are alike, too: no {metric.mean} here is above "
+        low += f"{number(best, metric.decimals)}."
     sentences = {
         "better": f"It is better than {differences}.",
         "equal": f"It is practically equal to {differences}: the 90 % interval lies within \N{PLUS-MINUS SIGN}"
-        f"{margin}{metric.unit}.",
+        f"{margin}{metric.unit}.{low}",
         "worse": f"It is worse than {differences}.",
         "unknown": f"There is no evidence of a difference to {differences}; with {size} that is no proof that there is "
         f"none.{uncorrected}",

@@ -13,7 +13,8 @@ from monai_iln.errors import UserError
 
 
 def test_files_in_and_below_sorted_and_each_once(tmp_path):
-    for name in ("b/2.dcm", "b/1.dcm", "a.dcm", ".hidden/x", "__MACOSX/x", "b/._1.dcm"):
+    work = ("c.unfinished/.key", "c.unfinished/x.dcm")  # a folder of that name without a key is somebody's own
+    for name in ("b/2.dcm", "b/1.dcm", "a.dcm", ".hidden/x", "__MACOSX/x", "b/._1.dcm", *work, "d.unfinished/x.dcm"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
@@ -21,7 +22,7 @@ def test_files_in_and_below_sorted_and_each_once(tmp_path):
     (tmp_path / "nothing.dcm").symlink_to(tmp_path / "gone")  # whoever reads it says so
     (tmp_path / "other.dcm").symlink_to(tmp_path / "a.dcm")
     found = [path.relative_to(tmp_path).as_posix() for path in list_files(tmp_path)]
-    assert found == ["a.dcm", "b/1.dcm", "b/2.dcm", "nothing.dcm", "other.dcm"]
+    assert found == ["a.dcm", "b/1.dcm", "b/2.dcm", "d.unfinished/x.dcm", "nothing.dcm", "other.dcm"]
     assert list_files(tmp_path / "a.dcm") == [tmp_path / "a.dcm"]
 
 

@@ -32,6 +32,12 @@ def test_tables_about_nobody(tmp_path, text):
     assert rows(tmp_path, text) is None
 
 
+def test_letters_and_accents_apart_are_the_subject_of_the_folder(tmp_path):
+    """So some systems write the name of a file, which a table may repeat, while folders are read in one form."""
+    (tmp_path / "table.csv").write_text("subject,pathology\nZoe\u0308,HCM\n", encoding="utf-8")
+    assert read_tables([tmp_path / "table.csv"], {"Zo\u00eb"})[0]["Zo\u00eb"]["pathology"] == "HCM"
+
+
 def test_cells_without_a_column_are_told(tmp_path):
     """A separator that is lost in the first line shifts the cells of all rows against their names."""
     path = tmp_path / "table.csv"
