@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # the process is this command's
         end_as_interrupted()
     try:
-        options = _parse(given)
+        command = next((text for text in given if not text.startswith("-")), "")
+        options = _parser(command).parse_args(given)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             options.run(options)
@@ -59,24 +60,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one message, as all others."""
+    """A parser whose errors are one message, as all others, and which takes no shortened options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)  # what a later option is called must not change what is meant
 
     def error(self, message: str) -> NoReturn:
         stop = "" if message.endswith("?") else "."
         raise UserError(f"{message}{stop} {self.prog} --help tells what there is.")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is not known here: the parser of a command would leave it to the one above, which has others."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flag = next((text for text in unknown if text.startswith("-")), unknown[0])
+            near = did_you_mean(flag.partition("=")[0], self._option_string_actions)
+            self.error(f"{flag}: no option of {self.prog}{near and '.' + near}")
+        return options, unknown
 
-def _parse(given: Sequence[str]) -> argparse.Namespace:
-    options, unknown = _parser(given[:1]).parse_known_args(given)
-    if unknown:
-        command: _Parser = options.command
-        flag = next((text for text in unknown if text.startswith("-")), unknown[0])
-        near = did_you_mean(flag.partition("=")[0], command._option_string_actions)
-        command.error(f"{flag}: no option of {command.prog}{near and '.' + near}")
-    return options
 
-
-def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(chosen: str) -> argparse.ArgumentParser:
     """The parser, with the options of the chosen command alone: those of the others need not be imported."""
     parser = _Parser(
         prog="monai-iln",
@@ -87,8 +90,7 @@ def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
-        command.set_defaults(command=command)
-        if name in chosen:
+        if name == chosen:
             importlib.import_module(f"monai_iln.commands.{name.replace('-', '_')}").add_options(command)
     return parser
 

@@ -164,22 +164,28 @@ def new_folder(output: Path) -> Iterator[Path]:
     """Fill a folder beside ``output`` and give it that name at the end, so that nothing half-written has it.
 
     Args:
-        output: The folder's final name. It must not exist, or be an empty folder.
+        output: The folder's final name. It must not exist, or be an empty folder, or a link to such a place.
 
     Yields:
         The folder to fill. It is removed if filling it fails.
 
     Raises:
-        UserError: If ``output`` holds something already, or writing fails.
+        UserError: If ``output`` holds something already, no folder can take its place, or writing fails.
     """
     require_new(output)
-    partial = output.parent / f".{output.name}-{uuid.uuid4().hex[:8]}"
+    target = output.resolve()  # of a link, what it leads to: the link stays
+    if target == Path.cwd() or os.path.ismount(target):
+        raise UserError(
+            f"{output}: cannot be written whole or not at all, for no folder can take the place of the one where the "
+            "program runs, or of a mount. Choose a new folder in it."
+        )
+    partial = target.parent / f".{target.name}-{uuid.uuid4().hex[:8]}"
     try:
         partial.mkdir(parents=True)
         yield partial
-        if output.exists():
-            output.rmdir()
-        partial.replace(output)
+        if target.exists():
+            target.rmdir()
+        partial.replace(target)
     except OSError as error:
         raise refusal(error, output, partial) from error
     except UserError as error:

@@ -36,7 +36,7 @@ class Workers:
         address: The address of the Ray cluster, ``HOST:PORT``. Without it one is started here.
 
     Raises:
-        UserError: If there is no such backend, or fewer than one process.
+        UserError: If there is no such backend, fewer than one process, or an address without a cluster.
     """
 
     jobs: int | None = None
@@ -48,6 +48,11 @@ class Workers:
             raise UserError(f"backend {self.backend!r}: not known. It is one of {', '.join(BACKENDS)}: choose one.")
         if self.jobs is not None and self.jobs < 1:
             raise UserError(f"jobs {self.jobs}: at least one process does the work. Choose 1 or more.")
+        if self.address is not None and self.backend != "ray":
+            raise UserError(
+                f"address {self.address}: a cluster is reached by the backend ray alone, and the backend is "
+                f"{self.backend}. Choose ray, or leave the address out."
+            )
 
 
 def run_in_parallel(

@@ -219,7 +219,17 @@ def test_layer_command(tmp_path, capsys, monkeypatch):
     assert report["machine"]["threads"] == 1
     assert report["versions"]["torch"] == torch.__version__
     assert {"before", "after"} == report["load_average"].keys()
-    assert report["options"]["rounds"] == 3
+    assert report["options"] == {
+        "shape": [[2, 4, 6, 6], [1, 4, 3, 3, 3]],
+        "contestants": None,
+        "seconds": None,
+        "device": "cpu",
+        "dtype": "float32",
+        "memory_format": "contiguous",
+        "threads": 1,
+        "rounds": 3,
+        "warmup": 1,
+    }
     assert [setting["name"] for setting in report["settings"]] == ["layer 2x4x6x6", "layer 1x4x3x3x3"]
     results = {result["contestant"]: result for result in report["settings"][0]["results"]}
     assert list(results) == [*contestants.DEFAULTS, "copy"]

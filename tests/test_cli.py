@@ -60,6 +60,14 @@ def test_mistakes_are_one_message(tmp_path, official, capsys):
         ),
         (["simulate", "--output", "x", "--subjects", "a"], "argument --subjects: invalid int value: 'a'. monai-iln"),
         ([], "the following arguments are required: COMMAND. monai-iln --help tells what there is."),
+        (
+            ["prepare", "sunnybrook", "--source", "a", "--output", "b", "--sead", "1"],
+            "--sead: no option of monai-iln prepare sunnybrook. Did you mean '--seed'? monai-iln prepare sunnybrook",
+        ),
+        (["benchmark", "layer", "--batch", "4"], "--batch: no option of monai-iln benchmark layer."),
+        (["--verbose", "bundle", "x", "--output", "y"], "--verbose: no option of monai-iln. "),
+        (["study", "--method", "ILN"], "--method: no option of monai-iln study. Did you mean '--methods'?"),
+        (["phantom", "--output", "x", "--sub=4"], "--sub=4: no option of monai-iln phantom."),
     ],
     ids=str,
 )
@@ -68,6 +76,19 @@ def test_a_misspelt_command_line_is_one_message(given, told, capsys):
     printed = capsys.readouterr().err
     assert printed.startswith(f"error: {told}")
     assert printed.count("\n") == 1
+
+
+def test_a_command_that_is_told_can_be_copied(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("monai_iln.datasets.download.download_sunnybrook", lambda output, *_, **__: output)
+    assert main(["download", "sunnybrook", "--output", "a b"]) == 0
+    assert "Next: monai-iln prepare sunnybrook --source 'a b' --output DIR" in capsys.readouterr().out
+
+
+def test_each_example_has_a_line(capsys):
+    with pytest.raises(SystemExit):
+        main(["study", "--help"])
+    _, examples = capsys.readouterr().out.split("Examples:\n")
+    assert [line.split()[:2] for line in examples.splitlines()] == [["monai-iln", "study"]] * 2
 
 
 def test_left_out_subjects_are_warned_of(official, tmp_path, capsys):

@@ -158,8 +158,30 @@ def test_what_is_told_of_a_file_in_a_folder_has_its_final_name(tmp_path, monkeyp
 
 def test_the_folder_where_one_is_cannot_be_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="cannot be written"), new_folder(Path()):
+    with pytest.raises(UserError, match="^[.]: cannot be written whole .* a new folder in it"), new_folder(Path()):
         pass
+
+
+def test_a_mount_cannot_be_replaced(tmp_path, monkeypatch):
+    """As that of a container is: all work would be lost when the folder is to get its name."""
+    monkeypatch.setattr(os.path, "ismount", tmp_path.__eq__)
+    with pytest.raises(UserError, match=f"^{tmp_path}: cannot be written whole"), new_folder(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_what_it_leads_to_is_filled(tmp_path, exists):
+    target, link = tmp_path / "disk" / "out", tmp_path / "link"
+    target.parent.mkdir()
+    if exists:
+        target.mkdir()
+    link.symlink_to(target)
+    with new_folder(link) as partial:
+        assert partial.parent == target.parent, "on the same disk"
+        (partial / "a").write_text("whole")
+    assert link.is_symlink()
+    assert (target / "a").read_text() == "whole"
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-a", "@sum", "\ttab", "\rreturn", "'=1", "''=1", "-1+2"])

@@ -50,7 +50,12 @@ def test_a_killed_process_is_told():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"jobs": 0}, "Choose 1 or more"), ({"backend": "dask"}, "one of loky, ray")]
+    ("wrong", "message"),
+    [
+        ({"jobs": 0}, "Choose 1 or more"),
+        ({"backend": "dask"}, "one of loky, ray"),
+        ({"address": "head:6379"}, "address head:6379: a cluster is reached by the backend ray alone"),
+    ],
 )
 def test_workers_that_there_are_not(wrong, message):
     with pytest.raises(UserError, match=message):

@@ -2,6 +2,8 @@ import csv
 import math
 import os
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 
 import monai.transforms
@@ -18,6 +20,7 @@ from scipy import ndimage
 
 import monai_iln.transforms
 from monai_iln.datasets import DataWarning
+from monai_iln.datasets.cines import CineImage
 from monai_iln.datasets.formats.contours import read_contour
 from monai_iln.datasets.readers.dicom_folder import read_stack
 from monai_iln.errors import UserError
@@ -80,6 +83,26 @@ def test_scaling_keeps_the_affine_and_other_keys():
     torch.testing.assert_close(scaled["image"].affine, affine)
     assert scaled["subject"] == "a"
     assert data["image"].dtype == torch.int16
+
+
+def test_threads_get_the_pixels_of_their_own_cine(tmp_path, monkeypatch):
+    """As the threads of MONAI's CacheDataset, which share a transform."""
+    both = threading.Barrier(2, timeout=20)
+
+    class Interrupted(LoadStack):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "_cine" and value is not None:
+                both.wait()  # a thread goes on when the other one has kept its cine, too
+
+    def read(path, series):
+        return CineImage(np.full((4, 4, 3, 2), float(path.name == "b.nii")), np.eye(4), True, "")
+
+    monkeypatch.setattr("monai_iln.transforms.io.read_cine", read)
+    load = Interrupted()
+    with ThreadPoolExecutor(2) as pool:
+        means = list(pool.map(lambda name: load.read_phase(tmp_path / name, 1)[0].mean(), ("a.nii", "b.nii")))
+    assert means == [0.0, 1.0]
 
 
 def test_load_stack(official, prepared):

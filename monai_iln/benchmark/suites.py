@@ -179,7 +179,8 @@ def _platform(options: argparse.Namespace) -> Platform:
         device = torch.device(options.device)
     except RuntimeError as error:
         raise UserError(f"device {options.device!r}: torch knows no such device. Choose cpu or cuda.") from error
-    require(device.type in ("cpu", "cuda"), f"device {options.device!r}", "only two kinds can be timed", "cpu or cuda")
+    known = device.type in ("cpu", "cuda")
+    require(known, f"device {options.device!r}", "only two kinds can be timed", "choose cpu or cuda")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         require(

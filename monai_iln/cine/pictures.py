@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,14 @@ from monai_iln.run_files import CINE_FILM, CINE_PICTURE
 if TYPE_CHECKING:
     from PIL import Image
 
-COLOURS = ("#ff8c1a", "#35a7ff", "#4cd964", "#ff5fa2")  # of structures, seen on grey and on white
+COLOURS = ("#ff8c1a", "#35a7ff", "#4cd964", "#ff5fa2")  # of structures, seen on grey and on white; then again
 _SCALE = 1.5  # of a pixel, so that a contour is thinner than one
 _LINE_PIXELS, _LETTER_PIXELS = 22, 15
 _USUAL_MS = 50.0  # of a phase whose time is not known
 _PAPER, _INK, _DOUBTED_INK = "#181818", "#e6e6e6", "#ff6b6b"
 _ROW_TILES = 6
 _MOST_INCHES = 5.0  # of the slices in a picture, where they are few
+_NUMBERS_POINTS = 300  # of all numbers of slices side by side
 _DPI = 200  # of twelve slices side by side, a pixel of a contour stays one
 _SHADES = 56  # of grey in a film
 
@@ -94,7 +96,7 @@ def draw_curves(
     figure = Figure(figsize=(10, 4.6 + height), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, height_ratios=(4, height))
-    for curve, colour in zip(curves, COLOURS, strict=False):
+    for curve, colour in zip(curves, cycle(COLOURS), strict=False):
         _draw_curve(above, curve, colour)
     above.set_title(Path(first.stack).name, loc="left", fontsize=10, parse_math=False)
     above.set(
@@ -105,9 +107,10 @@ def draw_curves(
     above.spines[["top", "right"]].set_visible(False)
     below.imshow(strip)
     heights = [(place + 0.5) * len(rows[0]) for place in range(2)]
-    below.set_yticks(heights, [f"ED\nphase {first.ed}", f"ES\nphase {first.es}"], fontsize=8)  # 20 slices are thin rows
-    width = rows[0].shape[1] / pixels.shape[2]
-    below.set_xticks([(index + 0.5) * width for index in range(pixels.shape[2])], range(1, pixels.shape[2] + 1))
+    below.set_yticks(heights, [f"ED, phase {first.ed}", f"ES, phase {first.es}"], fontsize=8)  # 20 slices are thin rows
+    count = pixels.shape[2]
+    width, size = rows[0].shape[1] / count, min(10, _NUMBERS_POINTS / count)
+    below.set_xticks([(index + 0.5) * width for index in range(count)], range(1, count + 1), fontsize=size)
     whose = f", at ED and ES of the {first.structure}" if len(curves) > 1 else ""
     below.set_xlabel(f"slice{whose}", parse_math=False)
     below.tick_params(length=0)
@@ -191,7 +194,7 @@ def _film_frame(
     for index, tile in enumerate(tiles):
         place = tile.shape[1] * (index % columns) + 4, side * (index // columns) + 2
         pen.text(place, str(index + 1), fill=_INK, font=font, stroke_width=1, stroke_fill=_PAPER)
-    inks = [_INK, *COLOURS[: len(curves)], *[_DOUBTED_INK] * len(doubted)]
+    inks = [_INK, *islice(cycle(COLOURS), len(curves)), *[_DOUBTED_INK] * len(doubted)]
     for line, (words, ink) in enumerate(zip([*lines, *doubted], inks, strict=True)):
         pen.text((4, height + line * _LINE_PIXELS + 2), words, fill=ink, font=font)
     return frame.quantize(palette=_palette(), dither=Image.Dither.NONE)
@@ -224,7 +227,7 @@ def _tiles(
         grey = Image.fromarray(np.ascontiguousarray(pixels[..., index][window]))
         size = round(_SCALE * grey.width), round(_SCALE * grey.height)
         tile = np.array(grey.resize(size, Image.Resampling.BICUBIC).convert("RGB"))
-        for mask, colour in zip(masks, COLOURS, strict=False):
+        for mask, colour in zip(masks, cycle(COLOURS), strict=False):
             marked = Image.fromarray(np.ascontiguousarray(mask[..., index][window])).resize(size)
             tile[_outline(np.array(marked, dtype=bool))] = ImageColor.getrgb(colour)
         tiles.append(tile)

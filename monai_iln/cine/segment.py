@@ -99,9 +99,9 @@ def _share_out(slices: str | Sequence[str] | None, bundles: int) -> Sequence[str
         return [slices] * bundles
     require(
         len(slices) in (1, bundles),
-        f"slices {' '.join(slices)} and {bundles} bundles",
+        f"slices {' '.join(slices)}, where the number of bundles is {bundles}",
         "slices are those of all bundles, or each bundle has its own",
-        f"give one range or table, or {bundles}",
+        "give one range or table, or one for each bundle",
     )
     return list(slices) * (bundles // len(slices))
 

@@ -79,7 +79,7 @@ def _require_device(name: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=name)
+        float(torch.zeros(1, device=name))  # which one that only describes tensors cannot tell
     except (AssertionError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise UserError(f"device {name}: cannot be used ({reason}). Give cpu, or cuda where there is a GPU.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from monai_iln.commands.options import add_output, describe
@@ -49,4 +50,4 @@ def _download(options: argparse.Namespace) -> None:
         timeout=options.timeout,
         progress=True,
     )
-    print(f"{folder}: complete. Next: monai-iln prepare sunnybrook --source {folder} --output DIR")
+    print(f"{folder}: complete. Next: monai-iln prepare sunnybrook --source {shlex.quote(str(folder))} --output DIR")

@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser,
         "Cross-validate norms by a bundle's own training, and report which is better.\n"
         "Every option but --config_file is a key of the configuration and overrides it, written as in YAML.",
-        "monai-iln study --bundle DIR --datalist FILE --methods ILN,IN,GN16 --dry_run\n  "
+        "monai-iln study --bundle DIR --datalist FILE --methods ILN,IN,GN16 --dry_run",
         "monai-iln study --config_file configs/cross_validation.yaml --dataset_dir prepared --methods '[ILN, IN]' "
         "--folds '[0]' --overrides '{epochs: 1}' --dry_run",
     )

@@ -1,6 +1,7 @@
 """Ignite handlers that MONAI lacks: curves, cines, metrics per image, robustness, overlays, gates, weights and cost.
 
-All of them work with several ranks of ``torch.distributed``: rank 0 prints and writes, of what all ranks have seen.
+They work with several ranks of ``torch.distributed``: rank 0 prints and writes, of what all ranks have seen. Only
+:class:`SaveCaseScores` and :class:`SaveRobustness` are for one process: a part of the cases is refused.
 """
 
 from typing import TYPE_CHECKING

@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 from monai_iln.errors import DivergedError, require
@@ -65,6 +66,8 @@ class TrainingCurves:
     def _start(self, engine: Engine) -> None:
         self._done = engine.state.iteration
         self._losses.clear()
+        if not self._done:  # a training that goes on adds to its rows
+            self.rows.clear()
         self._bar = tqdm(
             total=_iterations(engine), initial=self._done, desc="Training", unit="batch", disable=not is_first()
         )
@@ -143,6 +146,7 @@ class TrainingCurves:
         marker = "o" if len(epochs) == 1 else ""  # a line of one point shows nothing
         axes.plot(epochs, losses, color="tab:blue", marker=marker)
         axes.set(xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))  # there is no half epoch
         if min(losses) >= 0:
             axes.set_ylim(0, None)
         axes.set_ylabel("training loss", color="tab:blue")

@@ -79,5 +79,6 @@ class SaveGates:
                 rows.append((iteration, layer, component, *quartiles, int(reading["dead"])))
         self.history.append((iteration, gates))
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        save = GATES.append if iteration else GATES.write
+        goes_on = iteration > 0 and (self.output_dir / GATES.name).is_file()  # which a resumed training may lack
+        save = GATES.append if goes_on else GATES.write
         save(self.output_dir, rows)

@@ -33,6 +33,8 @@ _DOUBTED_INK = "#b04a00"  # as dark as text
 _FRAME_PIXELS = 3
 _GOLDEN = (1 + 5**0.5) / 2
 _NOTE = "green: the mask; orange frame: look here; red: removed, for it does not touch the rest"
+_NOTE_OF_TRUTH = "red: truth; green: prediction; yellow: both"
+_NOTE_WITHOUT_TRUTH = "green: the mask"
 
 _MOST_LETTERS = 20  # of a title, which leave room for the number of a slice
 
@@ -64,10 +66,11 @@ class _Sample:
 
 @dataclass
 class _Stack:
-    """What the sheet needs of a stack: the numbers of its slices and of its doubted ones, and the tiles of a sample."""
+    """What the sheet needs of a stack: how many slices it has and how many are doubted, and the tiles of a sample."""
 
     slices: int
     doubted: int
+    has_truth: bool
     tiles: list[Tile] = field(default_factory=list)
     doubted_tiles: list[Tile] = field(default_factory=list)
 
@@ -81,7 +84,8 @@ class SaveOverlay:
 
     Where the output has the ``doubts`` of :class:`monai_iln.transforms.DoubtSlices`, a doubted slice has an orange
     frame and says why, and what was removed from it is red. Of more than 480 slices it then shows those that are
-    doubted, and of the phases of a cine no others either. Where nothing is to be shown, it writes nothing.
+    doubted, and of the phases of a cine no others either. Where nothing is to be shown, there is no file,
+    and one of an earlier run is removed.
 
     Attach it to an evaluator whose batches hold whole stacks. While a training validates, the sheet is redrawn only
     when the key metric is the best so far, so that it shows what the saved model does.
@@ -106,7 +110,8 @@ class SaveOverlay:
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
             layers = [_array(output["image"][0]), _foreground(output["pred"])]
-            if output.get("label") is not None:
+            has_truth = output.get("label") is not None
+            if has_truth:
                 layers.append(_foreground(output["label"]))
             elif any("removed" in row["doubts"] for row in output.get("doubts", ())):
                 layers.append(_removed(output))
@@ -117,7 +122,7 @@ class SaveOverlay:
             key = name, file or f"{idist.get_rank()} {len(self._stacks)}", phase
             doubts = [row["doubts"] for row in output.get("doubts", ())] or [""] * layers[0].shape[-1]
             shown = [index for index, told in enumerate(doubts) if told or not phase]
-            self._stacks[key] = _Stack(len(shown), sum(map(bool, doubts)))
+            self._stacks[key] = _Stack(len(shown), sum(map(bool, doubts)), has_truth)
             for index in shown:
                 caption, tile = str(slice_number(item, index)), overlay(*(layer[..., index] for layer in layers))
                 if doubts[index]:
@@ -134,7 +139,10 @@ class SaveOverlay:
         for key, tile in self._doubted.tiles:
             self._stacks[key].doubted_tiles.append(tile)
         stacks = gather(self._stacks)
-        if not is_first() or not any(stack.slices for stack in stacks.values()):
+        if not is_first():
+            return
+        if not any(stack.slices for stack in stacks.values()):
+            self.path.unlink(missing_ok=True)  # of an earlier run, of other stacks
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(self.path) as partial:
@@ -152,7 +160,8 @@ def _sheet(stacks: Mapping[Key, _Stack]) -> Image:
         shown = stack.doubted_tiles if only_doubted else stack.tiles
         tiles += [(f"{titles[name]} {caption}", pixels) for caption, pixels in shown]
     if not doubted:
-        return contact_sheet(tiles, total=total)
+        has_truth = any(stack.has_truth for stack in stacks.values())
+        return contact_sheet(tiles, total=total, note=_NOTE_OF_TRUTH if has_truth else _NOTE_WITHOUT_TRUTH)
     colours = [_DOUBTED_INK if _is_doubted(tile) else "black" for tile in tiles]
     if not only_doubted:
         return contact_sheet(tiles, colours=colours, note=_NOTE)

@@ -153,6 +153,7 @@ class FineTuning:
         name = getattr(self.evaluator.state, "key_metric_name", None)
         require(name is not None, "an evaluator without a key metric", "weights are compared by it", "give it one")
         (self.output_dir / FINE_TUNING).unlink(missing_ok=True)
+        self._best = None
         network = _plain(self.network)
         own = copy.deepcopy(network.state_dict())
         load_weights(network, self.to_beat)

@@ -117,10 +117,11 @@ class LoadStack(Transform):
 
     def read_phase(self, path: Path, phase: int) -> tuple[NDArray[Any], _Grid]:
         """Read one phase of a cine, counted from 1. The cine stays in memory until another file is read."""
-        if self._cine is None or self._cine[0] != path:
-            self._cine = None  # before the next one comes
-            self._cine = path, read_cine(path, self.series)
-        cine = self._cine[1]
+        known = self._cine  # one look: threads, such as those of MONAI's CacheDataset, share it
+        if known is None or known[0] != path:
+            self._cine = known = None  # before the next one comes
+            self._cine = known = path, read_cine(path, self.series)
+        cine = known[1]
         self._tell(path, cine.doubt)
         return cine.pixels[..., phase - 1], _Grid(cine.pixels.shape[:3], cine.affine, cine.oriented)
 

@@ -146,6 +146,7 @@ def test_pseudonyms(run, hearts, tmp_path):
         (["--series", "9"], "series 9 is none of"),
         (["--slices", "2-9"], "slices 2-9 and 2 stacks"),
         (["--device", "gpu"], "device gpu: cannot be used"),
+        (["--device", "meta"], "device meta: cannot be used"),
     ],
 )
 def test_a_mistake_is_one_message(python, hearts, tmp_path, arguments, message):

@@ -299,7 +299,7 @@ def test_slices_that_a_person_names(segment, prepared, tmp_path):
         assert [int(row["pixels"]) for row in rows] == mask.sum(axis=(0, 1)).tolist()
     assert set(marked[second]) == {2, 3}
     assert set(marked[first]) > {2, 3}
-    assert f"slices.csv\nmasks and overlay: {tmp_path / 'out'}" in done.stdout
+    assert f"slices.csv\nmasks, tables and pictures: {tmp_path / 'out'}" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_slices_of_all_bundles_or_of_each(measured, slices, expected):
 @pytest.mark.parametrize(
     ("slices", "message"),
     [
-        (["2-7", "3-4", "5-6"], "slices 2-7 3-4 5-6 and 2 bundles: slices are those of all"),
+        (["2-7", "3-4", "5-6"], "slices 2-7 3-4 5-6, where the number of bundles is 2: slices are"),
         (["2-7", "2-9"], "P1.nii: has 8 slices, and 2-9 goes beyond the last"),
         ("nine", "slices nine: neither a range of slices"),
     ],

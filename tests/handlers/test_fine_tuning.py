@@ -58,7 +58,7 @@ def weight_in(path):
     return float(torch.load(path, weights_only=True)["weight"])
 
 
-def tune(folder, steps, to_beat=None, start=None, own=0.0, wrap=None, score=Score, **evaluator_options):
+def tune(folder, steps, to_beat=None, start=None, own=0.0, wrap=None, score=Score, runs=1, **evaluator_options):
     """A training whose epochs add steps to the weight. The weights start as given, or else as the network's own."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, own)
@@ -93,7 +93,8 @@ def tune(folder, steps, to_beat=None, start=None, own=0.0, wrap=None, score=Scor
             FineTuning(trained, evaluator, str(to_beat or folder / "model.pt"), str(folder / "eval"), start),
         ],
     )
-    trainer.run()
+    for _ in range(runs):
+        trainer.run()
     return json.loads((folder / "eval" / FINE_TUNING).read_text()), seen
 
 
@@ -109,6 +110,14 @@ def test_worse_epochs_leave_the_file_as_it_was(tmp_path, capsys):
     assert outcome["told"] == told
     assert told in capsys.readouterr().out
     assert sorted(file.name for file in tmp_path.iterdir()) == ["eval", "model.pt"]
+
+
+def test_a_second_run_does_not_know_the_best_of_the_first(tmp_path):
+    """The second starts where the first ended, and each of its epochs is worse."""
+    saved(tmp_path / "model.pt", 0.5)
+    outcome, _ = tune(tmp_path, [1.0, -0.75], own=1.0, runs=2)
+    assert outcome["before"] == 1.0, "what the first run has saved"
+    assert (outcome["best"], outcome["best_epoch"], outcome["better"]) == (0.75, 1, False)
 
 
 def test_an_equal_epoch_is_no_better(tmp_path):

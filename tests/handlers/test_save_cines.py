@@ -1,4 +1,5 @@
 import csv
+import itertools
 
 import nibabel as nib
 import numpy as np
@@ -199,7 +200,7 @@ def told(monkeypatch):
 
 def test_of_several_structures_the_picture_tells_whose_phases_it_shows(tmp_path, told):
     evaluate(SaveCines(str(tmp_path)), *phases(radii=(9, 15, 12)))
-    assert {"ED\nphase 2", "ES\nphase 1", "slice"} <= {*told}
+    assert {"ED, phase 2", "ES, phase 1", "slice"} <= {*told}
     evaluate(SaveCines(str(tmp_path), ["left", "right"]), *phases(radii=(9, 15, 12), inner=3))
     assert "slice, at ED and ES of the left" in told
 
@@ -220,6 +221,39 @@ def test_few_slices_fill_no_page(tmp_path):
     evaluate(SaveCines(str(tmp_path)), *phases(slices=3))
     with Image.open(tmp_path / "cine_cine.png") as picture:
         assert picture.height < picture.width
+
+
+@pytest.mark.parametrize("slices", [3, 12, 30, 60])
+def test_no_words_beside_the_slices_touch(tmp_path, monkeypatch, slices):
+    boxes, save = [], Figure.savefig
+
+    def savefig(figure, *arguments, **options):
+        save(figure, *arguments, **options)
+        figure.draw_without_rendering()  # in the resolution that boxes are told in
+        below = figure.axes[1]
+        for axis in (below.xaxis, below.yaxis):
+            boxes.append([label.get_window_extent() for label in axis.get_ticklabels()])
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    evaluate(SaveCines(str(tmp_path)), *phases(radii=(9, 15), slices=slices))
+    numbers, names = boxes
+    assert len(numbers) == slices
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(numbers))
+    assert names[0].y0 > names[1].y1, "ED stands above ES"
+
+
+def test_more_structures_than_colours(tmp_path):
+    """Colours come again, and none is left undrawn."""
+    items = phases(radii=(9, 15))
+    for _, output in items:
+        for value in range(2, 7):
+            output["pred"][0, value * 8, :8, 2:5] = value
+    evaluate(SaveCines(str(tmp_path)), *items)
+    assert len(SUBJECTS.read_rows(tmp_path)) == 6
+    with Image.open(tmp_path / "cine_cine.gif") as film:
+        film.seek(1)
+        colours = np.asarray(film.convert("RGB")).reshape(-1, 3)
+    assert (colours == [53, 167, 255]).all(axis=1).sum() > 60, "that of the second and the sixth"
 
 
 def test_names_that_begin_no_formula(tmp_path):
@@ -257,6 +291,10 @@ def test_a_cine_without_doubts_has_no_overlay(tmp_path):
     items = [(item, {**output, "doubts": [{"doubts": ""}] * 8}) for item, output in phases()]
     evaluate(SaveOverlay(str(tmp_path / "overlay.png")), *items)
     assert not (tmp_path / "overlay.png").exists()
+    evaluate(SaveOverlay(str(tmp_path / "overlay.png")), *doubted(9, 15))
+    assert (tmp_path / "overlay.png").exists()
+    evaluate(SaveOverlay(str(tmp_path / "overlay.png")), *items)
+    assert not (tmp_path / "overlay.png").exists(), "that of another cine"
 
 
 def test_names_that_a_spreadsheet_would_run(tmp_path):

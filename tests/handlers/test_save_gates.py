@@ -80,3 +80,11 @@ def test_a_training_begins_the_file_anew(tmp_path):
 def test_without_gates_there_are_no_files(tmp_path):
     train(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), tmp_path, iterations=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_training_begins_the_file_where_there_is_none(tmp_path):
+    trainer = Engine(lambda *_: None)
+    SaveGates(nn.Sequential(ILN(16)), str(tmp_path / "new")).attach(trainer)
+    trainer.load_state_dict({"epoch_length": 2, "max_epochs": 2, "iteration": 2})
+    trainer.run([1, 2], max_epochs=2)
+    assert [row["iteration"] for row in read(tmp_path / "new")] == ["2", "2", "3", "3", "4", "4"]

@@ -20,6 +20,14 @@ def test_contact_sheet(tmp_path):
     assert yellow(path) > 100
 
 
+def test_a_sheet_says_what_its_colours_mean(tmp_path, drawn):
+    truth = torch.stack([disc(10), disc(8)], dim=-1)
+    evaluate(SaveOverlay(str(tmp_path / "overlay.png")), stack(one_hot(truth), one_hot(truth)))
+    assert drawn[-1][1]["note"] == "red: truth; green: prediction; yellow: both"
+    run(SaveOverlay(str(tmp_path / "overlay.png")), 3)
+    assert drawn[-1][1]["note"] == "green: the mask"
+
+
 def run(handler, *depths, doubts=lambda number: ""):
     """Draw stacks of so many slices."""
     slices = itertools.count()

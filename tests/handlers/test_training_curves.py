@@ -68,6 +68,20 @@ def test_losses_are_begun_anew_by_a_training_and_added_to_by_a_resumed_one(tmp_p
     assert read(tmp_path / "losses.csv")[1:] == [["1", "1"], ["2", "2"], ["3", "3"], ["4", "4"]]
 
 
+def test_another_training_of_the_same_engine_has_its_own_curve(tmp_path):
+    trainer = trainer_of(tmp_path)
+    trainer.run([1.0, 2.0], max_epochs=2)
+    trainer.run([4.0, 6.0], max_epochs=2)
+    assert read(tmp_path / "curves.csv")[1:] == [["1", "5.0", ""], ["2", "5.0", ""]]
+    trainer.run([3.0, 3.0], max_epochs=3)  # which goes on
+    assert read(tmp_path / "curves.csv")[1:] == [["1", "5.0", ""], ["2", "5.0", ""], ["3", "3.0", ""]]
+
+
+def test_no_half_epoch(tmp_path, axes):
+    trainer_of(tmp_path).run([1.0], max_epochs=2)
+    assert {tick for tick in axes["training loss"].get_xticks() if 1 <= tick <= 2} == {1, 2}
+
+
 def test_one_epoch_is_a_visible_point(tmp_path):
     trainer_of(tmp_path).run([1.0], max_epochs=1)
     pixels = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int)
