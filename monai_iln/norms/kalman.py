@@ -83,6 +83,8 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         self.prediction, self.number, self.ended = prediction, number, ended
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            self._begin_pass()
         if not self.training or x.numel() == 0:  # nothing has no statistics
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return self._forward_in_training(x)
@@ -91,8 +93,6 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
     def _forward_in_training(self, x: Tensor) -> Tensor:
         fits = x.dim() > 1 and x.shape[1] == self.num_features
         require(fits, f"input of shape {list(x.shape)}", f"it must be (N, {self.num_features}, *spatial)", "change it")
-        if self.number == 0:  # a new pass begins
-            self.ended.clear()
         axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
         working = x.to(working_dtype(x))
         batch_mean = working.as_subclass(Tensor).mean(axes)  # statistics would carry a MetaTensor's history along
@@ -107,6 +107,12 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         if self.affine:
             offset = offset + self.bias
         return torch.addcmul(offset.view(shape), centred, slope.view(shape)).to(x.dtype)
+
+    @torch.jit.unused
+    def _begin_pass(self) -> None:
+        """Forget the pass before where a new one begins, also where the first norm is frozen, in evaluation mode."""
+        if self.number == 0:
+            self.ended.clear()
 
     def _blend(self, mean: Tensor, variance: Tensor) -> Moments:
         """The statistics of the batch, blended with the prediction."""
