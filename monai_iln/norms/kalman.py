@@ -95,9 +95,9 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         require(fits, f"input of shape {list(x.shape)}", f"it must be (N, {self.num_features}, *spatial)", "change it")
         axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
         working = x.to(working_dtype(x))
-        batch_mean = working.as_subclass(Tensor).mean(axes)  # statistics would carry a MetaTensor's history along
+        batch_mean = _plain(working).mean(axes)  # statistics would carry a MetaTensor's history along
         centred = working - batch_mean.view(shape)
-        mean, variance = self._blend(batch_mean, centred.as_subclass(Tensor).square().mean(axes))
+        mean, variance = self._blend(batch_mean, _plain(centred).square().mean(axes))
         self.ended[self.number] = mean, variance
         self._track(mean.detach(), variance.detach())
         slope = (variance + self.eps).rsqrt()
@@ -143,3 +143,8 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
     def extra_repr(self) -> str:
         follows = "predicted" if self.prediction is not None else "not predicted"
         return f"{self.num_features}, gain={self.gain:g}, {follows}"
+
+
+def _plain(x: Tensor) -> Tensor:
+    """``x`` without its class, which ``torch.compile`` cannot take off a plain tensor."""
+    return x if type(x) is Tensor else x.as_subclass(Tensor)
