@@ -83,6 +83,8 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         self.prediction, self.number, self.ended = prediction, number, ended
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            self._begin_pass()
         if not self.training or x.numel() == 0:  # nothing has no statistics
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return self._forward_in_training(x)
@@ -91,13 +93,11 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
     def _forward_in_training(self, x: Tensor) -> Tensor:
         fits = x.dim() > 1 and x.shape[1] == self.num_features
         require(fits, f"input of shape {list(x.shape)}", f"it must be (N, {self.num_features}, *spatial)", "change it")
-        if self.number == 0:  # a new pass begins
-            self.ended.clear()
         axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
         working = x.to(working_dtype(x))
-        batch_mean = working.as_subclass(Tensor).mean(axes)  # statistics would carry a MetaTensor's history along
+        batch_mean = _plain(working).mean(axes)  # statistics would carry a MetaTensor's history along
         centred = working - batch_mean.view(shape)
-        mean, variance = self._blend(batch_mean, centred.as_subclass(Tensor).square().mean(axes))
+        mean, variance = self._blend(batch_mean, _plain(centred).square().mean(axes))
         self.ended[self.number] = mean, variance
         self._track(mean.detach(), variance.detach())
         slope = (variance + self.eps).rsqrt()
@@ -107,6 +107,12 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         if self.affine:
             offset = offset + self.bias
         return torch.addcmul(offset.view(shape), centred, slope.view(shape)).to(x.dtype)
+
+    @torch.jit.unused
+    def _begin_pass(self) -> None:
+        """Forget the pass before where a new one begins, also where the first norm is frozen, in evaluation mode."""
+        if self.number == 0:
+            self.ended.clear()
 
     def _blend(self, mean: Tensor, variance: Tensor) -> Moments:
         """The statistics of the batch, blended with the prediction."""
@@ -137,3 +143,8 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
     def extra_repr(self) -> str:
         follows = "predicted" if self.prediction is not None else "not predicted"
         return f"{self.num_features}, gain={self.gain:g}, {follows}"
+
+
+def _plain(x: Tensor) -> Tensor:
+    """``x`` without its class, which ``torch.compile`` cannot take off a plain tensor."""
+    return x if type(x) is Tensor else x.as_subclass(Tensor)

@@ -162,8 +162,9 @@ def weight_normalize(network: nn.Module, example: Any = None) -> nn.Module:
     for each output channel :math:`o`, by torch's own parametrization. The first batch in training decides from which
     values the gain :math:`g` and the bias start: each layer's output has mean 0 and variance 1 in every channel. The
     batch goes through layer by layer, with those before already set. Ranks of ``torch.distributed`` take their batches
-    together. A channel that is constant keeps the values that it has. A batch of no samples sets
-    nothing, nor does one on the meta device.
+    together. A channel that is constant keeps the values that it has. A batch of no samples sets nothing, nor does one
+    on the meta device. A channel whose weights are all 0, as at the end of diffusion networks, gets a random direction.
+    Its gain is 0, and can grow.
 
     All convolutions take part, the last one too, but no other layers. A convolution without a bias gets one, for the
     norm behind it had one. ``initialized`` in the state of a convolution tells that this has happened, so weights that
@@ -291,10 +292,22 @@ def _parametrize(convolution: _ConvNd) -> None:
     if convolution.bias is None:
         zeros = weight.new_zeros(convolution.out_channels)
         convolution.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
-    weight_norm(convolution, dim=int(convolution.transposed))  # the axis of the output channels
+    axis = int(convolution.transposed)  # of the output channels
+    weight_norm(convolution, dim=axis)
+    _give_directions(convolution.parametrizations.weight.original1, axis)  # type: ignore[union-attr,arg-type]
     convolution.register_buffer("initialized", torch.tensor(False, device=weight.device))
     handle: Any = convolution.register_forward_pre_hook(_initialize, with_kwargs=True)
     convolution._initialization = handle
+
+
+@torch.no_grad()
+def _give_directions(direction: Tensor, axis: int) -> None:
+    """Draw a direction for each output channel whose weights are all 0, which have none: 0 / 0 is no number."""
+    if direction.is_meta:
+        return
+    rows = direction.movedim(axis, 0)
+    lacking = (rows.flatten(1) == 0).all(1)
+    rows[lacking] = torch.randn_like(rows[lacking])
 
 
 @torch.no_grad()

@@ -163,7 +163,13 @@ class _MixtureNorm(torch.autograd.Function):
             backend = reference
         else:
             backend = dispatcher if _is_watched(grad) else ctx.backend
-        operands: Any = (*ctx.saved_tensors, ctx.mixture)
+        x, moments, *tensors = ctx.saved_tensors
+        # Hooks of saved tensors may have left another dtype, and kernels read memory by it.
+        if x.dtype is not grad.dtype:
+            x = x.to(grad.dtype)
+        if moments.dtype is not torch.float64:
+            moments = moments.to(torch.float64)
+        operands: Any = (x, moments, *tensors, ctx.mixture)
         grads = backend.backward(grad, *operands)
         _, needs_x, needs_rho, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         # autograd casts them to the dtype of what they belong to.

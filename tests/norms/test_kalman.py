@@ -327,6 +327,33 @@ def test_statistics_do_not_outlive_the_next_pass():
     assert set(network[1].ended) == {0}
 
 
+def test_a_first_norm_that_is_frozen_later_leaves_nothing_of_its_last_pass():
+    """Statistics of an earlier pass belong to other images, and to a graph that is gone."""
+    network = nn.Sequential()
+    for channels in (1, 4, 4):
+        network.extend([nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU()])
+    apply_method(network, "BATCH_KALMAN", torch.zeros(1, 1, 12, 12))
+    network(torch.randn(2, 1, 12, 12)).sum().backward()
+    network[1].eval()
+    fresh = copy.deepcopy(network)  # which has seen no pass
+    x = torch.randn(2, 1, 12, 12)
+    torch.testing.assert_close(network(x), fresh(x))
+    network(x).sum().backward()
+
+
+def test_compile_has_no_graph_break():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    network = apply_method(network, "BATCH_KALMAN", torch.zeros(1, 1, 12, 12))
+    twin = copy.deepcopy(network)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    x, cotangent = torch.randn(2, 1, 12, 12), torch.randn(2, 4, 8, 8)
+    for function in (compiled, twin):
+        (function(x) * cotangent).sum().backward()
+    for parameter, other in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad)
+    torch.testing.assert_close(network.state_dict(), twin.state_dict())
+
+
 def test_as_batch_norm():
     """Without a prediction the layer is torch's, but for the biased running variance; so are its manners."""
     layer, other = BatchKalmanNorm(3), nn.BatchNorm2d(3)

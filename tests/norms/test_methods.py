@@ -180,6 +180,26 @@ def test_a_constant_channel_keeps_gain_and_bias():
     torch.testing.assert_close(network.state_dict(), state)
 
 
+@pytest.mark.parametrize("convolution", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_channel_whose_weights_are_zero_has_a_gain_of_zero(convolution):
+    """As at the end of MONAI's diffusion networks. Torch's parametrization alone divides 0 by 0."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), convolution(4, 2, 3))
+    axis = int(network[2].transposed)
+    with torch.no_grad():
+        network[2].weight.select(axis, 0).fill_(0)
+        network[2].bias.fill_(3)
+    kept = network[2].weight.select(axis, 1).clone()
+    apply_method(network, "WEIGHT")
+    torch.testing.assert_close(network[2].weight.select(axis, 1), kept)
+    y = network(image(2))
+    assert (y[:, 0] == 3).all()
+    (y * torch.randn(y.shape)).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    gain = network[2].parametrizations.weight.original0
+    assert gain.select(axis, 0).item() == 0
+    assert gain.grad.select(axis, 0).item() != 0, "it can grow"
+
+
 def test_a_batch_of_no_samples_is_not_the_first():
     network = apply_method(PaperUNet(2, 1, 2, (4, 8)), "WEIGHT")
     expected = copy.deepcopy(network)

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from monai_iln import ILN
+from monai_iln.errors import UserError
 from monai_iln.norms import BatchInstanceNorm, SpatialLayerNorm, UGATITInstanceLayerNorm
 from monai_iln.norms.backends import dispatcher, reference
 from monai_iln.norms.coefficients import BATCH, Mixture
@@ -259,6 +260,18 @@ def test_checkpointing():
     assert_same(recomputed, layer_results(layer, layer, x), tolerance=0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("norm", [partial(ILN, 8, 4), partial(BatchInstanceNorm, 8)])
+def test_hooks_of_saved_tensors_may_change_dtypes(norm, dtype):
+    layer, x = norm(), torch.randn(2, 8, 6, 6)
+
+    def apply(leaf):
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.to(dtype), lambda tensor: tensor):
+            return layer(leaf)
+
+    assert_same(layer_results(apply, layer, x), layer_results(layer, layer, x), tolerance=1e-5)
+
+
 def test_autocast():
     network = nn.Sequential(nn.Conv2d(1, 8, 3), ILN(8, 4), nn.ReLU(inplace=True), nn.Conv2d(8, 1, 3))
     with torch.autocast("cpu", torch.bfloat16):
@@ -285,6 +298,33 @@ def test_who_takes_the_operator(monkeypatch):
     assert calls == [cpu, cpu]
     layer.to("meta")(x.to("meta"))
     assert calls == [cpu, cpu, reference]
+
+
+# A kernel has nothing but addresses. What is there instead of a parameter, or behind it, must not be read.
+@pytest.mark.parametrize("differentiated", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.ones(4)}, "weight of 4 numbers for an input of 8 channels: it must have 8"),
+        ({"bias": torch.ones(16)}, "bias of 16 numbers"),
+        ({"rho": torch.ones(8)}, "rho of 8 numbers for an input of 8 channels: it must have 1"),
+        ({"rho": torch.ones(0)}, "rho is a Parameter of 0 numbers"),
+        ({"weight": torch.ones(8, device="meta")}, "weight is a Parameter of 8 numbers on meta"),
+    ],
+)
+def test_parameters_that_do_not_fit(change, message, differentiated):
+    layer = ILN(8, 4)
+    for name, tensor in change.items():
+        setattr(layer, name, nn.Parameter(tensor))
+    with torch.set_grad_enabled(differentiated), pytest.raises(UserError, match=message):
+        layer(torch.randn(2, 8, 4, 4))
+
+
+@pytest.mark.parametrize("change", [{"components": [16, 1]}, {"components": [8, 3]}, {"num_groups": 3}])
+def test_groups_that_do_not_divide_the_channels(change):
+    *operands, mixture = make((2, 8, 4, 4))
+    with pytest.raises(UserError, match="groups in an input of 8 channels: they must divide the channels"):
+        mixture_norm(*operands, mixture._replace(**change))
 
 
 def spy(calls, backend, forward, *operands):

@@ -8,13 +8,16 @@ where numba is installed, :mod:`~monai_iln.norms.backends.cpu`, and :mod:`~monai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from monai_iln.errors import UserError, require
 from monai_iln.norms.coefficients import Mixture
 
+PARAMETERS = ("rho", "weight", "bias", "running_mean", "running_var")
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -24,6 +27,48 @@ def memory_format(x: Tensor) -> torch.memory_format | None:
         return torch.contiguous_format
     layout = _CHANNELS_LAST.get(x.dim())
     return layout if layout is not None and x.is_contiguous(memory_format=layout) else None
+
+
+def check_sizes(channels: int, sizes: Sequence[int], mixture: Mixture) -> None:
+    """Refuse what does not fit the channels: kernels get addresses, and would read what lies behind a parameter.
+
+    Args:
+        channels: The channels of the input.
+        sizes: The numbers in ``rho``, ``weight``, ``bias``, ``running_mean`` and ``running_var``; 0 for ``None``.
+        mixture: The components and how they are blended.
+
+    Raises:
+        UserError: If a parameter has another size, or a number of groups does not divide the channels.
+    """
+    for groups in (*mixture.components, mixture.num_groups):
+        fits = groups == 0 or (groups > 0 and channels % groups == 0)  # 0 is batch norm, or no group norm
+        got = f"{groups} groups in an input of {channels} channels"
+        require(fits, got, "they must divide the channels", "make the layer with the channels of its input")
+    rows = len(mixture.components) * (2 if mixture.blend_statistics else 1)
+    gates = channels if mixture.per_channel else 1
+    if mixture.gate == "softmax":
+        gates *= rows
+    for name, size in zip(PARAMETERS, sizes, strict=True):
+        wanted = gates if name == "rho" else channels
+        may_lack = name != "rho" or rows == 1
+        got = f"{name} of {size} numbers for an input of {channels} channels"
+        rule = f"it must have {wanted}"
+        require(size == wanted or (size == 0 and may_lack), got, rule, "give the layer parameters of its own shapes")
+
+
+def size_on_cpu(name: str, tensor: Tensor | None) -> int:
+    """The numbers in a parameter of a layer whose input is on the CPU; 0 for ``None``.
+
+    Raises:
+        UserError: If the parameter has no values there.
+    """
+    if tensor is None:
+        return 0
+    if not tensor.is_cpu or tensor.data_ptr() == 0:
+        got = f"{name} is a {type(tensor).__name__} of {tensor.numel()} numbers on {tensor.device}"
+        rule = "the input lies on the CPU, and so must the values of its layer"
+        raise UserError(f"{got}; {rule}. Remedy: move the layer there, and load its values.")
+    return tensor.numel()
 
 
 class Backend(Protocol):

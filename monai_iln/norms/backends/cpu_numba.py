@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monai_iln.norms.backends import cpu_kernels, memory_format
+from monai_iln.norms.backends import PARAMETERS, check_sizes, cpu_kernels, memory_format, size_on_cpu
 from monai_iln.norms.backends.cpu_build import DTYPES, OPENMP, build
 from monai_iln.norms.backends.cpu_coefficients import GATES
 from monai_iln.norms.coefficients import Mixture
@@ -41,8 +41,8 @@ def forward(
     source = _plain(x)
     y = torch.empty_like(source)
     moments = torch.empty((2, *x.shape[:2]), dtype=torch.float64, device=_CPU)
-    parameters, doubles = _read(source.dtype, rho, weight, bias, running_mean, running_var)
-    _run("forward", source, None, y, moments, parameters, doubles, (None, None, None), mixture)
+    parameters, sizes, doubles = _read(source.dtype, rho, weight, bias, running_mean, running_var)
+    _run("forward", source, None, y, moments, parameters, sizes, doubles, (None, None, None), mixture)
     return (y if source is x else y.to(x.dtype)), moments
 
 
@@ -58,9 +58,9 @@ def backward(
     if type(grad) is not Tensor or grad.dtype is not source.dtype or memory_format(grad) is not layout or grad.is_neg():
         grad = grad.as_subclass(Tensor).to(source.dtype).resolve_neg().contiguous(memory_format=layout)
     grad_x = torch.empty_like(source)
-    parameters, doubles = _read(source.dtype, rho, weight, bias, running_mean, running_var)
+    parameters, sizes, doubles = _read(source.dtype, rho, weight, bias, running_mean, running_var)
     grads = [None if tensor is None else torch.empty_like(tensor) for tensor in parameters[:3]]
-    _run("backward", source, grad, grad_x, moments, parameters, doubles, grads, mixture)
+    _run("backward", source, grad, grad_x, moments, parameters, sizes, doubles, grads, mixture)
     grad_rho, grad_weight, grad_bias = grads
     return (grad_x if source is x else grad_x.to(x.dtype)), grad_rho, grad_weight, grad_bias
 
@@ -74,7 +74,7 @@ def _plain(x: Tensor) -> Tensor:
 
 def _run(
     name: str, x: Tensor, grad: Tensor | None, result: Tensor, moments: Tensor, parameters: tuple[Tensor | None, ...],
-    doubles: bool, grads: Sequence[Tensor | None], mixture: Mixture,
+    sizes: tuple[int, ...], doubles: bool, grads: Sequence[Tensor | None], mixture: Mixture,
 ) -> None:  # fmt: skip
     """Call a kernel on one thread, or on as many as torch would use."""
     _, samples, channels = moments.shape
@@ -83,11 +83,9 @@ def _run(
     threads = 1
     if OPENMP is not None and numbers >= 2 * GRAIN:
         threads = min(torch.get_num_threads(), numbers // GRAIN)
-    rho = parameters[0]
     interleaved = size == 1 or not x.is_contiguous()
     work_size, settings = _plan(
-        samples, channels, size, interleaved, threads, 0 if rho is None else rho.numel(),
-        doubles, parameters[3] is not None, tuple(mixture.components), *mixture[1:],
+        samples, channels, size, interleaved, threads, sizes, doubles, tuple(mixture.components), *mixture[1:]
     )  # fmt: skip
     work = torch.empty(work_size, dtype=torch.float64, device=_CPU)
     tensors = (x, grad, result, moments, *parameters, *grads, work)
@@ -100,27 +98,32 @@ def _run(
         kernel.ctypes(arguments)
 
 
-def _read(dtype: torch.dtype, *parameters: Tensor | None) -> tuple[tuple[Tensor | None, ...], bool]:
-    """The parameters without gaps, all in float32, or else (as for a map in float64) in float64; which of the two."""
+def _read(dtype: torch.dtype, *parameters: Tensor | None) -> tuple[tuple[Tensor | None, ...], tuple[int, ...], bool]:
+    """The parameters without gaps, their sizes, and whether all are in float64, as for a map in it, or in float32."""
     doubles, plain = dtype is torch.float64, True
-    for tensor in parameters:
+    sizes: list[int] = []
+    for name, tensor in zip(PARAMETERS, parameters, strict=True):
+        sizes.append(size_on_cpu(name, tensor))
         if tensor is not None:
             doubles |= tensor.dtype is not torch.float32
             plain &= tensor.is_contiguous() and not tensor.is_neg()
     if plain and not doubles:
-        return parameters, doubles
+        return parameters, tuple(sizes), doubles
     dtype = torch.float64 if doubles else torch.float32
     copies = [None if tensor is None else tensor.to(dtype).resolve_neg().contiguous() for tensor in parameters]
-    return tuple(copies), doubles
+    return tuple(copies), tuple(sizes), doubles
 
 
 @functools.lru_cache(1024)
 def _plan(
-    samples: int, channels: int, size: int, interleaved: bool, threads: int, rho_size: int, doubles: bool,
-    running: bool, components: tuple[int, ...], num_groups: int, blend_statistics: bool, unbiased: bool, eps: float,
+    samples: int, channels: int, size: int, interleaved: bool, threads: int, sizes: tuple[int, ...],
+    doubles: bool, components: tuple[int, ...], num_groups: int, blend_statistics: bool, unbiased: bool, eps: float,
     gate: str, per_channel: bool,
 ) -> tuple[int, bytes]:  # fmt: skip
     """The size of the workspace in numbers of 8 bytes, and what a kernel is told beside addresses."""
+    mixture = Mixture(list(components), num_groups, blend_statistics, unbiased, eps, gate, per_channel)
+    check_sizes(channels, sizes, mixture)
+    rho_size, running = sizes[0], sizes[3] > 0
     width, positions, row = 1, BLOCK, 0
     if interleaved:
         width, positions, row = channels, max(64, 2 * BLOCK // channels), channels * max(1, ROW // channels)
