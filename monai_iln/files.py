@@ -98,7 +98,8 @@ def write_rows(file: TextIO, rows: Iterable[Sequence[Any]]) -> None:
 
 
 def as_text(cell: str) -> str:
-    """A cell that a spreadsheet takes for text, whatever it begins with. A number stays as it is."""
+    r"""A cell that a spreadsheet takes for text, whatever it begins with. A number stays as it is, NUL is ``\x00``."""
+    cell = cell.replace("\0", r"\x00")  # which the csv module of Python 3.10 neither writes nor reads
     if cell[:1] in _SIGNS and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
         return f"'{cell}"
     return cell

@@ -84,6 +84,13 @@ def test_what_is_written_is_read(tmp_path):
     assert read_csv(path).rows == [{"name": "a,b", "value": "1"}, {"name": "é\n", "value": ""}]
 
 
+def test_what_no_table_can_hold_is_written_as_its_code(tmp_path):
+    """Python 3.10 neither writes NUL to a table nor reads it."""
+    path = tmp_path / "table.csv"
+    write_csv(path, ["name"], [("a\0b",), ("=\0",), ("\ud800",)])
+    assert [row["name"] for row in read_csv(path).rows] == [r"a\x00b", r"=\x00", r"\ud800"]
+
+
 KILL = """
 import os, signal, sys
 from pathlib import Path

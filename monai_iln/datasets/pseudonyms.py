@@ -71,8 +71,8 @@ def draw_pseudonyms(key: Path | str, subjects: Iterable[str]) -> dict[str, str]:
 
 
 def _storable(subject: str) -> str:
-    """The name as UTF-8 can hold it, which some names of files are not."""
-    return subject.encode("utf-8", "backslashreplace").decode("utf-8")
+    """The name as a table in UTF-8 can hold it, which some names are not."""
+    return subject.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", r"\x00")
 
 
 def _append(key: Path, subjects: Sequence[str]) -> None:

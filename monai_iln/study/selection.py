@@ -58,8 +58,8 @@ def choose_rates(runs: pd.DataFrame, rule: str, metric: str | Metric = "dice") -
     scored = runs.assign(score=pd.to_numeric(runs[column]).where(runs["status"] == "finished"))
     rows: list[list[Any]] = []
     names = [pd.factorize(runs[name])[0] for name in ("dataset", "method")]
-    for _, group in scored.groupby([*names, runs["split"], runs["fold"]]):
-        rates = group.groupby("learning_rate")["score"].agg(["mean", "count", "size"])
+    for _, group in scored.groupby([*names, runs["split"], runs["fold"]], observed=True):
+        rates = group.groupby("learning_rate", observed=True)["score"].agg(["mean", "count", "size"])
         rates = rates[rates["count"] > 0]
         if len(rates):
             complete = rates[rates["count"] == rates["size"]]
@@ -104,8 +104,8 @@ def subject_scores(images: pd.DataFrame, metric: str | Metric = "dice") -> pd.Da
     column = known_metric(metric).column
     test = select_test(images, one_rate=True)
     keys = ["dataset", "structure", "subject"]
-    by_seed = test.groupby([*keys, "method", "seed"])[column].mean()
-    table = by_seed.groupby([*keys, "method"]).mean().unstack("method")
+    by_seed = test.groupby([*keys, "method", "seed"], observed=True)[column].mean()
+    table = by_seed.groupby([*keys, "method"], observed=True).mean().unstack("method")
     index = pd.MultiIndex.from_frame(test[keys].drop_duplicates())
     return table.reindex(index=index, columns=pd.Index(test["method"].unique(), name="method"))
 
@@ -144,7 +144,7 @@ def scores_of_runs(images: pd.DataFrame, metric: str | Metric = "dice") -> tuple
         require(test[name].nunique() <= 1, f"{name}s {several}", "chance is told for one at a time", "choose one")
     methods = list(test["method"].unique())
     runs = test[["method", "fold", "seed"]].drop_duplicates()
-    by_seed = runs.groupby("seed").size()
+    by_seed = runs.groupby("seed", observed=True).size()
     complete = by_seed.index[by_seed == len(methods) * runs["fold"].nunique()]
     test = test[test["seed"].isin(complete)]
     places = test[["seed", "subject", "fold"]].astype({"subject": str}).drop_duplicates()
@@ -152,7 +152,11 @@ def scores_of_runs(images: pd.DataFrame, metric: str | Metric = "dice") -> tuple
     seen = ", ".join(f"{row.subject} with seed {row.seed}" for row in twice.head(3).itertuples())
     rule = "a subject is tested in one fold of a seed, the same for all methods"
     require(not seen, f"two folds for {seen}", rule, "give the methods of a seed one split")
-    by_subject = test.astype({"subject": str, "method": str}).groupby(["method", "seed", "subject"])[column].mean()
+    by_subject = (
+        test.astype({"subject": str, "method": str})
+        .groupby(["method", "seed", "subject"], observed=True)[column]
+        .mean()
+    )
     table = pd.DataFrame(by_subject.unstack("subject"))
     table = table[table.columns[np.isfinite(table.to_numpy(float)).all(axis=0)]]
     names = tuple(map(str, methods))
@@ -176,7 +180,7 @@ def select_test(images: pd.DataFrame, one_rate: bool = False) -> pd.DataFrame:
         images = images.reindex(columns=list(dict.fromkeys([*images.columns, *ALL_IMAGES.columns])))
     test = with_split(images[images["part"] == "test"])
     if one_rate:
-        rates = test.groupby(GROUP)["learning_rate"].nunique()
+        rates = test.groupby(GROUP, observed=True)["learning_rate"].nunique()
         for key in rates.index[rates > 1]:
             raise UserError(
                 f"Images of {rates[key]} learning rates for {' / '.join(map(str, key))}: their mean would be the score "

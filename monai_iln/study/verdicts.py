@@ -208,9 +208,9 @@ def over_structures(images: pd.DataFrame, metric: str | Metric = "dice") -> pd.D
     keys = [*GROUP, "learning_rate", "seed", "subject"]
     test = select_test(images)
     test = test.astype(dict.fromkeys(("dataset", "method", "structure", "subject"), str))
-    scores = test.groupby([*keys, "structure"], sort=False)[column].mean()
-    whole = scores.notna().groupby(["dataset", "subject", "structure"]).transform("all")
-    means = scores[whole].groupby(keys, sort=False).mean().reset_index()
+    scores = test.groupby([*keys, "structure"], sort=False, observed=True)[column].mean()
+    whole = scores.notna().groupby(["dataset", "subject", "structure"], observed=True).transform("all")
+    means = scores[whole].groupby(keys, sort=False, observed=True).mean().reset_index()
     return means.assign(part="test", structure="")
 
 

@@ -34,7 +34,7 @@ def volumes(images: pd.DataFrame) -> pd.DataFrame:
     test = select_test(images).assign(phase=lambda frame: frame["phase"].astype(str).str.upper())
     table = test[keys].drop_duplicates().set_index(keys)
     for phase, name in (("ED", "edv"), ("ES", "esv")):
-        groups = test[test["phase"] == phase].groupby(keys)[["truth_ml", "predicted_ml"]]
+        groups = test[test["phase"] == phase].groupby(keys, observed=True)[["truth_ml", "predicted_ml"]]
         sums = groups.sum().where(groups.count().eq(groups.size(), axis=0))  # a sum without one slice is no volume
         table = table.join(sums.set_axis([f"{name}_truth", f"{name}_predicted"], axis=1))
     for side in ("truth", "predicted"):

@@ -102,7 +102,8 @@ def _table(results: Results) -> Table:
         record: dict[str, Any] = {
             "method": method,
             "norms": survey.get("norms"),
-            "kinds": join([f"{number} {kind}" for kind, number in kinds.items()]),
+            # Not "number", the function of that name: Python 3.12.1 takes the two for one variable.
+            "kinds": join([f"{count} {kind}" for kind, count in kinds.items()]),
             "affine": survey.get("affine"),
             "gates": survey.get("gates"),
             "dead_gates": survey.get("dead_gates"),
