@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="the kernels need triton: pip install triton")
 
+from monai_iln.errors import UserError
 from monai_iln.norms.backends import cuda
 from monai_iln.norms.coefficients import BATCH, Mixture
 from monai_iln.norms.operator import mixture_norm_reference
@@ -162,7 +163,11 @@ def test_a_channel_shared_by_several_programs(monkeypatch, programs):
 def test_each_mixture_has_a_plan_of_its_own(change):
     operands = (*make((2, 8, 4, 5), ILN), None, None)
     assert cuda._find_plan(*operands, ILN) is cuda._find_plan(*operands, ILN._replace(components=[8, 1]))
-    assert cuda._find_plan(*operands, ILN) is not cuda._find_plan(*operands, ILN._replace(**change))
+    changed = ILN._replace(**change)
+    others = operands
+    if changed.per_channel:
+        others = (*make((2, 8, 4, 5), changed, per_channel=True), None, None)
+    assert cuda._find_plan(*operands, ILN) is not cuda._find_plan(*others, changed)
 
 
 def test_each_kind_of_tensors_has_a_plan_of_its_own():
@@ -259,7 +264,8 @@ def test_sizes_share_what_is_compiled(unbiased):
     compiled = {}
     mixture = ILN._replace(components=[32, 1], num_groups=0, unbiased=unbiased, gate="projected", per_channel=True)
     for height in range(20, 60):
-        plan = cuda._find_plan(torch.empty(1, 32, height, 64), None, None, None, None, None, mixture)
+        x = torch.empty(1, 32, height, 64)
+        plan = cuda._find_plan(x, torch.ones(32), None, None, None, None, mixture)
         for launch in plan:
             if isinstance(launch, cuda.Launch):
                 parameters = list(inspect.signature(launch.kernel.fn).parameters.values())[-len(launch.arguments) :]
@@ -269,3 +275,25 @@ def test_sizes_share_what_is_compiled(unbiased):
                 ]
                 compiled.setdefault(launch.kernel.fn.__name__, set()).add(str(key))
     assert {name: len(keys) for name, keys in compiled.items() if len(keys) > 4} == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("weight", 4, "weight of 4 numbers for an input of 8 channels: it must have 8"),
+        ("rho", 8, "rho of 8 numbers for an input of 8 channels: it must have 1"),
+    ],
+)
+def test_a_parameter_that_does_not_fit_after_one_that_does(name, size, message):
+    x, *others = make(SHAPES["2d"], ILN)
+    parameters = dict(zip(("rho", "weight", "bias"), others, strict=True))
+    cuda.forward(x, *parameters.values(), None, None, ILN)  # whose plan is remembered
+    parameters[name] = random(size)
+    with pytest.raises(UserError, match=message):
+        cuda.forward(x, *parameters.values(), None, None, ILN)
+
+
+def test_a_parameter_on_another_device():
+    x, rho, weight, bias = make((2, 8, 3, 3), ILN)
+    with pytest.raises(UserError, match="bias is a Tensor of 8 numbers on meta; the input lies on"):
+        cuda.forward(x, rho, weight, bias.to("meta"), None, None, ILN)

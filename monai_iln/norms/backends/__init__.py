@@ -56,17 +56,23 @@ def check_sizes(channels: int, sizes: Sequence[int], mixture: Mixture) -> None:
         require(size == wanted or (size == 0 and may_lack), got, rule, "give the layer parameters of its own shapes")
 
 
-def size_on_cpu(name: str, tensor: Tensor | None) -> int:
-    """The numbers in a parameter of a layer whose input is on the CPU; 0 for ``None``.
+def find_size(name: str, tensor: Tensor | None, device: int = -1) -> int:
+    """The numbers in a parameter of a layer; 0 for ``None``.
+
+    Args:
+        name: The name of the parameter.
+        tensor: The parameter.
+        device: The number of the input's device, as ``Tensor.get_device`` has it: -1 is the CPU.
 
     Raises:
-        UserError: If the parameter has no values there.
+        UserError: If the parameter has no values on that device.
     """
     if tensor is None:
         return 0
-    if not tensor.is_cpu or tensor.data_ptr() == 0:
+    if tensor.get_device() != device or tensor.data_ptr() == 0:
+        place = "the CPU" if device < 0 else f"GPU {device}"
         got = f"{name} is a {type(tensor).__name__} of {tensor.numel()} numbers on {tensor.device}"
-        rule = "the input lies on the CPU, and so must the values of its layer"
+        rule = f"the input lies on {place}, and so must the values of its layer"
         raise UserError(f"{got}; {rule}. Remedy: move the layer there, and load its values.")
     return tensor.numel()
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_iln.norms.backends import PARAMETERS, check_sizes, size_on_cpu
+from monai_iln.norms.backends import PARAMETERS, check_sizes, find_size
 from monai_iln.norms.coefficients import (
     Mixture,
     gate_rows,
@@ -37,7 +37,7 @@ def forward(
     running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One pass for the statistics, one to apply ``y = A (x - m) + B``."""
-    sizes = map(size_on_cpu, PARAMETERS, (rho, weight, bias, running_mean, running_var))
+    sizes = map(find_size, PARAMETERS, (rho, weight, bias, running_mean, running_var))
     check_sizes(x.shape[1], tuple(sizes), mixture)
     x = x.as_subclass(Tensor)  # MONAI's MetaTensor would take part in every line; torch makes the result one
     source = x.to(working_dtype(x))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monai_iln.norms.backends import PARAMETERS, check_sizes, cpu_kernels, memory_format, size_on_cpu
+from monai_iln.norms.backends import PARAMETERS, check_sizes, cpu_kernels, find_size, memory_format
 from monai_iln.norms.backends.cpu_build import DTYPES, OPENMP, build
 from monai_iln.norms.backends.cpu_coefficients import GATES
 from monai_iln.norms.coefficients import Mixture
@@ -103,7 +103,7 @@ def _read(dtype: torch.dtype, *parameters: Tensor | None) -> tuple[tuple[Tensor 
     doubles, plain = dtype is torch.float64, True
     sizes: list[int] = []
     for name, tensor in zip(PARAMETERS, parameters, strict=True):
-        sizes.append(size_on_cpu(name, tensor))
+        sizes.append(find_size(name, tensor))
         if tensor is not None:
             doubles |= tensor.dtype is not torch.float32
             plain &= tensor.is_contiguous() and not tensor.is_neg()

@@ -18,7 +18,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from monai_iln.norms.backends import cuda_coefficients, cuda_gradients, cuda_kernels, cuda_pools, memory_format
+from monai_iln.norms.backends import (
+    PARAMETERS,
+    check_sizes,
+    cuda_coefficients,
+    cuda_gradients,
+    cuda_kernels,
+    cuda_pools,
+    find_size,
+    memory_format,
+)
 from monai_iln.norms.coefficients import BATCH, Mixture
 
 MOST_PLANS = 1024  # that are remembered
@@ -149,13 +158,17 @@ def _code(component: int, channels: int, running: bool, num_groups: int) -> int:
 def _find_plan(x: Tensor, *parameters: Any) -> Plan:
     """The plan for inputs of one kind; it is asked for twice a layer and step, so it is looked up by as little."""
     *tensors, mixture = parameters
-    dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
+    kinds = [None if t is None else (t.dtype, t.numel(), t.get_device()) for t in tensors]
     components, *rest = mixture  # a list, which cannot be a part of a key
-    key = x.shape, x.is_contiguous(), x.get_device(), x.dtype, *dtypes, *components, *rest
+    device = x.get_device()
+    key = x.shape, x.is_contiguous(), device, x.dtype, *kinds, *components, *rest
     plan = _PLANS.get(key)
     if plan is None:
+        sizes = [find_size(name, tensor, device) for name, tensor in zip(PARAMETERS, tensors, strict=True)]
+        check_sizes(x.shape[1], sizes, mixture)
         if len(_PLANS) >= MOST_PLANS:
             _PLANS.clear()
+        dtypes = [None if t is None else t.dtype for t in tensors]
         plan = _PLANS[key] = make_plan(x.shape, not x.is_contiguous(), (x.dtype, *dtypes), mixture)
     return plan
 
