@@ -176,6 +176,11 @@ def _default(parser: ConfigParser, key: str) -> Any:
     return None if arguments is None else arguments.get(argument)
 
 
+def _default_of(parameter: inspect.Parameter) -> Any:
+    """The default of an argument; ``None`` where a text may stand as well, as in ``bool | str``."""
+    return None if "str" in str(parameter.annotation) else parameter.default
+
+
 def _arguments(target: str) -> dict[str, Any] | None:
     """The arguments of a ``_target_``, with their defaults.
 
@@ -194,7 +199,7 @@ def _arguments(target: str) -> dict[str, Any] | None:
         except ValueError:  # written in C, without a signature
             return None
         named = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-        found = {parameter.name: parameter.default for parameter in named} | found
+        found = {parameter.name: _default_of(parameter) for parameter in named} | found
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return found
     return None

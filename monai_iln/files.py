@@ -174,7 +174,7 @@ def new_folder(output: Path) -> Iterator[Path]:
         UserError: If ``output`` holds something already, no folder can take its place, or writing fails.
     """
     require_new(output)
-    target = output.resolve()  # of a link, what it leads to: the link stays
+    target = Path(os.path.realpath(output))  # of a link, what it leads to: the link stays
     if target == Path.cwd() or os.path.ismount(target):
         raise UserError(
             f"{output}: cannot be written whole or not at all, for no folder can take the place of the one where the "

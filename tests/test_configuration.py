@@ -92,6 +92,7 @@ CONFIG = {
     "trainer": {"max_epochs": "@epochs", "amp": False},
     "net": {"_target_": "scripts.nets.Net", "width": 8},
     "engine": {"_target_": "SupervisedTrainer", "max_epochs": 2},
+    "steps": {"_target_": "Compose", "transforms": []},
 }
 
 
@@ -119,6 +120,7 @@ CONFIG = {
         {"engine#amp": True},
         {"engine#amp": "$@other"},
         {"engine#prepare_batch": "text"},  # of which the default tells no kind
+        {"steps#log_stats": "logger"},  # false by default, or the name of a logger
         {"net#deep": "text"},  # whose defaults are not known
     ],
 )

@@ -191,6 +191,14 @@ def test_a_link_stays_and_what_it_leads_to_is_filled(tmp_path, exists):
     assert [path.name for path in target.parent.iterdir()] == ["out"]
 
 
+def test_a_link_that_leads_to_itself(tmp_path):
+    link = tmp_path / "loop"
+    link.symlink_to(link)
+    with pytest.raises(UserError, match=f"^{link}: "), new_folder(link):
+        pass
+    assert list(tmp_path.iterdir()) == [link]
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-a", "@sum", "\ttab", "\rreturn", "'=1", "''=1", "-1+2"])
 def test_no_cell_is_a_formula(tmp_path, text):
     path = tmp_path / "table.csv"

@@ -327,6 +327,12 @@ def test_groups_that_do_not_divide_the_channels(change):
         mixture_norm(*operands, mixture._replace(**change))
 
 
+def test_batch_norm_takes_both_running_statistics_or_none():
+    x, rho, weight, bias, mean, _, mixture = make((2, 8, 4, 4), (8, BATCH), running=True)
+    with pytest.raises(UserError, match="one of running_mean and running_var: batch norm takes both or none"):
+        mixture_norm(x, rho, weight, bias, mean, None, mixture)
+
+
 def spy(calls, backend, forward, *operands):
     calls.append(backend)
     return forward(*operands)

@@ -38,7 +38,8 @@ def check_sizes(channels: int, sizes: Sequence[int], mixture: Mixture) -> None:
         mixture: The components and how they are blended.
 
     Raises:
-        UserError: If a parameter has another size, or a number of groups does not divide the channels.
+        UserError: If a parameter has another size, a running statistic lacks the other, or a number of groups does not
+            divide the channels.
     """
     for groups in (*mixture.components, mixture.num_groups):
         fits = groups == 0 or (groups > 0 and channels % groups == 0)  # 0 is batch norm, or no group norm
@@ -54,6 +55,8 @@ def check_sizes(channels: int, sizes: Sequence[int], mixture: Mixture) -> None:
         got = f"{name} of {size} numbers for an input of {channels} channels"
         rule = f"it must have {wanted}"
         require(size == wanted or (size == 0 and may_lack), got, rule, "give the layer parameters of its own shapes")
+    both = (sizes[3] == 0) == (sizes[4] == 0)
+    require(both, "one of running_mean and running_var", "batch norm takes both or none", "give the other, too")
 
 
 def find_size(name: str, tensor: Tensor | None, device: int = -1) -> int:

@@ -252,7 +252,7 @@ def tell(answer: str, rows: Sequence[Verdict], metric: Metric = METRICS["dice"],
         uncorrected = " An interval that excludes 0 is not corrected for the number of comparisons; p is."
     best, low = max(max(row.mean_reference, row.mean_other) for row in rows), ""
     if metric.is_low(best):
-        low = f" Networks that have learned little are alike, too: no {metric.mean} here is above "
+        low = f" Networks that have learned little are alike, too: the best {metric.mean} here is "
         low += f"{number(best, metric.decimals)}."
     sentences = {
         "better": f"It is better than {differences}.",
