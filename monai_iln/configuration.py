@@ -80,8 +80,8 @@ def check_values(parser: ConfigParser, overrides: Mapping[str, Any]) -> None:
     for key, value in overrides.items():
         if key in parser:
             _check_kind(key, value, parser[key])
-        elif _kind(value) is str and isinstance(_default(parser, key), bool):
-            _check_kind(key, value, _default(parser, key), "the argument is {} by default")
+        elif _kind(value) is str and isinstance(default := _default(parser, key), bool):
+            _check_kind(key, value, default, "the argument is {} by default")
         for place, part in _parts(key, value):
             name = place.rpartition("#")[2]
             if name == "_target_" and isinstance(part, str):

@@ -32,7 +32,7 @@ def interleaved_moments(x, partial, scratch, a, thread, threads):
             for c in range(a.channels):  # scaled, the squares of the others would be too small to have all digits
                 wanted[c] = not math.isfinite(squares[c])
             fill(near, 0)
-            for _ in range(2):
+            for _ in range(2):  # the first time for the means
                 moments(x[start:stop], SMALL, scratch, means, squares)
             sample = -1
 
