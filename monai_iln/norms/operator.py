@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from monai_iln.norms.backends import Backend, Kernels, dispatcher, reference
+from monai_iln.norms.backends import Backend, Forward, Kernels, dispatcher, reference
 from monai_iln.norms.backends.reference import forward as mixture_norm_reference
 from monai_iln.norms.coefficients import Mixture
 
@@ -64,15 +64,20 @@ def mixture_norm(
         if type(x) is not Tensor and has_torch_function_unary(x):  # MetaTensor: its class and meta come back, out here
             return handle_torch_function(mixture_norm, (x,), x, rho, weight, bias, running_mean, running_var, mixture)
         backend = choose_backend(x)
-        if backend is reference or not torch.is_grad_enabled():  # nothing to differentiate, or nobody who will
+        # Nothing for our gradient to do: there is another, or nobody asks for one.
+        if backend is reference or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return backend.forward(x, rho, weight, bias, running_mean, running_var, mixture)
         result: tuple[Tensor, Tensor] = _apply(backend, x, rho, weight, bias, running_mean, running_var, mixture)
         return result
 
 
-def choose_backend(x: Tensor) -> Backend:
+def choose_backend(x: Tensor) -> Forward:
     """The backend that normalizes ``x``: the one place where this is decided."""
     if _needs_plain_torch() or _is_wrapped(x):
+        if torch.compiler.is_compiling() and _compiles_kernels(x):
+            from monai_iln.norms.backends import cuda_compiled  # which is loaded by now
+
+            return cuda_compiled
         return reference
     kernels = _choose_kernels(x)
     if kernels is reference or not _is_watched(x):  # torch's dispatcher takes 100 microseconds a layer
@@ -90,6 +95,23 @@ _includes = _C._dispatch_tls_is_dispatch_key_included
 _PRE_DISPATCH = _C.DispatchKey.PreDispatch
 _is_legacy_batched = _C._functorch.is_legacy_batchedtensor
 _is_wrapped = _C._functorch.is_functorch_wrapped_tensor  # by torch.func, also what is left of it afterwards
+
+
+def _compiles_kernels(x: Tensor) -> bool:
+    """Whether the compiler may launch kernels of ours, and nobody asks for more than their gradient."""
+    if _device_type(x) != "cuda" or x.dim() < 3 or x.numel() == 0:  # there is nothing to reduce over
+        return False
+    if _has_transforms() or forward_ad._current_level >= 0:
+        return False
+    return bool(_load_compiled(type(x), x.device))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # the compiler runs it instead of looking into it
+def _load_compiled(kind: type, device: torch.device) -> bool:
+    """Load the kernels for the compiler, and tell if they work. What is exported is for other machines, too."""
+    if torch.compiler.is_exporting() or _is_dispatched(kind) or importlib.util.find_spec("triton") is None:
+        return False
+    return bool(importlib.import_module("monai_iln.norms.backends.cuda_compiled").works(device))
 
 
 def _needs_plain_torch() -> bool:

@@ -96,6 +96,19 @@ def check(make, shape, dtype, last=False):
         torch.testing.assert_close(one.double().cpu(), other.double(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled(name, dtype):
+    """Between two functions that the compiler fuses it with, both smooth: rounding must not change a sign."""
+    torch._dynamo.reset()
+    network = torch.nn.Sequential(torch.nn.Softplus(), LAYERS[name](32), torch.nn.Tanh()).to("cuda", dtype)
+    x, cotangent = random((3, 32, 40, 36), 0).to(dtype), random((3, 32, 40, 36), 1).to(dtype)
+    twin = copy.deepcopy(network)  # in the same dtype: it rounds about where the compiled network does
+    actual = results(torch.compile(network, fullgraph=True), x.cuda(), cotangent.cuda())
+    expected = results(twin, x.cuda(), cotangent.cuda())
+    assert_close(actual, [result.double().cpu() for result in expected], 4 * TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 def test_a_graph_has_all_of_it(make):
     """What waits for the device, or copies from the host, cannot be captured."""

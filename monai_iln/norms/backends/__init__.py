@@ -2,6 +2,7 @@
 
 :mod:`~monai_iln.norms.backends.reference` is the definition. Faster are :mod:`~monai_iln.norms.backends.cpu_numba`,
 where numba is installed, :mod:`~monai_iln.norms.backends.cpu`, and :mod:`~monai_iln.norms.backends.cuda`.
+:mod:`~monai_iln.norms.backends.cuda_compiled` is for ``torch.compile`` on a GPU.
 :mod:`~monai_iln.norms.backends.dispatcher` asks torch, which comes back to one of them.
 :mod:`monai_iln.norms.operator` chooses.
 """
@@ -80,14 +81,18 @@ def find_size(name: str, tensor: Tensor | None, device: int = -1) -> int:
     return tensor.numel()
 
 
-class Backend(Protocol):
-    """The functions of a backend."""
+class Forward(Protocol):
+    """What computes the operator, and has its gradient from elsewhere, or none."""
 
     def forward(
         self, x: Tensor, rho: Tensor | None, weight: Tensor | None, bias: Tensor | None,
         running_mean: Tensor | None, running_var: Tensor | None, mixture: Mixture,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Compute what :func:`~monai_iln.norms.operator.mixture_norm` returns."""
+
+
+class Backend(Forward, Protocol):
+    """The functions of a backend."""
 
     def backward(
         self, grad: Tensor, x: Tensor, moments: Tensor, rho: Tensor | None, weight: Tensor | None,

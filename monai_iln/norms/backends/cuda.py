@@ -102,24 +102,13 @@ def make_plan(shape: torch.Size, channels_last: bool, dtypes: tuple[torch.dtype 
     acc = tl.float64 if dtypes[0] == torch.float64 else tl.float32
     tile = acc, block_c, block_s, channels_last
 
-    running = dtypes[-1] is not None
-    codes = tuple(_code(component, channels, running, mixture.num_groups) for component in mixture.components)
-    others = any(code == 0 or code > 1 for code in codes)
-    groups = max(mixture.num_groups, 1)
-    block_g, block_k = triton.next_power_of_2(groups), triton.next_power_of_2(channels // groups)
-    most = max(splits, samples, channels // groups) if others else splits
-    block_p = min(triton.next_power_of_2(most), max(1, COEFFICIENTS // (block_g * block_k)))
-    gate_step, gate_stride = (1, channels) if mixture.per_channel else (0, 1)
     sizes = samples, channels, size
-    blend = (
-        *sizes, splits, gate_step, gate_stride, codes, len(codes), mixture.num_groups, mixture.blend_statistics,
-        mixture.unbiased, mixture.eps, mixture.gate,
-    )  # fmt: skip
+    known = describe(samples, channels, splits, dtypes[-1] is not None, mixture)
+    codes, others, (gate_step, gate_stride) = known.codes, known.others, known.gate
+    blend = (*sizes, splits, *known.gate, *known.blend)
     gate = len(codes), mixture.blend_statistics, mixture.gate, mixture.per_channel
-    rows = (2 if mixture.blend_statistics else 1) * len(codes) + 2
     few = min(wide_c, CHANNELS)
     merge = pool = None
-    exchanged = 0
     if others:
         by_channels, members = (samples, triton.cdiv(channels, few), 1), COEFFICIENTS // few
         merge = Launch(cuda_coefficients.merge, by_channels, *sizes, splits, block_s, few, members)
@@ -127,21 +116,57 @@ def make_plan(shape: torch.Size, channels_last: bool, dtypes: tuple[torch.dtype 
             cuda_gradients.pool_backward, by_channels, *sizes, splits, codes, len(codes), mixture.blend_statistics,
             few, members,
         )  # fmt: skip
-        exchanged = 3 * len(codes)
     each = samples, 1, 1
     one_more = samples + 1, grid[1], splits
     return Plan(
         Launch(cuda_kernels.moments, grid, *sizes, *tile),
         merge,
-        Launch(cuda_coefficients.coefficients, each, *blend, others, block_s, block_g, block_k, block_p, warps=8),
+        Launch(cuda_coefficients.coefficients, each, *blend, others, block_s, *known.blocks, warps=8),
         Launch(cuda_kernels.apply, grid, *sizes, *tile),
         (2 * splits + 2) * samples * channels,
         Launch(cuda_kernels.sums, grid, *sizes, *tile),
-        Launch(cuda_gradients.coefficients_backward, each, *blend, block_g, block_k, block_p, warps=8),
+        Launch(cuda_gradients.coefficients_backward, each, *blend, *known.blocks, warps=8),
         pool,
         Launch(cuda_gradients.gradients, one_more, *sizes, gate_step, gate_stride, *tile, *gate, few),
-        (2 * splits + 3 + rows + exchanged) * samples * channels,
+        (2 * splits + known.tables) * samples * channels,
     )
+
+
+class Description(NamedTuple):
+    """A mixture as the kernels of coefficients know it.
+
+    Attributes:
+        codes: The components.
+        others: Whether one sample must know the others, or a group other channels.
+        gate: The strides of the gate, from channel to channel and from row to row.
+        blend: The arguments that the kernels of both directions share.
+        blocks: The sizes of their tiles.
+        tables: The tables that the kernel of the backward direction writes.
+    """
+
+    codes: tuple[int, ...]
+    others: bool
+    gate: tuple[int, int]
+    blend: tuple[Any, ...]
+    blocks: tuple[int, int, int]
+    tables: int
+
+
+def describe(samples: int, channels: int, splits: int, running: bool, mixture: Mixture) -> Description:
+    """Describe a mixture for the kernels; ``splits`` is the number of chunks that a map is read in."""
+    codes = tuple(_code(component, channels, running, mixture.num_groups) for component in mixture.components)
+    others = any(code == 0 or code > 1 for code in codes)
+    groups = max(mixture.num_groups, 1)
+    block_g, block_k = triton.next_power_of_2(groups), triton.next_power_of_2(channels // groups)
+    most = max(splits, samples, channels // groups) if others else splits
+    block_p = min(triton.next_power_of_2(most), max(1, COEFFICIENTS // (block_g * block_k)))
+    blend = (
+        codes, len(codes), mixture.num_groups, mixture.blend_statistics, mixture.unbiased, mixture.eps, mixture.gate,
+    )  # fmt: skip
+    rows = (2 if mixture.blend_statistics else 1) * len(codes) + 2
+    exchanged = 3 * len(codes) if others else 0
+    gate = (1, channels) if mixture.per_channel else (0, 1)
+    return Description(codes, others, gate, blend, (block_g, block_k, block_p), 3 + rows + exchanged)
 
 
 def _code(component: int, channels: int, running: bool, num_groups: int) -> int:
@@ -265,7 +290,7 @@ def backward(
         stream, (rho, *others) = _read((x, grad, moments), rho, weight, running_mean, running_var)
         grad_rho, grad_weight, grad_bias = (None if t is None else torch.empty_like(t) for t in (rho, weight, bias))
         plan.sums(stream, grad, x, moments, scratch)
-        plan.coefficients_backward(stream, scratch, moments, rho, *others)
+        plan.coefficients_backward(stream, scratch, scratch, moments, rho, *others)
         if plan.pool is not None:
             plan.pool(stream, scratch)
         plan.gradients(stream, grad, x, grad_x, moments, scratch, rho, grad_rho, grad_weight, grad_bias)

@@ -43,12 +43,12 @@ def _backward_tables(scratch, splits, N, C, J: tl.constexpr, STATISTICS: tl.cons
 
 @triton.jit
 def coefficients_backward(
-    scratch, moments, rho, weight, running_mean, running_var, N, C, S, splits, gate_step,
+    sums, scratch, moments, rho, weight, running_mean, running_var, N, C, S, splits, gate_step,
     gate_stride, COMPONENTS: tl.constexpr, J: tl.constexpr, GROUPS: tl.constexpr, STATISTICS: tl.constexpr,
     UNBIASED: tl.constexpr, EPS: tl.constexpr, GATE: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """``mixture_coefficients_backward`` of one sample.
+    """``mixture_coefficients_backward`` of one sample, from the sums of each chunk, which may begin ``scratch``.
 
     The tables in ``scratch`` are slope, ``per_deviation`` and shift of :func:`~...cuda_kernels.input_gradient`; *rows*,
     the gradients in the rows of the weights of the components, in ``weight`` and in ``bias``, to be summed; and for the
@@ -59,8 +59,8 @@ def coefficients_backward(
     c, inside, K = channels_of_tile(C, GROUPS, BLOCK_G, BLOCK_K)
     NC, row, index = N * C, tl.program_id(0) * C + c, c * gate_step
     m, v = load(mean, row, inside, 0.0), load(variance, row, inside, 0.0)
-    grad_offset = _total(scratch, row, inside, N, C, splits, BLOCK_P)
-    grad_slope = _total(scratch + splits * NC, row, inside, N, C, splits, BLOCK_P)
+    grad_offset = _total(sums, row, inside, N, C, splits, BLOCK_P)
+    grad_slope = _total(sums + splits * NC, row, inside, N, C, splits, BLOCK_P)
     grad_sum = grad_offset
     slope, offset = blend(
         m, v, mean, variance, rho, index, gate_stride, running_mean, running_var, c, inside, C, K, N, S,
@@ -177,6 +177,14 @@ def _sum_of_rows(rows, c, N, C, PER_CHANNEL: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _store(pointer, index, values, inside):
+    """Store float64 in the dtype of a parameter. To bfloat16 there is no direct way everywhere."""
+    if pointer.dtype.element_ty != tl.float64:
+        values = values.to(tl.float32)
+    tl.store(pointer + index, values.to(pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def _parameter_gradients(
     c, rows, rho, grad_rho, grad_weight, grad_bias, N, C, gate_step, gate_stride,
     J: tl.constexpr, STATISTICS: tl.constexpr, GATE: tl.constexpr, PER_CHANNEL: tl.constexpr, BLOCK: tl.constexpr,
@@ -186,10 +194,10 @@ def _parameter_gradients(
     OTHERS: tl.constexpr = HALVES * J
     if grad_weight is not None:
         total = _sum_of_rows(rows + OTHERS * N * C, c, N, C, True, BLOCK)
-        tl.store(grad_weight + c, total.to(grad_weight.dtype.element_ty), mask=c < C)
+        _store(grad_weight, c, total, c < C)
     if grad_bias is not None:
         total = _sum_of_rows(rows + (OTHERS + 1) * N * C, c, N, C, True, BLOCK)
-        tl.store(grad_bias + c, total.to(grad_bias.dtype.element_ty), mask=c < C)
+        _store(grad_bias, c, total, c < C)
     if grad_rho is not None:
         inside = c < C
         if not PER_CHANNEL:
@@ -204,8 +212,7 @@ def _parameter_gradients(
                 for j in tl.static_range(J):
                     weight = gate_weight(rho, index, inside, half * J + j, half * J, J, gate_stride, GATE)
                     total = _sum_of_rows(rows + (half * J + j) * N * C, c, N, C, PER_CHANNEL, BLOCK)
-                    place = grad_rho + (half * J + j) * gate_stride + index
-                    tl.store(place, (weight * (total - mean)).to(grad_rho.dtype.element_ty), mask=inside)
+                    _store(grad_rho, (half * J + j) * gate_stride + index, weight * (total - mean), inside)
         else:
             total = _sum_of_rows(rows, c, N, C, PER_CHANNEL, BLOCK)
             total -= _sum_of_rows(rows + N * C, c, N, C, PER_CHANNEL, BLOCK)
@@ -218,7 +225,7 @@ def _parameter_gradients(
                 slope = tl.where(leads_away, 0.0, 1.0)
             else:
                 slope = tl.where((gate >= 0.0) & (gate <= 1.0), 1.0, 0.0)
-            tl.store(grad_rho + index, (slope * total).to(grad_rho.dtype.element_ty), mask=inside)
+            _store(grad_rho, index, slope * total, inside)
 
 
 @triton.jit
@@ -237,3 +244,16 @@ def gradients(
                 start + tl.arange(0, BLOCK), rows, rho, grad_rho, grad_weight, grad_bias, N, C, gate_step, gate_stride,
                 J, STATISTICS, GATE, PER_CHANNEL, BLOCK,
             )  # fmt: skip
+
+
+@triton.jit
+def parameter_gradients(
+    tables, rho, grad_rho, grad_weight, grad_bias, N, C, gate_step, gate_stride,
+    J: tl.constexpr, STATISTICS: tl.constexpr, GATE: tl.constexpr, PER_CHANNEL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The gradients in the parameters alone, from the tables of :func:`coefficients_backward` behind one chunk."""
+    _, rows, _ = _backward_tables(tables, 1, N, C, J, STATISTICS)
+    _parameter_gradients(
+        tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), rows, rho, grad_rho, grad_weight, grad_bias, N, C, gate_step,
+        gate_stride, J, STATISTICS, GATE, PER_CHANNEL, BLOCK,
+    )  # fmt: skip
