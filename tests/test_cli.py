@@ -58,7 +58,10 @@ def test_mistakes_are_one_message(tmp_path, official, capsys):
             ["simulate"],
             "the following arguments are required: --output. monai-iln simulate --help tells what there is.",
         ),
-        (["simulate", "--output", "x", "--subjects", "a"], "argument --subjects: invalid int value: 'a'. monai-iln"),
+        (
+            ["simulate", "--output", "x", "--subjects", "a"],
+            "argument --subjects: got 'a', and it must be a whole number",
+        ),
         ([], "the following arguments are required: COMMAND. monai-iln --help tells what there is."),
         (
             ["prepare", "sunnybrook", "--source", "a", "--output", "b", "--sead", "1"],
