@@ -207,7 +207,7 @@ class CrossValidationWorkflow(BundleWorkflow):
             "surveys": self.plan.surveys,
             "epochs_and_rates_share_validation": self.plan.epochs_and_rates_share_validation,
             "command": _command(),
-            "working_dir": str(Path.cwd()),
+            "working_dir": os.path.relpath(Path.cwd(), self.folder),  # an absolute one may name the user
             "versions": describe_versions(),
             "commit": describe_commit(),
         }

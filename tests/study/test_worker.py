@@ -71,6 +71,22 @@ def test_a_faster_worker_wins_and_another_configuration_is_replaced(run, setting
     assert read_record(settings.folder / run.path)["config_hash"] == "another"
 
 
+def test_who_is_killed_at_the_end_leaves_no_failure_of_an_earlier_try(run, settings, monkeypatch):
+    def replace_and_die(*arguments):
+        replace(*arguments)
+        raise KeyboardInterrupt
+
+    replace = worker._replace
+    final = settings.folder / run.path
+    write_failure(final, run.place, "the disk was full")
+    monkeypatch.setattr(worker, "train_and_evaluate", lambda run, folder, scratch, *_: (make(scratch), 1.0))
+    monkeypatch.setattr(worker, "_replace", replace_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        worker.execute(run, settings)
+    assert read_record(final)["status"] == "finished"
+    assert read_failure(final) is None
+
+
 def test_a_failure_before_the_bundle_is_open_is_told(run, settings):
     execute(run, settings)  # there is no datalist
     assert "no such file" in read_failure(settings.folder / run.path)["message"]

@@ -25,7 +25,7 @@ def blocks(results: Results) -> list[Block]:
     if len(bad):
         found.append(_not_finished_table(bad))
     place = results.study.get("working_dir")  # which earlier versions did not record
-    given = f", given in {place}," if place else ""
+    given = f", given in {place} (as seen from the folder of the study)," if place else ""
     found += [
         Text(
             "study.json, beside the folder of this report, holds the whole plan, and run.json in every run's folder "
