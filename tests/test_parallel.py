@@ -49,6 +49,12 @@ def test_a_killed_process_is_told():
         list(run_in_parallel(die, [1, 2, 3], Workers(2)))
 
 
+def test_a_missing_ray_is_told_before_there_is_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="backend 'ray' needs ray"):
+        Workers(backend="ray", address="head:6379")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -265,6 +265,12 @@ def read_settings(config: Mapping[str, Any]) -> Study:
     )
     if study.tracking == "mlflow":
         require_extra("tracking 'mlflow'", "mlflow", "mlflow")
+    require(
+        study.address is None or study.backend == "ray",
+        f"address {study.address} with backend {study.backend}",
+        "a cluster is reached by the backend ray alone",
+        "give --backend ray, too, or leave the address out",
+    )
     given = [key for key in ("datalist", "dataset_dir", "datasets") if getattr(study, key) is not None]
     require(len(given) < 2, " and ".join(given), "they say the same in two ways", "give one of them")
     return study

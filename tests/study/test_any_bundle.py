@@ -76,6 +76,17 @@ def test_a_missing_ray_is_told_before_anything_is_tried(tmp_path, data, monkeypa
         study(tmp_path, "short_axis_3label", data["short_axis"], backend="ray").initialize()
 
 
+def test_a_cluster_that_does_not_answer_is_told_before_anything_is_tried(tmp_path, data, monkeypatch):
+    def no_answer(address, jobs, gpus):
+        raise UserError(f"address {address!r}: no Ray cluster answers there")
+
+    monkeypatch.setitem(sys.modules, "ray", object())
+    monkeypatch.setattr("monai_iln.study.workflow.connect_to_ray", no_answer, raising=False)
+    monkeypatch.setattr("monai_iln.study.workflow.plan_bundle", lambda *_: pytest.fail("it plans"))
+    with pytest.raises(UserError, match="address 'head:6379': no Ray cluster answers there"):
+        study(tmp_path, "short_axis_3label", data["short_axis"], backend="ray", address="head:6379").initialize()
+
+
 def test_subjects_by_a_pattern_share_a_fold():
     cases = make_cases("eight", ITEMS, (), r"patient(\d)", 2)
     assert cases.subjects == tuple("00112233")
