@@ -86,6 +86,47 @@ class Limits:
         return f"{kind} from {self.least:,} to {self.most:,}"
 
 
+_NUMBERS = {
+    "batch_size": Limits(1),
+    "epochs": Limits(1),
+    "learning_rate": Limits(0, whole=False),
+    "num_workers": Limits(0),
+    "phase": Limits(1),
+    "pixdim": Limits(0, whole=False, open=True),
+    "roi_size": Limits(1, 2**31 - 1),
+    "structures": Limits(1, 255),  # of a mask in bytes
+    "val_interval": Limits(1),
+    "validation_every": Limits(1),
+}
+_OF_EACH_AXIS, _MAY_BE_NONE = ("pixdim", "roi_size"), ("phase", "validation_every")
+
+
+def check_numbers(**given: Any) -> None:
+    """Refuse numbers that mean nothing. This is for the ``initialize`` of a bundle.
+
+    Args:
+        given: The values of its configuration, by their ids.
+
+    Raises:
+        UserError: If one of them is out of its range, or a size has not one number for each of two axes.
+
+    Example:
+        >>> check_numbers(roi_size=[144, 144], phase=None)
+        >>> check_numbers(roi_size=[0, 0])
+        Traceback (most recent call last):
+            ...
+        monai_iln.errors.UserError: roi_size [0, 0]: each of its 2 numbers must be a whole number from 1 to ...
+    """
+    for name, value in given.items():
+        limits = _NUMBERS[name]
+        if name in _OF_EACH_AXIS:
+            is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+            rule = f"each of its 2 numbers must be {limits}"
+            require(is_pair and all(map(limits.holds, value)), f"{name} {value!r}", rule, "choose two")
+        elif value is not None or name not in _MAY_BE_NONE:
+            limits.check(name, value)
+
+
 TIMEOUT = Limits(0, 86_400, whole=False, open=True)
 """Seconds to wait: sockets take no more than some years."""
 

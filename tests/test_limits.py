@@ -1,14 +1,17 @@
 """Every number that an option takes: nonsense is refused while the options are read, before anything is imported."""
 
 import math
+import re
 
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 
+from monai_iln.bundle import find_bundle
 from monai_iln.cli import main
 from monai_iln.datasets.download import download_sunnybrook
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, find_user_error
 from monai_iln.limits import SEED, Limits
 from monai_iln.study.settings import read_settings
 from monai_iln.study.simulation import World, simulate
@@ -75,6 +78,34 @@ def test_folds_may_be_a_file_that_is_there(tmp_path, capsys):
 def test_the_functions_have_the_same_limits(call):
     with pytest.raises(UserError, match="it must be a .*Remedy: "):
         call()
+
+
+@pytest.mark.parametrize("name", ["lv_short_axis_iln", "rv_short_axis_iln"])
+@pytest.mark.parametrize(
+    ("file", "wrong"),
+    [
+        ("inference", {"roi_size": [0, 0]}),
+        ("inference", {"roi_size": [144]}),
+        ("inference", {"pixdim": [1.4, math.nan]}),
+        ("inference", {"structures": 0}),
+        ("inference", {"phase": "ED"}),
+        ("train", {"roi_size": 144}),
+        ("train", {"epochs": 2.5}),
+        ("train", {"batch_size": 0}),
+        ("train", {"learning_rate": math.nan}),
+        ("train", {"validation_every": -1}),
+        ("train", {"num_workers": -1}),
+        ("train", {"val_interval": 0}),
+    ],
+    ids=str,
+)
+def test_bundles_refuse_numbers_before_anything_is_read(name, file, wrong):
+    parser = ConfigParser()
+    parser.read_config(str(find_bundle(name) / "configs" / f"{file}.yaml"))
+    parser.update({"bundle_root": "nowhere", **wrong})
+    with pytest.raises(RuntimeError) as raised:  # in which MONAI wraps it
+        parser.get_parsed_content("initialize")
+    assert re.match(f"{next(iter(wrong))} .* must be a ", str(find_user_error(raised.value)))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from monai_iln.benchmark.report import document, table
 from monai_iln.benchmark.run import failure, run_setting
 from monai_iln.benchmark.work import NETWORKS, Platform, layer_work, network_work
 from monai_iln.errors import UserError, check_keys, require
+from monai_iln.errors import count as told
 from monai_iln.files import new_folder, write_json
 from monai_iln.machine import describe_commit, describe_machine, describe_versions, load_average
 
@@ -173,7 +174,7 @@ def _platform(options: argparse.Namespace) -> Platform:
         require(
             (device.index or 0) < count,
             f"device {options.device!r}",
-            f"torch sees {count} CUDA devices here",
+            f"torch sees {told(count, 'CUDA device')} here",
             "choose --device cpu, or run it where there is a GPU and a torch built for it",
         )
         device = torch.device("cuda", device.index or 0)

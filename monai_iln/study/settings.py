@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from monai_iln.errors import check_keys, require
+from monai_iln.errors import check_keys, count, require
 from monai_iln.extras import require_extra
 from monai_iln.limits import SEED, Limits
 
@@ -259,7 +259,7 @@ def read_settings(config: Mapping[str, Any]) -> Study:
         values = list(getattr(study, key) or ())
         require(len(set(values)) == len(values), f"{key} {values!r}", "an entry occurs twice", "drop it")
     small = study.half_width is not None and study.max_seeds < len(study.seeds)
-    many = f"max_seeds {study.max_seeds} and {len(study.seeds)} seeds"
+    many = f"max_seeds {study.max_seeds} and {count(len(study.seeds), 'seed')}"
     require(
         not small, many, "a sequential study adds seeds to those that it has", "raise max_seeds, or leave seeds out"
     )

@@ -105,7 +105,7 @@ def test_each_item_is_a_subject_where_nothing_tells():
         ({"subject": "x"}, None, "7 items without 'subject'"),
         ({"fold": 0}, None, "each item has a whole number"),
         ({}, "name(", "no regular expression"),
-        ({"image": ITEMS[1]["image"]}, r"patient(\d)", "1 images of several items"),
+        ({"image": ITEMS[1]["image"]}, r"patient(\d)", "1 image of several items"),
         ({}, "patient", "a group in brackets"),
         ({}, r"case(\d)", "does not match"),
     ],
@@ -201,7 +201,7 @@ def test_all_that_a_bundle_lacks_is_listed_at_once(tmp_path):
     train_file(folder).write_text(json.dumps(config))
     with pytest.raises(UserError) as caught:
         find_bundle(folder, None, None, {})
-    assert all(name in str(caught.value) for name in ("2 properties", "network_def", "evaluator", "--properties"))
+    assert all(name in str(caught.value) for name in ("2 cannot be found", "network_def", "evaluator", "--properties"))
     with pytest.raises(UserError, match="evaluator") as caught:
         find_bundle(folder, None, {"network_def": "net"}, {})
     assert "network_def" not in str(caught.value)

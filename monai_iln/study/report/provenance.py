@@ -105,7 +105,7 @@ def _configuration(hashes: Sequence[str]) -> str:
     if len(hashes) == 1:
         return f"hash {hashes[0]}"
     whole = hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
-    return f"{len(hashes)} hashes, one in each run.json; the SHA-256 of their sorted list begins {whole}"
+    return f"a hash in each run.json, {len(hashes)} in all; the SHA-256 of their sorted list begins {whole}"
 
 
 def _not_finished_table(bad: pd.DataFrame) -> Table:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from monai_iln.errors import count
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.wording import count, join, number, place
+from monai_iln.study.report.wording import join, number, place
 from monai_iln.study.statistics import METRICS, Metric, rank, subject_scores
 from monai_iln.study.verdicts import Verdict, judge, over_structures
 
@@ -67,7 +68,7 @@ def answers(results: Results, best: Mapping[str, Winner | None]) -> list[str]:
     for dataset, winner in best.items():
         learned = results.learned(dataset)
         several = len(learned) > 1
-        where = f"{dataset} over its {len(learned)} structures" if several else place(dataset, *learned)
+        where = f"{dataset} over its {count(len(learned), 'structure')}" if several else place(dataset, *learned)
         said, verdicts = _answer(images_of(results, dataset, learned), winner, where, results)
         found.append(said)
         little += _learned_little(verdicts, where, metric)
