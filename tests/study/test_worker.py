@@ -1,9 +1,11 @@
 """One run, and what happens to its folder."""
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from monai_iln.errors import UserError
 from monai_iln.run_files import IMAGES, LOG, OVERRIDES, WEIGHTS
@@ -85,6 +87,28 @@ def test_who_is_killed_at_the_end_leaves_no_failure_of_an_earlier_try(run, setti
         worker.execute(run, settings)
     assert read_record(final)["status"] == "finished"
     assert read_failure(final) is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_orphan_leaves_no_record_and_no_failure(run, settings, monkeypatch, fails):
+    def train(run, folder, scratch, *_):
+        make(scratch)
+        return 1 / 0 if fails else (None, 1.0)
+
+    monkeypatch.setattr(worker, "train_and_evaluate", train)
+    monkeypatch.setattr(worker, "is_orphan", lambda: True)
+    execute(run, settings)
+    assert read_record(settings.folder / run.path) is None
+    assert read_failure(settings.folder / run.path) is None
+
+
+def test_a_worker_has_its_threads(settings):
+    before = torch.get_num_threads()
+    try:
+        worker.begin(replace(settings, threads=before + 1))
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_failure_before_the_bundle_is_open_is_told(run, settings):
