@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from monai_iln import __version__
@@ -71,12 +72,20 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse what is not known here: the parser of a command would leave it to the one above, which has others."""
+        if self._subparsers is None:  # before what is required is missed, which may be misspelt
+            self._refuse(text for text in itertools.takewhile("--".__ne__, args) if self._is_unknown(text))
         options, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            flag = next((text for text in unknown if text.startswith("-")), unknown[0])
-            near = did_you_mean(flag.partition("=")[0], self._option_string_actions)
-            self.error(f"{flag}: no option of {self.prog}{near and '.' + near}")
+        self._refuse(sorted(unknown, key=lambda text: not text.startswith("-")))
         return options, unknown
+
+    def _is_unknown(self, text: str) -> bool:
+        return text.startswith("--") and text.partition("=")[0] not in self._option_string_actions
+
+    def _refuse(self, unknown: Iterable[str]) -> None:
+        """Refuse the first text that is no option, if there is one."""
+        for text in unknown:
+            near = did_you_mean(text.partition("=")[0], self._option_string_actions)
+            self.error(f"{text}: no option of {self.prog}{near and '.' + near}")
 
 
 def _parser(chosen: str) -> argparse.ArgumentParser:

@@ -81,11 +81,13 @@ def check_values(parser: ConfigParser, overrides: Mapping[str, Any]) -> None:
         if key in parser:
             _check_kind(key, value, parser[key])
         elif _kind(value) is str and isinstance(default := _default(parser, key), bool):
-            _check_kind(key, value, default, "the argument is {} by default")
+            _check_kind(key, value, default, _BY_DEFAULT)
         for place, part in _parts(key, value):
             name = place.rpartition("#")[2]
             if name == "_target_" and isinstance(part, str):
                 _find_called(part)
+            elif isinstance(part, Mapping) and isinstance(part.get("_target_"), str):
+                _check_component(place, part)
             elif name in _COUNTS or name.endswith("batch_size"):
                 _check_count(place, part, least=1)
             elif name.endswith("num_workers"):
@@ -101,10 +103,22 @@ _KINDS = {
 _COUNTS = ("epochs", "max_epochs", "num_epochs", "epoch_length", "val_interval", "num_samples")
 
 
+_BY_DEFAULT = "the argument is {} by default"
+
+
 def _check_kind(key: str, value: Any, old: Any, what_is: str = "the configuration has {} there") -> None:
     kind = _kind(old)
     if kind is not None and _kind(value) not in (None, kind):
         raise UserError(f"override {key} {_as_yaml(value)}: {what_is.format(_as_yaml(old))}. Give {_KINDS[kind]}.")
+
+
+def _check_component(place: str, component: Mapping[str, Any]) -> None:
+    """Refuse texts for arguments of a component that are true or false by default."""
+    defaults = _arguments(component["_target_"]) or {}
+    for argument, value in component.items():
+        default = defaults.get(argument)
+        if isinstance(default, bool) and _kind(value) is str:
+            _check_kind(f"{place}#{argument}", value, default, _BY_DEFAULT)
 
 
 def _check_count(place: str, value: Any, least: int) -> None:

@@ -187,6 +187,19 @@ def first_of(details: Sequence[str]) -> str:
     return "; ".join([*details[:_MOST_DETAILS], *more])
 
 
+def count(number: int, what: str, does: str = "", do: str = "") -> str:
+    """A number of things, and what one or several of them do.
+
+    Example:
+        >>> count(1, "fold"), count(3, "fold")
+        ('1 fold', '3 folds')
+        >>> count(1, "file", "is", "are"), count(0, "file", "is", "are")
+        ('1 file is', '0 files are')
+    """
+    noun, verb = (what, does) if number == 1 else (f"{what}s", do)
+    return f"{number} {noun} {verb}".rstrip()
+
+
 def is_monai_command() -> bool:
     """Whether this process is ``python -m monai.bundle``."""
     return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")

@@ -161,6 +161,34 @@ def require_new(output: Path) -> None:
 
 
 @contextmanager
+def emptied_unless_filled(output: Path) -> Iterator[None]:
+    """Leave a new folder as it was if what fills it fails or is interrupted.
+
+    It is for what tells the name of the folder while it is filled. All else takes :func:`new_folder`, which also
+    survives that the program is killed.
+
+    Args:
+        output: The folder. It must not exist, or be empty.
+
+    Raises:
+        UserError: If ``output`` holds something already.
+    """
+    require_new(output)
+    existed = output.exists()
+    try:
+        yield
+    except BaseException:
+        for path in output.iterdir() if output.is_dir() else ():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        if not existed:
+            shutil.rmtree(output, ignore_errors=True)
+        raise
+
+
+@contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
     """Fill a folder beside ``output`` and give it that name at the end, so that nothing half-written has it.
 

@@ -16,6 +16,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from monai_iln.cluster import connect_to_ray
 from monai_iln.cores import usable_cores
 from monai_iln.errors import UserError
+from monai_iln.extras import require_extra
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -36,7 +37,7 @@ class Workers:
         address: The address of the Ray cluster, ``HOST:PORT``. Without it one is started here.
 
     Raises:
-        UserError: If there is no such backend, fewer than one process, or an address without a cluster.
+        UserError: If there is no such backend, fewer than one process, an address without a cluster, or no Ray.
     """
 
     jobs: int | None = None
@@ -53,6 +54,8 @@ class Workers:
                 f"address {self.address}: a cluster is reached by the backend ray alone, and the backend is "
                 f"{self.backend}. Choose ray, or leave the address out."
             )
+        if self.backend == "ray":  # now: what is done before the first piece of work may take long
+            require_extra("backend 'ray'", "ray", "ray")
 
 
 def run_in_parallel(

@@ -58,7 +58,10 @@ def test_mistakes_are_one_message(tmp_path, official, capsys):
             ["simulate"],
             "the following arguments are required: --output. monai-iln simulate --help tells what there is.",
         ),
-        (["simulate", "--output", "x", "--subjects", "a"], "argument --subjects: invalid int value: 'a'. monai-iln"),
+        (
+            ["simulate", "--output", "x", "--subjects", "a"],
+            "argument --subjects: got 'a', and it must be a whole number",
+        ),
         ([], "the following arguments are required: COMMAND. monai-iln --help tells what there is."),
         (
             ["prepare", "sunnybrook", "--source", "a", "--output", "b", "--sead", "1"],
@@ -67,6 +70,8 @@ def test_mistakes_are_one_message(tmp_path, official, capsys):
         (["benchmark", "layer", "--batch", "4"], "--batch: no option of monai-iln benchmark layer."),
         (["--verbose", "bundle", "x", "--output", "y"], "--verbose: no option of monai-iln. "),
         (["study", "--method", "ILN"], "--method: no option of monai-iln study. Did you mean '--methods'?"),
+        (["label-app", "a", "--bundl", "b"], "--bundl: no option of monai-iln label-app. Did you mean '--bundle'?"),
+        (["bundle", "a", "--outpu=b"], "--outpu=b: no option of monai-iln bundle. Did you mean '--output'?"),
         (["phantom", "--output", "x", "--sub=4"], "--sub=4: no option of monai-iln phantom."),
     ],
     ids=str,

@@ -122,6 +122,7 @@ CONFIG = {
         {"engine#prepare_batch": "text"},  # of which the default tells no kind
         {"steps#log_stats": "logger"},  # false by default, or the name of a logger
         {"net#deep": "text"},  # whose defaults are not known
+        {"loss": {"_target_": "DiceLoss", "sigmoid": True, "reduction": "mean", "squared_pred": "@other"}},
     ],
 )
 def test_values_of_the_right_kind(overrides):
@@ -138,6 +139,14 @@ def test_values_of_the_right_kind(overrides):
         ({"standardize": 0}, "override standardize 0: the configuration has true there"),
         ({"loss#softmax": "yes"}, "override loss#softmax 'yes': the configuration has true there"),
         ({"engine#amp": "yes"}, "override engine#amp 'yes': the argument is false by default. Give true or false"),
+        (
+            {"loss": {"_target_": "DiceLoss", "sigmoid": "no"}},
+            "override loss#sigmoid 'no': the argument is false by default. Give true or false",
+        ),
+        (
+            {"transforms": [{"_target_": "Resized", "keys": "image", "anti_aliasing": "false"}]},
+            "override transforms#0#anti_aliasing 'false': the argument is false by default",
+        ),
         ({"epochs": "x"}, "override epochs 'x': the configuration has 20 there. Give a number, without quotes"),
         ({"learning_rate": "1e-3"}, r"override learning_rate '1e-3': .*in YAML 1\.0e-3, not 1e-3"),
         ({"loss#lambda_dice": True}, "override loss#lambda_dice true: the configuration has 1.0 there"),

@@ -1,5 +1,6 @@
 import errno
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigWorkflow
 
+import monai_iln
 from monai_iln import errors
 from monai_iln.datasets import DataWarning
 from monai_iln.errors import (
@@ -255,3 +257,17 @@ def test_what_a_thread_hands_on_is_told_once(program, capsys):
     assert told.count("error: the disk: No space left on device") == 1
     assert told.count("Traceback") == 1
     assert "KeyError: 'bug'" in told
+
+
+def test_one_thing_is_no_several():
+    """A number stands in a message by ``count``. What is said of a part, as 1 of 3, is not meant."""
+    # The number of a ``len``, not after "of", before a word in the plural.
+    wrong = re.compile(
+        r"(?<!of )(?<!its )(?<!subject's )(?<!the )\{len\(\w[^{}]*\)\} (?!of\b|in\b|series\b)(?:[a-z]+ )?[a-z]+s\b"
+    )
+    found = [
+        f"{path.name}: {match[0]}"
+        for path in Path(monai_iln.__file__).parent.rglob("*.py")
+        for match in wrong.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []

@@ -3,9 +3,11 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from monai_iln import parallel
 from monai_iln.errors import UserError
 from monai_iln.parallel import Workers, run_in_parallel
 
@@ -49,6 +51,25 @@ def test_a_killed_process_is_told():
         list(run_in_parallel(die, [1, 2, 3], Workers(2)))
 
 
+def test_a_process_watches_its_parent_once(monkeypatch):
+    started = []
+    watcher = SimpleNamespace(start=lambda: started.append("watches"))
+    monkeypatch.setattr(parallel, "_WATCHED", set())
+    monkeypatch.setattr(parallel.threading, "Thread", lambda **_: watcher)
+    assert [parallel.end_with(os.getpid()), parallel.end_with(os.getppid()), parallel.end_with(os.getppid())] == [
+        False,
+        True,
+        False,
+    ]
+    assert started == ["watches"]
+
+
+def test_a_missing_ray_is_told_before_there_is_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="backend 'ray' needs ray"):
+        Workers(backend="ray", address="head:6379")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -68,6 +89,7 @@ def test_processes_end_with_their_parent(tmp_path):
     program = f"""
 import os, time
 from pathlib import Path
+from monai_iln import parallel
 from monai_iln.parallel import Workers, run_in_parallel
 
 def work(number):

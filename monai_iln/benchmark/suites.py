@@ -21,6 +21,7 @@ from monai_iln.benchmark.report import document, table
 from monai_iln.benchmark.run import failure, run_setting
 from monai_iln.benchmark.work import NETWORKS, Platform, layer_work, network_work
 from monai_iln.errors import UserError, check_keys, require
+from monai_iln.errors import count as told
 from monai_iln.files import new_folder, write_json
 from monai_iln.machine import describe_commit, describe_machine, describe_versions, load_average
 
@@ -66,13 +67,12 @@ def run_networks(options: argparse.Namespace) -> None:
         size = network.size if options.size is None else options.size
         multiple = network.multiple
         require(
-            size > 0 and size % multiple == 0,
+            size % multiple == 0,
             f"size {size}",
             f"{name} takes multiples of {multiple}",
             f"choose {max(1, round(size / multiple)) * multiple}",
         )
         for batch in options.batch or network.batches:
-            require(batch > 0, f"batch {batch}", "it holds at least one image", "choose 1 or more")
             cases.append((name, batch, size))
 
     def measure(case: tuple[str, int, int], **how: Any) -> Setting:
@@ -162,19 +162,7 @@ def _run(
 
 
 def _platform(options: argparse.Namespace) -> Platform:
-    """Check the options that all benchmarks share."""
-    rounds, warmup, threads, seconds = (
-        options.rounds,
-        options.warmup,
-        options.threads,
-        getattr(options, "seconds", None),
-    )
-    require(rounds >= 1, f"rounds {rounds}", "there must be something to measure", "choose 1 or more")
-    require(warmup >= 0, f"warmup {warmup}", "it is a number of rounds", "choose 0 or more")
-    require(threads is None or threads >= 1, f"threads {threads}", "torch needs one", "choose 1 or more")
-    require(
-        seconds is None or seconds > 0, f"seconds {seconds}", "a budget is positive", "choose more, or leave it out"
-    )
+    """The device and the type of numbers, checked."""
     try:
         device = torch.device(options.device)
     except RuntimeError as error:
@@ -186,7 +174,7 @@ def _platform(options: argparse.Namespace) -> Platform:
         require(
             (device.index or 0) < count,
             f"device {options.device!r}",
-            f"torch sees {count} CUDA devices here",
+            f"torch sees {told(count, 'CUDA device')} here",
             "choose --device cpu, or run it where there is a GPU and a torch built for it",
         )
         device = torch.device("cuda", device.index or 0)
@@ -197,9 +185,9 @@ def _platform(options: argparse.Namespace) -> Platform:
 def _check_shape(shape: Sequence[int], platform: Platform) -> None:
     got = f"shape {_times(shape)}"
     require(
-        3 <= len(shape) <= 5 and min(shape) >= 1,
+        3 <= len(shape) <= 5,
         got,
-        "it holds batch, channels and one to three spatial lengths, each at least 1",
+        "it holds batch, channels and one to three spatial lengths",
         "give for example --shape 8 32 144 144",
     )
     require(math.prod(shape[2:]) > 1, got, "a norm over one position is zero", "choose larger spatial lengths")

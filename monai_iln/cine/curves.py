@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_iln.datasets.geometry.grids import is_unit
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 
 FEWEST_SLICES = 6  # of a stack: fewer do not cover a ventricle
 FEWEST_PHASES = 12  # of a curve that is asked to be smooth
@@ -151,8 +151,8 @@ def measure_curve(
     marked = np.asarray(mask) != 0
     if marked.ndim != 4 or marked.shape[3] != len(times_ms):
         raise UserError(
-            f"a mask of shape {marked.shape} and {len(times_ms)} times. A cine has four axes (rows, columns, slices, "
-            "phases) and a time for each phase: give both of one cine."
+            f"a mask of shape {marked.shape} and {count(len(times_ms), 'time')}. A cine has four axes (rows, "
+            "columns, slices, phases) and a time for each phase: give both of one cine."
         )
     areas = marked.sum(axis=(0, 1))  # by slice and phase
     affine = np.asarray(affine, dtype=float)

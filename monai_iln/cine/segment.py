@@ -23,7 +23,7 @@ from monai_iln.datasets.ranges import add_ranges
 from monai_iln.datasets.stacks import DataWarning
 from monai_iln.errors import hide_told_errors, require
 from monai_iln.extras import require_extra
-from monai_iln.files import require_new
+from monai_iln.files import emptied_unless_filled
 from monai_iln.run_files import MASK_ENDING
 
 _SIDES = ("left ventricle", "right ventricle")
@@ -45,7 +45,7 @@ def segment_cines(
     Args:
         source: The cines, as for :func:`~monai_iln.datasets.find_stacks`.
         bundles: The folders of the bundles, or names of this package's.
-        output: The folder to make.
+        output: The folder to make. It is there whole or not at all, unless the program is killed.
         slices: The slices that show the heart, see :func:`~monai_iln.datasets.add_ranges`: for all bundles, or for
             each of them in their order.
         options: Further ids of the inference with their values, such as ``series`` and ``anonymize``.
@@ -63,7 +63,18 @@ def segment_cines(
         57.1
     """
     output = Path(output)
-    require_new(output)
+    with emptied_unless_filled(output):
+        return _segment(source, bundles, output, slices, options)
+
+
+def _segment(
+    source: Path | str,
+    bundles: Sequence[Path | str],
+    output: Path,
+    slices: str | Sequence[str] | None,
+    options: Mapping[str, Any],
+) -> dict[str, MeasuredCine]:
+    """What :func:`segment_cines` does."""
     folders = [find_bundle(bundle) for bundle in bundles]
     names = [folder.name for folder in folders]
     alone = len(set(names)) == len(names)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monai_iln.commands.options import describe
+from monai_iln.commands.options import COUNT, describe
+from monai_iln.limits import Limits
 
 _CONTESTANTS = "none, instance, group16, batch, composed, four, ILN, 'instance compiled', 'ILN compiled'"
 
@@ -41,10 +42,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--network", nargs="+", metavar="NAME", help="the networks to train: paper_unet, unet3d (default: both)"
     )
     network.add_argument(
-        "--batch", nargs="+", type=int, metavar="N", help="the batch sizes (default: 1 and 4 in 2-D, 1 in 3-D)"
+        "--batch", nargs="+", type=COUNT, metavar="N", help="the batch sizes (default: 1 and 4 in 2-D, 1 in 3-D)"
     )
     network.add_argument(
-        "--size", type=int, metavar="N", help="the length of every spatial axis (default: 256 in 2-D, 96 in 3-D)"
+        "--size", type=COUNT, metavar="N", help="the length of every spatial axis (default: 256 in 2-D, 96 in 3-D)"
     )
     _add_contestants(network)
     _add_common(network, rounds=20)
@@ -63,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _shape(default: str) -> dict[str, Any]:
     meaning = f"the batch, the channels and one to three spatial lengths (default: {default})"
-    return {"nargs": "+", "type": int, "metavar": "N", "help": meaning}
+    return {"nargs": "+", "type": COUNT, "metavar": "N", "help": meaning}
 
 
 def _add_contestants(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +73,7 @@ def _add_contestants(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=Limits(0, whole=False, open=True),
         help="the budget of all timed rounds together; each setting gets its share, and ends early when it is used up",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="the folder to make, for benchmark.json and .png")
@@ -93,13 +94,16 @@ def _add_common(parser: argparse.ArgumentParser, rounds: int) -> None:
         help="the memory format of the input and the weights (default: contiguous)",
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="the threads of torch on the CPU (default: what torch takes)"
+        "--threads",
+        type=Limits(1, 4096),
+        metavar="N",
+        help="the threads of torch on the CPU (default: what torch takes)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=rounds, metavar="N", help=f"the number of timed rounds (default: {rounds})"
+        "--rounds", type=COUNT, default=rounds, metavar="N", help=f"the number of timed rounds (default: {rounds})"
     )
     parser.add_argument(
-        "--warmup", type=int, default=3, metavar="N", help="the number of rounds before them (default: 3)"
+        "--warmup", type=Limits(0), default=3, metavar="N", help="the number of rounds before them (default: 3)"
     )
 
 

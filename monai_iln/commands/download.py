@@ -8,6 +8,7 @@ from pathlib import Path
 
 from monai_iln.commands.options import add_output, describe
 from monai_iln.datasets.sunnybrook_files import FILES
+from monai_iln.limits import TIMEOUT
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--timeout",
-        type=float,
+        type=TIMEOUT,
         default=30.0,
         metavar="SECONDS",
         help="the longest time without an answer, before the download is tried again (default: 30)",

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from monai_iln.limits import Limits
+
+COUNT = Limits(1, 2**31 - 1)
+"""What counts something whose largest number only the memory or the time tells."""
+
 
 def describe(parser: argparse.ArgumentParser, description: str, *examples: str) -> None:
     """Give a command's help a description and its examples, one a line."""

@@ -6,7 +6,7 @@ import argparse
 import shlex
 
 from monai_iln.commands.options import add_output, describe
-from monai_iln.datasets.phantom import LAYOUTS
+from monai_iln.datasets.phantom import LAYOUTS, LIMITS
 
 _SUNNYBROOK = ("official", "png")  # the layouts that 'monai-iln prepare sunnybrook' reads
 _NUMBERS = {
@@ -30,7 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--layout", choices=LAYOUTS, default="official", help="the data set to imitate (default: official)"
     )
     for name, (default, meaning) in _NUMBERS.items():
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} (default: {default})")
+        meaning += f" (default: {default})"
+        parser.add_argument(f"--{name}", type=LIMITS[name], default=default, metavar="N", help=meaning)
     parser.set_defaults(run=_phantom)
 
 

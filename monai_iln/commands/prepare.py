@@ -7,9 +7,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from monai_iln.commands.options import add_output, describe
+from monai_iln.commands.options import COUNT, add_output, describe
 from monai_iln.datasets.quality.reasons import REASONS
 from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES, FOLDER_LAYOUTS, SUNNYBROOK_LAYOUTS
+from monai_iln.limits import SEED
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -135,8 +136,8 @@ def _add_output_and_folds(parser: argparse.ArgumentParser) -> None:
         help="the number of folds, balanced over pathologies, or a JSON file with a list of subjects for each "
         "(default: 3)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the folds (default: 0)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="the number of processes (default: one a core)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="the seed of the folds (default: 0)")
+    parser.add_argument("--jobs", type=COUNT, metavar="N", help="the number of processes (default: one a core)")
     parser.add_argument(
         "--backend", choices=("loky", "ray"), default="loky", help="this machine, or a Ray cluster (default: loky)"
     )
@@ -144,11 +145,16 @@ def _add_output_and_folds(parser: argparse.ArgumentParser) -> None:
 
 
 def _folds(text: str) -> int | Path:
-    return int(text) if text.lstrip("-").isdigit() else Path(text)
+    if Path(text).is_file() and not text.isdecimal():
+        return Path(text)
+    try:
+        return int(COUNT(text))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or give a JSON file that is there") from error
 
 
 def _label(text: str) -> int | str:
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isdecimal() else text
 
 
 def _prepare_sunnybrook(options: argparse.Namespace) -> None:

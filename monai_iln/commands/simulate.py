@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from monai_iln.commands.options import add_output, describe
+from monai_iln.study.simulation_limits import LIMITS
 
 _SIZES = {
     "subjects": (44, "the number of subjects"),
@@ -36,14 +37,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_output(parser, "the folder to make, for simulation.csv, .json and .png")
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[1, 2, 4, 8], metavar="N", help="numbers of seeds (default: 1 2 4 8)"
+        "--seeds",
+        nargs="+",
+        type=LIMITS["seeds"],
+        default=[1, 2, 4, 8],
+        metavar="N",
+        help="numbers of seeds (default: 1 2 4 8)",
     )
     parser.add_argument("--heavy_tails", action="store_true", help="let a few subjects and scores lie far off")
     for name, (size, meaning) in _SIZES.items():
-        parser.add_argument(f"--{name}", type=int, default=size, metavar="N", help=f"{meaning} (default: {size})")
+        _add_number(parser, name, "N", size, meaning)
     for name, (number, meaning) in _NUMBERS.items():
-        parser.add_argument(f"--{name}", type=float, default=number, metavar="X", help=f"{meaning} (default: {number})")
+        _add_number(parser, name, "X", number, meaning)
     parser.set_defaults(run=_simulate)
+
+
+def _add_number(parser: argparse.ArgumentParser, name: str, metavar: str, default: float, meaning: str) -> None:
+    limits = LIMITS[name.removeprefix("sd_")]
+    meaning += f" (default: {default})"
+    parser.add_argument(f"--{name}", type=limits, default=default, metavar=metavar, help=meaning)
 
 
 def _simulate(options: argparse.Namespace) -> None:

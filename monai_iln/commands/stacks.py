@@ -6,6 +6,7 @@ import argparse
 import shlex
 
 from monai_iln.commands.options import add_output, describe
+from monai_iln.errors import count
 from monai_iln.files import require_new
 
 
@@ -43,6 +44,6 @@ def _split(options: argparse.Namespace) -> None:
         extremes, phases = find_extremes(options.source, options.bundle, options.series), phases or ["ED", "ES"]
     written = write_phases(options.source, options.output, phases, extremes, options.series)
     print(
-        f"{options.output}: complete, {len(written)} stacks. Next, with an app of monai-iln label-app: monailabel "
-        f"start_server --app DIR --studies {shlex.quote(str(options.output))} --host 127.0.0.1"
+        f"{options.output}: complete, {count(len(written), 'stack')}. Next, with an app of monai-iln label-app: "
+        f"monailabel start_server --app DIR --studies {shlex.quote(str(options.output))} --host 127.0.0.1"
     )

@@ -15,7 +15,7 @@ from monai_iln.datasets.inference import find_stacks, find_stacks_folder, name_s
 from monai_iln.datasets.readers.tables import INFO_NAME, read_info
 from monai_iln.datasets.stack_files import refuse_shared_files, storable
 from monai_iln.datasets.stacks import DataWarning
-from monai_iln.errors import UserError, first_of, require
+from monai_iln.errors import UserError, count, first_of, require
 from monai_iln.files import new_folder
 
 Extremes = Mapping[str, Mapping[str, int]]
@@ -62,7 +62,7 @@ def write_phases(
     require(bool(cines), f"{source}: no cine", "phases are split where there are several", "give a cine")
     others = [stack for stack in times if stack not in cines]
     if others:
-        told = f"{source}: {len(others)} stacks of one phase are passed over: {first_of(others)}."
+        told = f"{source}: {count(len(others), 'stack')} of one phase passed over: {first_of(others)}."
         warnings.warn(told, DataWarning, stacklevel=2)
     plans = {cine: _name_phases(cine, len(times[cine]), phases, extremes or {}) for cine in cines}
     subjects = _name_subjects(cines, Path(find_stacks_folder(source, series)))

@@ -20,7 +20,7 @@ from monai_iln.datasets.formats.listing import refuse_special
 from monai_iln.datasets.formats.volumes import read_header, read_voxels
 from monai_iln.datasets.geometry.grids import same_place
 from monai_iln.datasets.progress import track
-from monai_iln.errors import UserError, refusal
+from monai_iln.errors import UserError, count, refusal
 from monai_iln.files import new_file
 from monai_iln.names import require_visible
 
@@ -285,8 +285,8 @@ def _look_into(item: Mapping[str, Any], values: Sequence[int]) -> tuple[Stamps, 
     slices = item.get("slices")
     if isinstance(slices, list) and len(slices) != image.shape[-1]:
         raise UserError(
-            f"{item['image']}: {image.shape[-1]} slices, and {len(slices)} numbers of slices in {FILE_NAME}. There is "
-            "one number for each slice: correct 'slices', or remove it."
+            f"{item['image']}: {count(image.shape[-1], 'slice')}, and {count(len(slices), 'number')} of slices in "
+            f"{FILE_NAME}. There is one number for each slice: correct 'slices', or remove it."
         )
     if "image" not in recorded:  # else it is the file whose voxels were read when it was prepared
         read_voxels(image)
@@ -324,4 +324,4 @@ def summarize(path: Path | str, items: Sequence[Mapping[str, Any]]) -> str:
     folds = Counter({item["subject"]: item["fold"] for item in items}.values())
     sizes = "/".join(str(folds[fold]) for fold in sorted(folds))
     slices = sum(map(count_slices, items))
-    return f"{path}: {slices} slices of {folds.total()} subjects, folds of {sizes} subjects"
+    return f"{path}: {count(slices, 'slice')} of {count(folds.total(), 'subject')}, folds of {sizes} subjects"

@@ -14,6 +14,7 @@ from monai_iln.datasets.sunnybrook_files import FILES, HOME, MIRROR_HOME, Remote
 from monai_iln.errors import UserError, refusal
 from monai_iln.extras import require_extra
 from monai_iln.files import new_file
+from monai_iln.limits import TIMEOUT
 
 try:
     import pooch
@@ -53,16 +54,18 @@ def download_sunnybrook(
         mirror: The address of a folder with files of the same names, to be used instead.
         checksums: The SHA-256 of files by their names, or a file of them as ``sha256sum`` writes it. They replace those
             that are known here.
-        timeout: The seconds after which a silent server is given up.
+        timeout: The seconds after which a silent server is given up, a day at most.
         progress: Shows a bar for each file.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: If a file cannot be had or is not the right one, or the folder cannot be written.
+        UserError: If an argument is out of range, a file cannot be had or is not the right one, or the folder cannot be
+            written.
     """
     output = Path(output)
+    TIMEOUT.check("timeout", timeout)
     if layout not in FILES:
         raise UserError(f"layout {layout!r}: Sunnybrook data can be downloaded as {' or '.join(FILES)}. Choose one.")
     if mirror is not None and not mirror.startswith(("http://", "https://")):

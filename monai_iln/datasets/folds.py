@@ -11,7 +11,7 @@ from unicodedata import normalize
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 
 
 def assign_folds(subjects: Mapping[str, str], num_folds: int = 3, seed: int = 0) -> dict[str, int]:
@@ -36,8 +36,8 @@ def assign_folds(subjects: Mapping[str, str], num_folds: int = 3, seed: int = 0)
     """
     if num_folds < 1 or len(subjects) < num_folds:
         raise UserError(
-            f"{len(subjects)} subjects cannot fill {num_folds} folds. There must be at least one fold, and a "
-            "subject in each: choose fewer folds or add subjects."
+            f"{count(len(subjects), 'subject')} cannot fill {count(num_folds, 'fold')}. There must be at least one "
+            "fold, and a subject in each: choose fewer folds or add subjects."
         )
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed}: a seed is a whole number from 0 to 2^32 - 1. Choose one of those.")

@@ -16,7 +16,7 @@ from monai_iln.datasets.formats.listing import is_dicom, list_files
 from monai_iln.datasets.formats.volumes import is_cine, without_type
 from monai_iln.datasets.readers.layouts import LABEL_FOLDERS
 from monai_iln.datasets.stacks import DataWarning
-from monai_iln.errors import UserError, require
+from monai_iln.errors import UserError, count, require
 
 _STACK_NAME = re.compile(r".+\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)", re.IGNORECASE)
 _CINE_WORD = re.compile(r"(?<=.)[_-](4d|cine|sa|sax)$", re.IGNORECASE)
@@ -61,8 +61,8 @@ def find_stacks(path: Path | str, series: int | str | None = None) -> list[str]:
     twins = [name for name, count in Counter(map(without_type, found)).items() if count > 1]
     if twins:
         raise UserError(
-            f"{path}: {len(twins)} names occur more than once in a folder, the first is {twins[0]}. Masks are named "
-            "after the images and would overwrite each other: keep one file of each."
+            f"{path}: {count(len(twins), 'name', 'occurs', 'occur')} more than once in a folder, the first is "
+            f"{twins[0]}. Masks are named after the images and would overwrite each other: keep one file of each."
         )
     if found:
         return [str(file) for file in found]
@@ -143,7 +143,8 @@ def _refuse_labels(path: Path, files: Sequence[Path]) -> None:
         )
     if files and (labels or all(_LABEL_NAME.fullmatch(without_type(file).name) for file in files)):
         raise UserError(
-            f"{path}: all {len(files)} files are labels or masks, by their folders or their names, such as {files[0]}. "
+            f"{path}: {count(len(files), 'file')}, and all are labels or masks, by their folders or their names, "
+            f"such as {files[0]}. "
             "Images are segmented: give their folder, or give them other names if they are images."
         )
 

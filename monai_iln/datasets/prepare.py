@@ -23,7 +23,7 @@ from monai_iln.datasets.readers.sunnybrook import plan_sunnybrook
 from monai_iln.datasets.renamer import Renamer
 from monai_iln.datasets.stacks import DataWarning, Finding
 from monai_iln.datasets.unfinished import StoppedError, output_of, resumable_folder, writing
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 from monai_iln.parallel import Workers
 
 
@@ -170,10 +170,10 @@ def _finish(subjects: PreparedSubjects, request: _Request, folds: int | Sequence
         labels = dict(enumerate(("background", *request.structures)))
         items = (_with_fold(item, dealt[subject]) for subject, item in subjects.items())
         write_items(folder, items, count=len(kept), name=request.name, labels=labels, modality={"0": "MRI"})
-    count = sum(1 for _ in findings)
-    if count:
-        excluded = f"{sum(numbers) - sum(kept)} frames excluded"
-        detail = f"{excluded}, {count} findings in all: see {output_of(folder) / TABLE}."
+    total = sum(1 for _ in findings)
+    if total:
+        excluded = f"{count(sum(numbers) - sum(kept), 'frame')} excluded"
+        detail = f"{excluded}, {count(total, 'finding')} in all: see {output_of(folder) / TABLE}."
         warnings.warn(DataWarning(detail), stacklevel=4)
 
 

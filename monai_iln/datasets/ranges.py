@@ -10,6 +10,7 @@ from unicodedata import normalize
 
 from monai_iln.datasets.formats.volumes import without_type
 from monai_iln.errors import UserError, did_you_mean, require
+from monai_iln.errors import count as told
 from monai_iln.files import read_csv
 
 RANGE_KEY = "slice_range"
@@ -67,7 +68,7 @@ def require_inside(text: str, count: int, stack: Path | str) -> tuple[int, int]:
     first, last = start or 1, end or count
     require(
         max(first, last) <= count,
-        f"{stack}: has {count} slices, and {text} goes beyond the last",
+        f"{stack}: has {told(count, 'slice')}, and {text} goes beyond the last",
         "slices are counted from 1 along the last axis",
         "correct the range",
     )
@@ -117,7 +118,7 @@ def _range_of_one(text: str, items: Sequence[Mapping[str, Any]]) -> dict[str, st
     parse_range(text)
     require(
         len(items) == 1,
-        f"slices {text} and {len(items)} stacks",
+        f"slices {text} and {told(len(items), 'stack')}",
         "the slices of one stack are not those of another",
         f"give a table in CSV with the columns {', '.join(_COLUMNS)}",
     )

@@ -73,7 +73,7 @@ def split_datalist(path: Path | str, fold: int, validation_every: int | None = 1
         held_out = set(others[validation_every // 2 :: validation_every] or others[-1:])
     if len(others) <= len(held_out):
         raise UserError(
-            f"{path}: outside fold {fold} there are {len(others)} subjects, of which {len(held_out)} are for "
+            f"{path}: outside fold {fold} subjects are left: {len(others)}, of which {len(held_out)} are for "
             "validation. Training needs at least one more: use more folds or add subjects."
         )
     rest = [item for item in items if item["fold"] != fold]

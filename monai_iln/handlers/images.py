@@ -15,7 +15,7 @@ from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_iln.errors import require
+from monai_iln.errors import count, require
 from monai_iln.files import new_file
 from monai_iln.handlers.metrics import positions, score
 from monai_iln.handlers.ranks import gather, is_first
@@ -223,7 +223,9 @@ def _print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
             line = f"{structure}: {line}"
         if len(scores) > 1:
             line += f" ± {scores.std(ddof=1):.3f}, median {np.median(scores):.3f}, below 0.5: "
-            line += f"{(scores < 0.5).mean():.1%}, over {len(scores)} images of {len(subjects)} subjects."
+            line += (
+                f"{(scores < 0.5).mean():.1%}, over {count(len(scores), 'image')} of {count(len(subjects), 'subject')}."
+            )
         else:
             line += " of 1 image"
         lines.append(line)
@@ -232,4 +234,4 @@ def _print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
     for line in lines:
         print(line)
     for subject, values in sorted(subjects.items(), key=lambda pair: float(np.mean(pair[1]))):
-        print(f"  {subject!s:14s} {np.mean(values):.3f}  ({len(values)} images, worst {min(values):.3f})")
+        print(f"  {subject!s:14s} {np.mean(values):.3f}  ({count(len(values), 'image')}, worst {min(values):.3f})")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from monai_iln.datasets.formats.dicom import Frame, NotASliceError, quiet_pydicom, read_frames, uneven_steps
 from monai_iln.datasets.geometry.cine import Cine, group_cines
-from monai_iln.errors import UserError, first_of
+from monai_iln.errors import UserError, count, first_of
 from monai_iln.files import write_json
 
 
@@ -86,7 +86,10 @@ def join_series(study: str, headers: Mapping[str, Sequence[Mapping[str, Any]]]) 
     cine = _choose(group_cines(frames))
     counts = cine.counts
     if cine.misfits:
-        raise UserError(f"{len(cine.misfits)} images do not fit with the others by their headers, which may be damaged")
+        raise UserError(
+            f"{count(len(cine.misfits), 'image', 'does', 'do')} not fit with the others by their headers, which may "
+            "be damaged"
+        )
     if min(counts) < max(counts):
         raise UserError(f"{min(counts)} to {max(counts)} images for each of {len(counts)} slices, not as many for all")
     if counts[0] > 1 and not cine.key:
@@ -144,6 +147,6 @@ def _choose(cines: Sequence[Cine]) -> Cine:
     moving = [cine for cine in cines if len(cine.slices) > 1 and max(cine.counts) > 1]
     chosen = moving if len(moving) == 1 else cines
     if len(chosen) != 1:
-        sizes = [f"{len(cine.slices)} slices of {max(cine.counts)} images" for cine in cines]
-        raise UserError(f"{len(cines)} stacks in one series: {first_of(sizes)}")
+        sizes = [f"{count(len(cine.slices), 'slice')} of {count(max(cine.counts), 'image')}" for cine in cines]
+        raise UserError(f"{count(len(cines), 'stack')} in one series: {first_of(sizes)}")
     return chosen[0]

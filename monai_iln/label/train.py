@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from monailabel.tasks.train.bundle import BundleTrainTask
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 from monai_iln.files import write_json
 from monai_iln.label.checkpoints import class_names, find_checkpoint, list_checkpoints
 from monai_iln.label.stacks import hold_out, load_label
@@ -93,7 +93,7 @@ class Train(BundleTrainTask):
             raise UserError(f"val_split {share!r}: a share of the stacks is held out. Choose from 0 to below 1.")
         training, held_out = hold_out(datalist, share)
         self._held_out = len(held_out)
-        logger.info(f"{len(datalist)} labelled stacks, of which {len(held_out)} held out for validation")
+        logger.info(f"{count(len(datalist), 'labelled stack')}, of which {len(held_out)} held out for validation")
         if not held_out:
             logger.warning("No stack is held out: the best epoch is chosen on the stacks that are trained on")
             return datalist, datalist

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 from monai_iln.norms.coefficients import BATCH
 
 GROUPS = 16
@@ -75,7 +75,7 @@ def fit_groups(num_features: int, num_groups: int | str, strict: bool = False) -
     fitting = next((g for g in range(min(wanted, most), 0, -1) if num_features % g == 0), 1)
     if strict and isinstance(num_groups, int) and fitting != num_groups:
         raise UserError(
-            f"{num_features} channels cannot be divided into {num_groups} equal groups; with strict=True they "
+            f"{count(num_features, 'channel')} cannot be divided into {num_groups} equal groups; with strict=True they "
             f"must be. Take num_groups={fitting}, which divides them, or strict=False, which does so by itself."
         )
     if strict and num_groups == "alive" and num_features == 1:

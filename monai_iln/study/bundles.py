@@ -100,7 +100,7 @@ def find_bundle(
     if lacking:
         names = ", ".join(name for name in NEEDED if name not in found)
         raise UserError(
-            f"{paths[0]}: {len(lacking)} properties of a training are not found:\n" + "\n".join(lacking) + "\n"
+            f"{paths[0]}: of the properties of a training {len(lacking)} cannot be found:\n" + "\n".join(lacking) + "\n"
             "A study drives a bundle by MONAI's properties. Say under which ids of the configuration they are, such as "
             f"--properties '{{{names.split(', ')[0]}: ID}}', or add them to the bundle."
         )

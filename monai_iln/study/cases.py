@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import KFold
 
-from monai_iln.errors import UserError, require
+from monai_iln.errors import UserError, count, require
 from monai_iln.files import write_json
 from monai_iln.names import require_visible
 
@@ -95,7 +95,7 @@ class Cases:
             held_out = set(others[validation_every // 2 :: validation_every] or others[-1:])
         require(
             len(others) > len(held_out),
-            f"{self.name}: {len(others)} subjects outside fold {fold}, {len(held_out)} of them for validation",
+            f"{self.name}: {count(len(others), 'subject')} outside fold {fold}, {len(held_out)} of them for validation",
             "a training needs at least one more",
             "use more folds, or add subjects",
         )
@@ -228,7 +228,7 @@ def make_cases(
     twice = [image for (_, image), times in counted.items() if times > 1 and image]
     require(
         not twice,
-        f"{name}: {len(twice)} images of several items, such as {(twice or [''])[0]}",
+        f"{name}: {count(len(twice), 'image')} of several items, such as {(twice or [''])[0]}",
         "a case is told from the others by its image",
         "let each image stand in one item",
     )
@@ -241,7 +241,9 @@ def _subjects(name: str, items: Sequence[Mapping[str, Any]], subject: str | None
     having = [key in item for item in items]
     if all(having):
         return [str(item[key]) for item in items]
-    require(not any(having), f"{name}: {having.count(False)} items without {key!r}", "the others have it", "add it")
+    require(
+        not any(having), f"{name}: {count(having.count(False), 'item')} without {key!r}", "the others have it", "add it"
+    )
     if subject is None:
         return _names_of_files([image_of(item) for item in items])
     try:
@@ -283,7 +285,7 @@ def _names_of_files(paths: Sequence[str]) -> list[str]:
 def _deal(name: str, subjects: Sequence[str], num_folds: int, split: int) -> dict[str, int]:
     require(
         1 < num_folds <= len(subjects),
-        f"{name}: {len(subjects)} subjects for {num_folds} folds",
+        f"{name}: {count(len(subjects), 'subject')} for {count(num_folds, 'fold')}",
         "each of at least two folds has a subject",
         "choose another num_folds, or add subjects",
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 from monai_iln.study import robustness
 from monai_iln.study.gpus import Sharing, jobs_and_threads, share_gpus, with_jobs
 from monai_iln.study.grid import Data, Run
@@ -52,7 +52,7 @@ def estimate_seconds(runs: Sequence[Run], folder: Path, study: Study, data: Mapp
     finished = [read_record(path) for path in find_runs(folder)]
     seconds = [record["cost"]["total_seconds"] for record in finished if record and record["status"] == "finished"]
     if seconds:
-        whole, told = sum(seconds) / len(seconds), f"{len(seconds)} finished runs"
+        whole, told = sum(seconds) / len(seconds), count(len(seconds), "finished run")
         cases = data[runs[0].dataset].cases
         extra = robustness.mean_seconds(find_runs(folder), runs[0], cases) if study.robustness else None
         return _in_all(runs, study, share_gpus(study, folder), whole, extra, told)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from monai_iln.cores import share_cores, usable_cores
+from monai_iln.errors import count
 from monai_iln.study.records import find_runs, read_record
 from monai_iln.study.settings import Study
 
@@ -84,7 +85,7 @@ def share_gpus(study: Study, folder: Path) -> Sharing | None:
     need = max(taken, default=0)
     if taken and need == 0:
         jobs, _ = share_cores()
-        return Sharing(jobs, f"{jobs} runs at a time, as the cores allow: none has used a GPU")
+        return Sharing(jobs, f"{count(jobs, 'run')} at a time, as the cores allow: none has used a GPU")
     if need == 0:
         return Sharing(gpus, f"{_at_a_time(1, gpus)}: the first will tell how many fit", is_open=True)
     free = free_memory()

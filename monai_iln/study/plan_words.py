@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from monai_iln.errors import count
 from monai_iln.run_files import GRID
 from monai_iln.study.grid import Plan, Run
-from monai_iln.study.report.wording import count
 from monai_iln.study.sizing import expected_power
 
 _ERRORS = ("mae", "mse", "error", "distance", "hausdorff", "loss")  # names of metrics where lower is better
@@ -20,7 +20,7 @@ def describe(runs: Sequence[Run], todo: Sequence[Run]) -> str:
         runs: The runs of the plan.
         todo: Those that are not finished.
     """
-    lines = [f"{len(runs)} runs, {len(runs) - len(todo)} finished, {len(todo)} to do"]
+    lines = [f"{count(len(runs), 'run')}, {len(runs) - len(todo)} finished, {len(todo)} to do"]
     for key in GRID:
         values = dict.fromkeys(str(run.key[key]) for run in runs)
         lines.append(f"  {key + ':':15s}{', '.join(values)}")
@@ -41,7 +41,7 @@ def describe_methods(plan: Plan) -> str:
     """
     lines = []
     for dataset, data in plan.data.items():
-        counted = f"{data.described['stacks']} cases of {data.described['subjects']} subjects"
+        counted = f"{count(data.described['stacks'], 'case')} of {count(data.described['subjects'], 'subject')}"
         tested = plan.count_tested_subjects(dataset)
         lines.append(f"  {'data:':15s}{dataset}, {counted}, {tested} of them tested")
     wide = max(15, *(len(method) + 1 for method in plan.surveys))

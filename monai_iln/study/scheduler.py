@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from joblib.externals.loky import get_reusable_executor
 
 from monai_iln.cluster import call_on_ray, connect_to_ray
-from monai_iln.errors import UserError, find_user_error, refusal
+from monai_iln.errors import UserError, count, find_user_error, refusal
 from monai_iln.run_files import LOCK, ROBUSTNESS_FAILURE
 from monai_iln.study import robustness
 from monai_iln.study.gpus import jobs_and_threads, share_gpus, with_jobs
@@ -62,7 +62,8 @@ def pending(runs: Sequence[Run], folder: Path, redo_changed: bool = False) -> li
     if foreign or (changed and not redo_changed):
         remedy = "" if foreign else ", or do them again with redo_changed"
         raise UserError(
-            f"{folder}: {len(changed + foreign)} finished runs are of another configuration or other data, the first "
+            f"{folder}: {count(len(changed + foreign), 'finished run', 'is', 'are')} of another configuration or "
+            "other data, the first "
             f"is {(foreign or changed)[0]}. Runs of different configurations cannot be compared: choose another "
             f"output_dir, restore the configuration{remedy}."
         )
@@ -107,9 +108,9 @@ def forget_failures(runs: Sequence[Run], folder: Path) -> None:
 def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
     """Execute runs until each has a record or has failed ``study.attempts`` times.
 
-    A run that was under way when its worker died, or for which the memory of a shared GPU did not suffice, is tried
-    again alone, so that it and no other is to blame if that happens again. On a GPU the first run is alone, too: it
-    tells how many fit.
+    Of the runs that were under way when a worker died, or for which the memory of a shared GPU did not suffice, the
+    first is tried again alone, and then the others with all that is left: only a run that was alone is to blame. On a
+    GPU the first run is alone, too: it tells how many fit.
 
     Args:
         runs: The runs to do, from :func:`pending`.
@@ -149,7 +150,7 @@ def run_all(runs: Sequence[Run], study: Study, folder: Path) -> None:
                 elif died and not done:
                     suspects.append(run)
                     if len(batch) > 1:
-                        progress.write(f"{run}: it ended early, perhaps for lack of memory, and is done again alone.")
+                        progress.write(f"{run}: it ended early, perhaps for lack of memory, and is done again.")
                     tries[run.path] += len(batch) == 1
                     if tries[run.path] >= study.attempts:
                         message = f"its worker died {study.attempts} times ({type(trouble).__name__})"
@@ -188,7 +189,7 @@ def measure_robustness(runs: Sequence[Run], study: Study, folder: Path) -> list[
         (folder / run.path / ROBUSTNESS_FAILURE).unlink(missing_ok=True)
     settings = WorkerSettings(folder, uuid.uuid4().hex[:8], parent=os.getpid())
     study = with_jobs(study, share_gpus(study, folder))
-    left, trouble = todo, None
+    left, troubles = todo, dict[Path, BaseException | None]()
     with RobustnessProgress(todo, folder), contextlib.ExitStack() as tidying:
         for run in todo:
             tidying.callback(_remove_unfinished, folder / run.path)
@@ -197,9 +198,10 @@ def measure_robustness(runs: Sequence[Run], study: Study, folder: Path) -> list[
                 for run in batch:
                     _remove_unfinished(folder / run.path)
                 trouble = _execute_in_parallel(batch, study, settings, robustness.measure)
+                troubles |= dict.fromkeys((run.path for run in batch), trouble)
             left = [run for run in left if robustness.is_open(folder / run.path)]
     for run in left:
-        robustness.write_failure(folder / run.path, f"its worker died twice ({type(trouble).__name__})")
+        robustness.write_failure(folder / run.path, f"its worker died twice ({type(troubles[run.path]).__name__})")
     reasons: dict[str, list[Run]] = {}
     for run in todo:
         why = robustness.failure_of(folder / run.path)
@@ -280,7 +282,7 @@ def _execute_here(
     on_gpu = replace(settings, gpus=torch.cuda.device_count())
     tasks = [(run, settings if "device" in run.overrides else on_gpu) for run in runs]
     try:
-        with joblib.parallel_config(backend="loky", n_jobs=jobs):
+        with joblib.parallel_config(backend="loky", n_jobs=min(jobs, len(tasks))):  # each is started, with work or not
             joblib.Parallel(batch_size=1)(joblib.delayed(task)(*arguments) for arguments in tasks)
     finally:
         if on_gpu.gpus and jobs > 1:  # new workers have consecutive numbers, and idle ones take of a GPU's memory

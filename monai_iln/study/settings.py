@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from monai_iln.errors import check_keys, require
+from monai_iln.errors import check_keys, count, require
 from monai_iln.extras import require_extra
+from monai_iln.limits import SEED, Limits
 
 FIRST_SEEDS = 3
 """The seeds that a sequential study starts with: with fewer its rule would stop by luck."""
@@ -183,13 +183,19 @@ def _is_map(value: Any, *kinds: type) -> bool:
     return _is(value, Mapping) and all(_is(key, str) and _is(item, *kinds) for key, item in value.items())
 
 
+def _number_or_none(limits: Limits) -> Callable[[Any], bool]:
+    return lambda value: value is None or limits.holds(value)
+
+
+_FROM_1, _ABOVE_0, _SHARE = Limits(1), Limits(0, whole=False, open=True), Limits(0, whole=False)
+_MAX_SEEDS = Limits(FIRST_SEEDS, 1_000)  # each of which is planned
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bundle": (lambda v: _is(v, str, type(None)), "a folder"),
     "datalist": (lambda v: _is(v, str, type(None)), "a file"),
     "subject": (lambda v: _is(v, str, type(None)), "a key of the items, or a regular expression"),
-    "num_folds": (lambda v: _is(v, int) and v > 1, "a whole number, 2 or more"),
+    "num_folds": (Limits(2).holds, str(Limits(2))),
     "splits": (lambda v: v in (None, "new", "one"), "new or one"),
-    "validation_every": (lambda v: v is None or (_is(v, int) and v > 0), "a whole number, 1 or more"),
+    "validation_every": (_number_or_none(_FROM_1), str(_FROM_1)),
     "properties": (lambda v: v is None or _is_map(v, str), "a mapping of MONAI's properties to ids"),
     "pattern": (lambda v: _is(v, str, type(None)), "a regular expression"),
     "training": (lambda v: v is None or _is_list(v, str), "a list of files"),
@@ -200,16 +206,16 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reference": (lambda v: _is(v, str, type(None)), "the name of a method"),
     "folds": (lambda v: v is None or _is_list(v, int), "a list of whole numbers such as [0]"),
     "learning_rates": (
-        lambda v: v is None or (_is_list(v, int, float) and all(0 < rate < math.inf for rate in v)),
+        lambda v: v is None or (_is_list(v, int, float) and all(map(_ABOVE_0.holds, v))),
         "a list of numbers above 0 (in YAML 1.0e-3, not 1e-3)",
     ),
     "seeds": (
-        lambda v: _is_list(v, int) and all(0 <= seed < 2**32 for seed in v),
+        lambda v: _is_list(v, int) and all(map(SEED.holds, v)),
         "a list of whole numbers such as [0], 0 or more",
     ),
-    "margin": (lambda v: v is None or (_is(v, int, float) and 0 < v < math.inf), "a number above 0"),
-    "half_width": (lambda v: v is None or (_is(v, int, float) and 0 < v < math.inf), "a number above 0"),
-    "max_seeds": (lambda v: _is(v, int) and v > 2, "a whole number, 3 or more"),
+    "margin": (_number_or_none(_ABOVE_0), str(_ABOVE_0)),
+    "half_width": (_number_or_none(_ABOVE_0), str(_ABOVE_0)),
+    "max_seeds": (_MAX_SEEDS.holds, str(_MAX_SEEDS)),
     "power": (lambda v: _is(v, bool), "true or false"),
     "overrides": (
         lambda v: _is(v, Mapping) and all(_is(key, str) for key in v),
@@ -217,11 +223,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "robustness": (lambda v: _is(v, bool), "true or false"),
     "output_dir": (lambda v: _is(v, str) and v != "", "a folder"),
-    "jobs": (lambda v: v is None or (_is(v, int) and v > 0), "a whole number, 1 or more"),
+    "jobs": (_number_or_none(_FROM_1), str(_FROM_1)),
     "backend": (lambda v: v in ("loky", "ray"), "loky or ray"),
     "address": (lambda v: _is(v, str, type(None)), "HOST:PORT"),
-    "gpus_per_run": (lambda v: _is(v, int, float) and v >= 0, "a number, 0 or more"),
-    "attempts": (lambda v: _is(v, int) and v > 0, "a whole number, 1 or more"),
+    "gpus_per_run": (_SHARE.holds, str(_SHARE)),
+    "attempts": (_FROM_1.holds, str(_FROM_1)),
     "dry_run": (lambda v: _is(v, bool), "true or false"),
     "redo_changed": (lambda v: _is(v, bool), "true or false"),
 }
@@ -245,19 +251,26 @@ def read_settings(config: Mapping[str, Any]) -> Study:
     """
     check_keys(config, [item.name for item in fields(Study)], "key of a study")
     study = Study(**config)
+    examples = {item.name: item.metadata["metavar"] for item in fields(Study)}
     for key, (holds, rule) in _RULES.items():
         value = getattr(study, key)
-        require(holds(value), f"{key} {value!r}", f"it must be {rule}", "see docs/how-to/study.md")
+        require(holds(value), f"{key} {value!r}", f"it must be {rule}", f"write for example {key}: {examples[key]}")
     for key in ("folds", "learning_rates", "seeds", "training"):
         values = list(getattr(study, key) or ())
         require(len(set(values)) == len(values), f"{key} {values!r}", "an entry occurs twice", "drop it")
     small = study.half_width is not None and study.max_seeds < len(study.seeds)
-    many = f"max_seeds {study.max_seeds} and {len(study.seeds)} seeds"
+    many = f"max_seeds {study.max_seeds} and {count(len(study.seeds), 'seed')}"
     require(
         not small, many, "a sequential study adds seeds to those that it has", "raise max_seeds, or leave seeds out"
     )
     if study.tracking == "mlflow":
         require_extra("tracking 'mlflow'", "mlflow", "mlflow")
+    require(
+        study.address is None or study.backend == "ray",
+        f"address {study.address} with backend {study.backend}",
+        "a cluster is reached by the backend ray alone",
+        "give --backend ray, too, or leave the address out",
+    )
     given = [key for key in ("datalist", "dataset_dir", "datasets") if getattr(study, key) is not None]
     require(len(given) < 2, " and ".join(given), "they say the same in two ways", "give one of them")
     return study

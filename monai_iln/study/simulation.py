@@ -23,6 +23,7 @@ from monai_iln.errors import require
 from monai_iln.study.chance import NEW_SPLITS, ONE_SPLIT, Components, estimate_chance
 from monai_iln.study.power import USUAL
 from monai_iln.study.settings import FIRST_SEEDS
+from monai_iln.study.simulation_limits import LIMITS
 
 MOST_SEEDS = 8  # of the study that goes on until its intervals are narrow enough
 BOOTSTRAP, FOLD_MEANS, GOES_ON = "BCa over subjects", "t over fold means", ", seeds added"
@@ -49,8 +50,8 @@ class World:
         shared: The standard deviation of what the trainings of all methods of a fold and seed have in common.
 
     Raises:
-        UserError: If there are fewer than two methods or folds, fewer than two subjects a fold, or a standard deviation
-            is negative or all are 0.
+        UserError: If a number is out of range (:mod:`monai_iln.study.simulation_limits`), there are fewer than two
+            subjects a fold, or the standard deviations of subjects and of the rest are 0.
     """
 
     subjects: int = 44
@@ -62,14 +63,12 @@ class World:
     shared: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, number, least in (
-            ("methods", self.methods, 2),
-            ("folds", self.folds, 2),
-            ("subjects", self.subjects, 2 * self.folds),
-        ):
-            require(number >= least, f"{name} {number}", f"there must be {least} or more", "choose more")
-        for name, factor in (*vars(self.sd).items(), ("noisy", self.noisy), ("shared", self.shared)):
-            require(factor >= 0, f"{name} {factor}", "it is 0 or more", "choose a positive number")
+        for name, number in {**vars(self), **vars(self.sd)}.items():
+            if name in LIMITS:
+                LIMITS[name].check(name, number)
+        least = 2 * self.folds
+        few = f"subjects {self.subjects}, where there are {self.folds} folds"
+        require(self.subjects >= least, few, f"there must be {least} or more", "choose more subjects, or fewer folds")
         got = "a subject and a residual sd of 0"
         require(self.sd.subject + self.sd.residual > 0, got, "subjects must differ", "give one of them")
 
@@ -140,7 +139,7 @@ def simulate(
         and after each of these a column with the ending ``_error``: the standard error by the number of repetitions.
 
     Raises:
-        UserError: If a number is too small.
+        UserError: If a number is out of range.
 
     Example:
         >>> table = simulate(World(methods=2), seeds=[2], repetitions=50)
@@ -149,10 +148,11 @@ def simulate(
         True
     """
     numbers = sorted(set(seeds))
-    require(bool(numbers) and numbers[0] >= 1, f"seeds {numbers}", "a study has one or more", "choose 1 or more")
-    require(repetitions >= 2, f"repetitions {repetitions}", "an error needs two", "choose 2 or more")
-    for name, got in (("difference", difference), ("margin", margin), ("half_width", half_width)):
-        require(got > 0, f"{name} {got}", "it is more than 0", "choose a positive number")
+    require(bool(numbers), "no number of seeds", "a study has seeds", "give one number or more")
+    given = {"difference": difference, "margin": margin, "half_width": half_width}
+    given |= {"repetitions": repetitions, "seed": seed}
+    for name, got in (*(("seeds", number) for number in numbers), *given.items()):
+        LIMITS[name].check(name, got)
     rng = np.random.default_rng(seed)
     found: dict[tuple[str, int], list[_Floats]] = {}
     added: dict[str, list[int]] = {}

@@ -46,7 +46,7 @@ def write_simulation(output: Path, world: World, seeds: Sequence[int], repetitio
         how: The other arguments of :func:`monai_iln.study.simulation.simulate`.
 
     Raises:
-        UserError: If the folder holds something, or a number is too small.
+        UserError: If the folder holds something, or a number is out of range.
     """
     require_new(output)
     with tqdm(total=repetitions, unit="study") as bar:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 from monai_iln.study.chance import NEW_SPLITS, ONE_SPLIT, Chance
 from monai_iln.study.grid import Plan
 from monai_iln.study.metric import metric_of
@@ -18,7 +18,7 @@ from monai_iln.study.records import read_records
 from monai_iln.study.report.chances import chance_sentence
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.winners import images_of, name_of
-from monai_iln.study.report.wording import count, join, number, place
+from monai_iln.study.report.wording import join, number, place
 from monai_iln.study.settings import Study
 from monai_iln.study.verdicts import estimate
 
@@ -107,8 +107,8 @@ def describe_power(folder: Path, jobs: int) -> str:
             told += _table(chance, results, seconds, jobs)
     if not told:
         raise UserError(
-            f"{folder}: no power can be told from its {len(results.runs)} runs. It needs all folds of all methods with "
-            "a seed, better with two: run such a pilot first, --seeds '[0, 1]'."
+            f"{folder}: no power can be told from its {count(len(results.runs), 'run')}. It needs all folds of all "
+            "methods with a seed, better with two: run such a pilot first, --seeds '[0, 1]'."
         )
     return "\n".join(told)
 
@@ -153,7 +153,7 @@ def _table(chance: Chance, results: Results, seconds: float, jobs: int) -> list[
 
 
 def _seeds(number: int | None) -> str:
-    return "more than 50 seeds" if number is None else f"{number} seeds"
+    return "more than 50 seeds" if number is None else count(number, "seed")
 
 
 def stopping_sentence(width: float, which: str, study: Study, seeds: int) -> str:

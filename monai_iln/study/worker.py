@@ -93,8 +93,9 @@ def execute(run: Run, settings: WorkerSettings) -> None:
         idist.barrier()  # no process works in the folder any more
         if leads and _is_ours(scratch, settings):
             _write_record(run, settings, scratch, started, message, evaluating)
-            _replace(scratch, final, run.config_hash)
+            # First, so that who is killed between them leaves no failure beside a run that went well.
             shutil.rmtree(failure_path(final), ignore_errors=True)
+            _replace(scratch, final, run.config_hash)
     except Exception as error:  # a run must never take the study down
         if is_out_of_memory(error) and not settings.alone:
             return

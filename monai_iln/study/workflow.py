@@ -16,6 +16,7 @@ import torch
 import yaml
 from monai.bundle import BundleWorkflow, ConfigParser
 
+from monai_iln.cluster import connect_to_ray
 from monai_iln.errors import UserError, is_monai_command, require
 from monai_iln.extras import require_extra
 from monai_iln.files import write_json
@@ -91,6 +92,8 @@ class CrossValidationWorkflow(BundleWorkflow):
             return
         if self.study.backend == "ray":
             require_extra("backend 'ray'", "ray", "ray")
+        if self.study.address is not None and not self.study.dry_run:  # now: to plan takes longer
+            connect_to_ray(self.study.address, self.study.jobs, self.study.gpus_per_run)
         distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1  # torchrun
         if distributed and idist.get_world_size() == 1:
             idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
@@ -207,7 +210,7 @@ class CrossValidationWorkflow(BundleWorkflow):
             "surveys": self.plan.surveys,
             "epochs_and_rates_share_validation": self.plan.epochs_and_rates_share_validation,
             "command": _command(),
-            "working_dir": str(Path.cwd()),
+            "working_dir": os.path.relpath(Path.cwd(), self.folder),  # an absolute one may name the user
             "versions": describe_versions(),
             "commit": describe_commit(),
         }

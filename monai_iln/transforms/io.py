@@ -72,7 +72,7 @@ class LoadStack(Transform):
     complex values into other numbers than they hold. DICOM, NRRD and MetaImage need the extra ``data``.
 
     Args:
-        phase: The cardiac phase to read, counted from 1. A cine needs it; a file of three axes has one phase.
+        phase: The cardiac phase to read, counted from 1. A cine needs it; a file of three axes has phase 1 alone.
         series: The stack to read from DICOM files, if there are several: its number in the list that the message about
             them gives, or a SeriesInstanceUID.
 
@@ -112,6 +112,8 @@ class LoadStack(Transform):
         refuse_other_axis(path, header.shape, header.affine)
         if len(header.shape) == 4:
             return self.read_phase(path, self._checked(path, header.shape[3]))
+        one = "it has three axes, and so one phase alone"
+        require(self.phase in (None, 1), f"{path}: phase {self.phase}", one, "leave phase out, or give a cine")
         self._tell(path, header.doubt)
         return read_voxels(header), _Grid(header.shape, header.affine, header.oriented)
 

@@ -16,6 +16,7 @@ from monai.config import KeysCollection
 from monai.data import Dataset
 
 from monai_iln.errors import UserError
+from monai_iln.errors import count as told
 from monai_iln.transforms.slices import TakeSliced, count_alike
 
 MOST_BYTES_IN_MEMORY = 512 << 20  # of slices; what a small data set has, and no machine lacks
@@ -87,8 +88,8 @@ class SliceDataset(Dataset):
         count, listed = count_alike(stacks), item.get("slices")
         if isinstance(listed, list) and len(listed) != count:
             raise UserError(
-                f"stack {stack} of the data: {count} slices when it is loaded, {len(listed)} in its list. Loading must "
-                "keep the slices that an item lists under 'slices': correct the list, or leave it out."
+                f"stack {stack} of the data: {told(count, 'slice')} when it is loaded, {len(listed)} in its list. "
+                "Loading must keep the slices that an item lists under 'slices': correct the list, or leave it out."
             )
         return [_pack(self._take({**stacks, self._take.slice_key: index})) for index in range(count)]
 

@@ -1,5 +1,7 @@
 """The tables of several bundles joined, without their networks."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -112,3 +114,23 @@ def test_a_stack_of_one_phase_is_refused_before_long_work(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="P1.nii: no cine among the stacks"):
         segment.segment_cines(tmp_path / "P1.nii", [tmp_path / "left"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError("the second bundle has no weights")])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_is_interrupted_leaves_the_folder_as_it_was(tmp_path, monkeypatch, error, there):
+    def infer(bundle, dataset_dir, output_dir):
+        if bundle.name == "right":
+            raise error
+        Path(output_dir).mkdir(parents=True)
+        (Path(output_dir) / "P1_pred.nii.gz").touch()
+        (tmp_path / "out" / "overlay.png").touch()
+
+    monkeypatch.setattr(segment, "_infer", infer)
+    monkeypatch.setattr(segment, "_require_cines", lambda *_: None)
+    for name in ("left", "right", "out")[: 2 + there]:
+        (tmp_path / name).mkdir()
+    with pytest.raises((KeyboardInterrupt, UserError)):
+        segment.segment_cines(tmp_path, [tmp_path / "left", tmp_path / "right"], tmp_path / "out")
+    assert (tmp_path / "out").exists() == there
+    assert not list(tmp_path.glob("out/*"))

@@ -133,7 +133,7 @@ def test_stacks_of_one_phase_are_passed_over(two, tmp_path):
     with pytest.raises(UserError, match="no cine"):
         write_phases(tmp_path / "data", tmp_path / "out")
     nib.save(nib.Nifti1Image(np.zeros((9, 9, 5, 3), np.int16), affine), tmp_path / "data" / "P3_cine.nii")
-    with pytest.warns(DataWarning, match="1 stacks of one phase are passed over: .*other_ED.nii"):
+    with pytest.warns(DataWarning, match="1 stack of one phase passed over: .*other_ED.nii"):
         assert len(write_phases(tmp_path / "data", tmp_path / "out")) == 3
 
 

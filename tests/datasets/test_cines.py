@@ -85,6 +85,15 @@ def test_a_cine_in_a_file(name, tmp_path):
         LoadStack(phase=5)(path)
 
 
+@pytest.mark.parametrize("phase", [0, 2])
+def test_a_stack_of_three_axes_has_one_phase(tmp_path, phase):
+    path = tmp_path / "stack.nii"
+    nib.save(nib.Nifti1Image(stacked(CINE)[..., 0], np.diag([1.5, 1.25, 8.0, 1.0])), path)
+    with pytest.raises(UserError, match=rf"stack.nii: phase {phase}: it has three axes.* Remedy: leave phase out"):
+        LoadStack(phase=phase)(path)
+    np.testing.assert_array_equal(LoadStack(phase=1)(path), LoadStack()(path))
+
+
 @pytest.mark.parametrize(
     ("unit", "step", "expected"),
     [
@@ -262,7 +271,7 @@ def test_masks_alone_are_refused(names, tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_nifti(tmp_path / f"{name}.nii")
-    with pytest.raises(UserError, match="all 2 files are labels or masks"):
+    with pytest.raises(UserError, match="2 files, and all are labels or masks"):
         find_stacks(tmp_path)
     write_nifti(tmp_path / "other.nii")
     assert find_stacks(tmp_path / "other.nii")

@@ -239,7 +239,7 @@ def test_find_stacks_of_every_format(tmp_path):
         (tmp_path / name).touch()
     assert find_stacks(tmp_path) == [str(tmp_path / name) for name in names]
     (tmp_path / "b.mha").touch()
-    with pytest.raises(UserError, match="1 names occur more than once in a folder, the first is .*/b"):
+    with pytest.raises(UserError, match="1 name occurs more than once in a folder, the first is .*/b"):
         find_stacks(tmp_path)
 
 
@@ -272,7 +272,7 @@ def test_stacks_of_equal_names_in_folders_of_subjects(prepared, tmp_path):
     assert found == [str(tmp_path / "data" / subject / "ED.nii.gz") for subject in ("P1", "P2")]
     assert find_stacks_folder(tmp_path / "data") == str(tmp_path / "data")
     (tmp_path / "data" / "P2" / "ED.nii").touch()
-    with pytest.raises(UserError, match="1 names occur more than once in a folder, the first is .*P2/ED"):
+    with pytest.raises(UserError, match="1 name occurs more than once in a folder, the first is .*P2/ED"):
         find_stacks(tmp_path / "data")
 
 

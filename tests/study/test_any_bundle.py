@@ -76,6 +76,17 @@ def test_a_missing_ray_is_told_before_anything_is_tried(tmp_path, data, monkeypa
         study(tmp_path, "short_axis_3label", data["short_axis"], backend="ray").initialize()
 
 
+def test_a_cluster_that_does_not_answer_is_told_before_anything_is_tried(tmp_path, data, monkeypatch):
+    def no_answer(address, jobs, gpus):
+        raise UserError(f"address {address!r}: no Ray cluster answers there")
+
+    monkeypatch.setitem(sys.modules, "ray", object())
+    monkeypatch.setattr("monai_iln.study.workflow.connect_to_ray", no_answer, raising=False)
+    monkeypatch.setattr("monai_iln.study.workflow.plan_bundle", lambda *_: pytest.fail("it plans"))
+    with pytest.raises(UserError, match="address 'head:6379': no Ray cluster answers there"):
+        study(tmp_path, "short_axis_3label", data["short_axis"], backend="ray", address="head:6379").initialize()
+
+
 def test_subjects_by_a_pattern_share_a_fold():
     cases = make_cases("eight", ITEMS, (), r"patient(\d)", 2)
     assert cases.subjects == tuple("00112233")
@@ -94,7 +105,7 @@ def test_each_item_is_a_subject_where_nothing_tells():
         ({"subject": "x"}, None, "7 items without 'subject'"),
         ({"fold": 0}, None, "each item has a whole number"),
         ({}, "name(", "no regular expression"),
-        ({"image": ITEMS[1]["image"]}, r"patient(\d)", "1 images of several items"),
+        ({"image": ITEMS[1]["image"]}, r"patient(\d)", "1 image of several items"),
         ({}, "patient", "a group in brackets"),
         ({}, r"case(\d)", "does not match"),
     ],
@@ -190,7 +201,7 @@ def test_all_that_a_bundle_lacks_is_listed_at_once(tmp_path):
     train_file(folder).write_text(json.dumps(config))
     with pytest.raises(UserError) as caught:
         find_bundle(folder, None, None, {})
-    assert all(name in str(caught.value) for name in ("2 properties", "network_def", "evaluator", "--properties"))
+    assert all(name in str(caught.value) for name in ("2 cannot be found", "network_def", "evaluator", "--properties"))
     with pytest.raises(UserError, match="evaluator") as caught:
         find_bundle(folder, None, {"network_def": "net"}, {})
     assert "network_def" not in str(caught.value)

@@ -333,14 +333,23 @@ def test_what_one_seed_and_one_fold_can_show_is_said(tmp_path):
 # words
 
 
+@pytest.mark.parametrize("structures", [["liver"], ["liver", "tumour"]])
+def test_that_little_was_learned_is_said_once(structures, tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_iln.study.metric._LOW", 1.1)
+    report(tmp_path, datasets={"CT": structures}, metric=DICE, margin=0.5)
+    html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert html.count("practically equal to") > 1
+    assert html.count("learned little") == 1
+
+
 def test_the_command_is_told_with_the_folder_that_its_paths_are_relative_to(tmp_path):
     told = [
         block.text for block in provenance.blocks(results_of(tmp_path, command="monai-iln study --datalist a"))[-2:]
     ]
     assert "this command does what is missing" in told[0]
-    placed = results_of(tmp_path / "placed", command="monai-iln study --datalist a", working_dir="/data/mine")
+    placed = results_of(tmp_path / "placed", command="monai-iln study --datalist a", working_dir="..")
     told = [block.text for block in provenance.blocks(placed)[-2:]]
-    assert "this command, given in /data/mine, does what is missing" in told[0]
+    assert "this command, given in .. (as seen from the folder of the study), does what is missing" in told[0]
     assert told[1] == "monai-iln study --datalist a"
 
 

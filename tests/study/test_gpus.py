@@ -242,8 +242,8 @@ def test_a_run_without_memory_does_not_cost_the_study(runs, tmp_path, monkeypatc
     assert not failure_path(tmp_path / runs[2].path).exists()
     assert not list(tmp_path.rglob(".seed_*"))
     told = capfd.readouterr().err
-    assert "1 run at a time on the GPU: the first will tell how many fit" in told
-    assert "7 runs at a time on the GPU: memory for 7 (80.0 GiB free, a run takes up to 8.0 GiB)" in told
+    assert told.count("1 run at a time on the GPU: the first will tell how many fit") == 1
+    assert told.count("7 runs at a time on the GPU: memory for 7 (80.0 GiB free, a run takes up to 8.0 GiB)") == 1
     assert "data, ILN, fold 0, rate 0.1, seed 0: it ended early, perhaps for lack of memory" in told
 
 
@@ -326,6 +326,6 @@ def test_the_estimate_knows_how_many_share(runs, tmp_path, one_gpu):
     assert count_jobs(study, tmp_path) == 7
     seconds, told = estimate_seconds(runs * 7, tmp_path, study, data)
     assert seconds == pytest.approx(30)
-    assert told.startswith("1 finished runs; 7 runs at a time on the GPU: memory for 7")
+    assert told.startswith("1 finished run; 7 runs at a time on the GPU: memory for 7")
     seconds, _ = estimate_seconds([*runs * 7, runs[0]], tmp_path, study, data)
     assert seconds == pytest.approx(40), "the last one takes as long as seven"

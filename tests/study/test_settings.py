@@ -40,6 +40,10 @@ from monai_iln.study.settings import Study, read_settings
         ({"evaluation": []}, "it must be a list of files"),
         ({"overrides": {1: 2}}, "a mapping of ids"),
         ({"datasets": {"a": None}}, "a mapping of names to folders"),
+        (
+            {"address": "head:6379"},
+            "address head:6379 with backend loky: a cluster is reached by the backend ray alone",
+        ),
         ({"gpus_per_run": -1}, "it must be a number, 0 or more"),
         ({"learning_rates": [1, 1.0]}, "an entry occurs twice"),
     ],
@@ -87,7 +91,8 @@ def test_every_key_has_a_sentence_and_an_example():
     for item in fields(Study):
         assert item.metadata["help"].endswith(".")
         if item.name != "tracking":  # which needs MLflow
-            read_settings({item.name: yaml.safe_load(item.metadata["metavar"])})
+            others = {"backend": "ray"} if item.name == "address" else {}
+            read_settings({item.name: yaml.safe_load(item.metadata["metavar"]), **others})
 
 
 def test_the_paper_has_eleven_methods():

@@ -96,9 +96,9 @@ def test_what_is_shared_is_new_for_each_run_and_cancels():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"methods": 1}, "methods 1: there must be 2 or more"),
+        ({"methods": 1}, "methods 1: it must be a whole number from 2 to"),
         ({"folds": 1}, "folds 1"),
-        ({"subjects": 5}, "subjects 5: there must be 6 or more"),
+        ({"subjects": 5}, "subjects 5, where there are 3 folds: there must be 6 or more"),
         ({"noisy": -1.0}, r"noisy -1\.0"),
         ({"shared": -1.0}, r"shared -1\.0"),
         ({"sd": replace(NONE, fold=-0.1)}, r"fold -0\.1"),
@@ -259,10 +259,10 @@ def test_the_seed_decides_everything():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seeds": []}, r"seeds \[\]: a study has one or more"),
-        ({"seeds": [0, 2]}, r"seeds \[0, 2\]"),
-        ({"repetitions": 1}, "repetitions 1: an error needs two"),
-        ({"difference": 0.0}, r"difference 0\.0: it is more than 0"),
+        ({"seeds": []}, "no number of seeds: a study has seeds"),
+        ({"seeds": [0, 2]}, "seeds 0: it must be a whole number from 1 to"),
+        ({"repetitions": 1}, "repetitions 1: it must be a whole number from 2 to"),
+        ({"difference": 0.0}, r"difference 0\.0: it must be a number above 0"),
         ({"margin": -0.1}, r"margin -0\.1"),
         ({"half_width": 0.0}, r"half_width 0\.0"),
     ],
@@ -324,7 +324,7 @@ def test_what_is_wrong_is_told_before_the_work(tmp_path, capsys, monkeypatch):
     assert command(tmp_path) == 1
     assert "is not an empty folder" in capsys.readouterr().err
     assert command(tmp_path / "new", "--folds", "1") == 1
-    assert "folds 1: there must be 2 or more" in capsys.readouterr().err
+    assert "argument --folds: got '1', and it must be a whole number from 2 to" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -1,9 +1,11 @@
 """One run, and what happens to its folder."""
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from monai_iln.errors import UserError
 from monai_iln.run_files import IMAGES, LOG, OVERRIDES, WEIGHTS
@@ -69,6 +71,44 @@ def test_a_faster_worker_wins_and_another_configuration_is_replaced(run, setting
     changed = Run(*(list(vars(run).values())[:9]), "another", "protocol", {}, None)
     execute(changed, settings)
     assert read_record(settings.folder / run.path)["config_hash"] == "another"
+
+
+def test_who_is_killed_at_the_end_leaves_no_failure_of_an_earlier_try(run, settings, monkeypatch):
+    def replace_and_die(*arguments):
+        replace(*arguments)
+        raise KeyboardInterrupt
+
+    replace = worker._replace
+    final = settings.folder / run.path
+    write_failure(final, run.place, "the disk was full")
+    monkeypatch.setattr(worker, "train_and_evaluate", lambda run, folder, scratch, *_: (make(scratch), 1.0))
+    monkeypatch.setattr(worker, "_replace", replace_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        worker.execute(run, settings)
+    assert read_record(final)["status"] == "finished"
+    assert read_failure(final) is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_orphan_leaves_no_record_and_no_failure(run, settings, monkeypatch, fails):
+    def train(run, folder, scratch, *_):
+        make(scratch)
+        return 1 / 0 if fails else (None, 1.0)
+
+    monkeypatch.setattr(worker, "train_and_evaluate", train)
+    monkeypatch.setattr(worker, "is_orphan", lambda: True)
+    execute(run, settings)
+    assert read_record(settings.folder / run.path) is None
+    assert read_failure(settings.folder / run.path) is None
+
+
+def test_a_worker_has_its_threads(settings):
+    before = torch.get_num_threads()
+    try:
+        worker.begin(replace(settings, threads=before + 1))
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_failure_before_the_bundle_is_open_is_told(run, settings):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 from monai_iln.extras import require_extra
 
 Points = NDArray[np.float64]
@@ -68,8 +68,8 @@ def read_contour(path: Path | str) -> Points:
         ) from error
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not (np.abs(points) < MAX_COORDINATE).all():
         raise UserError(
-            f"{path}: {len(points)} points. A contour needs at least three 'x y' pairs of numbers in the range of an "
-            "image, one pair a line. Download the file again, or remove it to go without this frame."
+            f"{path}: {count(len(points), 'point')}. A contour needs at least three 'x y' pairs of numbers in the "
+            "range of an image, one pair a line. Download the file again, or remove it to go without this frame."
         )
     return points
 

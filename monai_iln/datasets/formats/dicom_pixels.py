@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_iln.datasets.formats.dicom import Frame, quiet_pydicom
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 
 _TAGS = [
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
@@ -111,8 +111,8 @@ def _check_length(dataset: Any, path: Path) -> None:
         raise ValueError(f"unknown transfer syntax {syntax}")
     element = dataset.get_item("PixelData")
     if not syntax.is_encapsulated:
-        count = int(dataset.get("NumberOfFrames") or 1)
-        expected = count * dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        expected = frames * dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
         if element.length != expected + expected % 2:  # padded to an even length
             raise ValueError(f"{element.length} bytes of pixels, where the header asks for {expected}")
     if syntax == _DEFLATED:
@@ -124,7 +124,7 @@ def _check_length(dataset: Any, path: Path) -> None:
         file.seek(end)
         rest = file.read()
     if rest and not rest.startswith(_MAY_FOLLOW):
-        raise ValueError(f"{len(rest)} bytes behind the pixels, as if something had been inserted into them")
+        raise ValueError(f"{count(len(rest), 'byte')} behind the pixels, as if something had been inserted into them")
 
 
 def _stored_values(dataset: Any, frame: Frame) -> NDArray[np.generic]:

@@ -28,7 +28,7 @@ from monai_iln.datasets.formats.header import (
     unreadable,
     wrong_size,
 )
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 from monai_iln.extras import require_extra
 
 _MOST_TEXT = 1 << 20  # bytes of a header; those of Slicer's segmentations have thousands
@@ -215,7 +215,7 @@ def _parse_meta(text: str) -> _Text:
     if not {"ElementSpacing", "ElementSize"} & fields.keys():  # it would take voxels of 1 mm
         raise ValueError("no ElementSpacing")
     if _find(fields, "NDims") != str(len(sizes)):
-        raise ValueError(f"NDims {fields['NDims']}, and {len(sizes)} sizes")
+        raise ValueError(f"NDims {fields['NDims']}, and {count(len(sizes), 'size')}")
     counts = {key: len(fields[key].split()) for key in _LISTS if key in fields}
     short = [key for key, count in counts.items() if count < len(sizes) ** _LISTS[key]]
     if short or not fields.get("CompressedDataSize", "0").isdigit():  # SimpleITK would go on in the next line
@@ -277,7 +277,7 @@ def _unpack(header: ItkHeader, packed: bytes) -> bytes:
     if len(content) > size or unpack.unused_data:
         raise wrong_size(header.data, "more", size)
     if len(content) < size or not unpack.eof:
-        raise wrong_size(header.data, f"{len(content)} bytes", size)
+        raise wrong_size(header.data, count(len(content), "byte"), size)
     return content
 
 

@@ -32,7 +32,7 @@ from monai_iln.datasets.formats.header import (
     wrong_size,
 )
 from monai_iln.datasets.geometry.headers import decide_geometry
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 
 _HEADER_BYTES = 544  # the longest header, that of NIfTI-2, and the flag of its extensions
 _PACKED = b"\x1f\x8b"  # how gzip files begin
@@ -189,5 +189,5 @@ def _read_exactly(path: Path, size: int) -> bytes:
     if surplus:
         raise wrong_size(path, "more", size)
     if len(content) < size:
-        raise wrong_size(path, f"{len(content)} bytes", size)
+        raise wrong_size(path, count(len(content), "byte"), size)
     return content

@@ -9,6 +9,7 @@ import numpy as np
 
 from monai_iln.datasets.formats.dicom import NO_NUMBER, Frame
 from monai_iln.datasets.geometry.series import Misfits
+from monai_iln.errors import count
 
 _Orders = list[list[int]]  # the places of the frames of each slice, in order of phase
 
@@ -57,7 +58,9 @@ def order_phases(slices: Sequence[Sequence[Frame]]) -> Phases:
         differing = [place for place, (one, two) in enumerate(zip(order, its_order, strict=True)) if one != two]
         files = [slices[place][0].path for place in differing]
         if 2 * len(differing) >= len(slices):
-            notes.append(f"{name} ordered phases, {other} does otherwise in {len(files)} slices, as that of {files[0]}")
+            notes.append(
+                f"{name} ordered phases, {other} does otherwise in {count(len(files), 'slice')}, as that of {files[0]}"
+            )
             continue
         for place in differing:
             frame = slices[place][_most_moved(order[place], its_order[place])]

@@ -16,6 +16,7 @@ from monai_iln.datasets.progress import track
 from monai_iln.errors import UserError
 from monai_iln.extras import require_extra
 from monai_iln.files import new_folder
+from monai_iln.limits import Limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,14 @@ LAYOUTS = {
     "mnms": "M&Ms: NIfTI cines, labels of all times, and a table",
 }
 
-MOST_SUBJECTS = 99_999
+#: What the numbers of :func:`write_phantom` may be. A heart is made in memory.
+LIMITS = {
+    "subjects": Limits(1, 99_999),
+    "slices": Limits(4, 1_000),
+    "phases": Limits(2, 1_000),
+    "size": Limits(96, 4_096),
+    "seed": Limits(0),
+}
 
 
 @dataclass(frozen=True)
@@ -80,9 +88,9 @@ def write_phantom(
         output: The folder to make. It must not exist, or be empty. It appears whole or not at all.
         layout: One of :data:`LAYOUTS`, or a :class:`~monai_iln.datasets.phantom.layouts.Layout`.
         subjects: The number of subjects, 1 to 99,999. They cycle through the four pathology groups.
-        slices: The number of slices, at least 4, base to apex. The first and the last lie beyond the left ventricle.
-        phases: The number of phases in a cycle, at least 2. The last is end diastole, at two fifths is end systole.
-        size: The number of columns, at least 96. There are as many rows, or 27 for every 32 columns in ``acdc``,
+        slices: The number of slices, 4 to 1,000, base to apex. The first and the last lie beyond the left ventricle.
+        phases: The number of phases in a cycle, 2 to 1,000. The last is end diastole, at two fifths is end systole.
+        size: The number of columns, 96 to 4,096. There are as many rows, or 27 for every 32 columns in ``acdc``,
             ``rvsc`` and ``mnms``.
         seed: The seed of everything that is random, not negative.
         progress: Shows a bar.
@@ -158,12 +166,9 @@ def _make_hearts(
     """The subjects, each made when it is asked for; numbers out of range are refused before."""
     from monai_iln.datasets.phantom.heart import make_heart
 
-    if not (1 <= subjects <= MOST_SUBJECTS and slices >= 4 and phases >= 2 and size >= 96 and seed >= 0):
-        raise UserError(
-            f"phantom of {subjects} subjects, {slices} slices, {phases} phases, size {size}, seed {seed}: there must "
-            f"be 1 to {MOST_SUBJECTS} subjects, at least 4 slices, at least 2 phases, a size of at least 96 and "
-            "no negative seed. Choose numbers in these ranges."
-        )
+    given = {"subjects": subjects, "slices": slices, "phases": phases, "size": size, "seed": seed}
+    for name, number in given.items():
+        LIMITS[name].check(name, number)
     rows = size * 27 // 32 if layout.landscape else size
     indices = track(range(subjects), "Phantoms", "subject", progress)
     return (make_heart(index, seed, (rows, size), slices, phases) for index in indices)

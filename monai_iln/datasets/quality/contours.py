@@ -13,7 +13,7 @@ import numpy as np
 
 from monai_iln.datasets.formats.contours import MAX_SIDE, ContourFiles, Points, bounds, rasterize, read_contour
 from monai_iln.datasets.stacks import Finding
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 
 _TRACED = 2.0  # pixels between points; an outline of larger steps was clicked corner by corner
 _FEWEST_POINTS = 10  # in a traced outline; one around 10 pixels has 14
@@ -59,7 +59,7 @@ def outline_fault(points: Points) -> str:
     steps = np.hypot(next_x - x, next_y - y)
     usual = float(np.median(steps))
     if usual < _TRACED and len(steps) < _FEWEST_POINTS:
-        return f"{len(steps)} points, {usual:.1f} pixels apart: a traced outline has at least {_FEWEST_POINTS}"
+        return f"{count(len(steps), 'point')}, {usual:.1f} pixels apart: a traced outline has at least {_FEWEST_POINTS}"
     if steps.max() > _MAX_STEP[0] * usual + _MAX_STEP[1]:
         return f"a step of {steps.max():.1f} pixels between neighbours, {usual:.1f} is usual"
     area, length = abs(float(x @ next_y - y @ next_x)) / 2, float(steps.sum())

@@ -15,6 +15,7 @@ from scipy.ndimage import binary_erosion
 
 from monai_iln.datasets.quality.reasons import REASONS
 from monai_iln.datasets.stacks import Finding
+from monai_iln.errors import count
 from monai_iln.files import new_file, write_csv
 from monai_iln.overlays import contact_sheet
 
@@ -118,7 +119,7 @@ def write_sheet(folder: Path, pictures: Mapping[FlaggedFrame, NDArray[np.float32
         pictures: At least one frame and its picture.
         total: The number of frames with findings, of which the sheet shows the first.
     """
-    note = f"{total} frames with findings"
+    note = f"{count(total, 'frame')} with findings"
     if total > len(pictures):
         note += f", the first {len(pictures)} shown"
     sheet = contact_sheet(

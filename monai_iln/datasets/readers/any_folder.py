@@ -20,7 +20,7 @@ from monai_iln.datasets.readers.structures import MOST_VALUES, Label, Wanted, fi
 from monai_iln.datasets.readers.tables import SubjectInfo, read_tables
 from monai_iln.datasets.readers.volumes import read_pairs, refuse_several_values
 from monai_iln.datasets.stacks import Finding
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 
 _NOT_THERE = "in its folder has its numbers and phase in the name; for other folders, use patterns for image and mask"
 
@@ -119,7 +119,8 @@ def _refuse(overview: Overview) -> None:
     if len(subjects) == 1 and len(phases - {"ED", "ES"}) > 2:
         files = [stack.file for stack in overview.stacks]
         raise UserError(
-            f"{Path(files[0]).parent}: {len(files)} images with labels in one folder, as if of one subject. Each "
+            f"{Path(files[0]).parent}: {count(len(files), 'image')} with labels in one folder, as if of one subject. "
+            "Each "
             "subject has a folder of its own: give the one above those, or say by patterns for image and mask where "
             "names tell the subject."
         )

@@ -17,7 +17,7 @@ from monai_iln.datasets.geometry.cine import Cine, drop_copies, group_cines
 from monai_iln.datasets.geometry.series import find_misfits
 from monai_iln.datasets.geometry.times import Beat, beat_of_frames
 from monai_iln.datasets.stacks import DataWarning
-from monai_iln.errors import UserError, first_of
+from monai_iln.errors import UserError, count, first_of
 from monai_iln.extras import require_extra
 
 _MOST_OPEN = 64  # stacks of which the headers are kept, less than a megabyte each
@@ -129,7 +129,7 @@ def _open_files(
         *(f"{frame.path} is passed over, {detail}" for frame, detail in cine.strays),
     ]
     if others:
-        notes.append(f"{len(others)} files are passed over: {first_of(others)}")
+        notes.append(f"{count(len(others), 'file', 'is', 'are')} passed over: {first_of(others)}")
     return cine, notes
 
 
@@ -174,8 +174,8 @@ def _choose(folder: Path, cines: Sequence[Cine], series: int | str | None, unfit
         asked = f"series {series} is {'more than one' if chosen else 'none'} of "
     listed = "\n".join(f"  {number}: {cine.describe()}" for number, cine in enumerate(cines, start=1))
     raise UserError(
-        f"{folder}: {asked}{len(cines)} stacks:\n{listed}\nOne is segmented at a time: choose it with series (1 to "
-        f"{len(cines)}, or a UID that it alone has), or give the folder that holds its files alone."
+        f"{folder}: {asked}{count(len(cines), 'stack')}:\n{listed}\nOne is segmented at a time: choose it with "
+        f"series (1 to {len(cines)}, or a UID that it alone has), or give the folder that holds its files alone."
     )
 
 

@@ -12,7 +12,7 @@ from monai_iln.datasets.formats.dicom_pixels import read_pixels
 from monai_iln.datasets.geometry.numbering import number_frames
 from monai_iln.datasets.geometry.series import split_places
 from monai_iln.datasets.quality.contrast import contrast
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 
 ContourPoints = Mapping[int, Mapping[str, Points]]  # by the number of the frame and the kind of contour
 
@@ -46,7 +46,7 @@ def choose_series(series: Sequence[Sequence[Frame]], points: ContourPoints) -> l
     if not series:
         raise UserError("no DICOM file of the subject. Add its short-axis series")
     if not candidates:
-        found = "; ".join(f"{frames[0].path.parent.name} with {len(frames)} files" for frames in series)
+        found = "; ".join(f"{frames[0].path.parent.name} with {count(len(frames), 'file')}" for frames in series)
         raise UserError(
             f"no series of parallel slices holds the contoured frames {min(numbers)} to {max(numbers)}, or half of "
             f"them; found {found}. Add the right series"

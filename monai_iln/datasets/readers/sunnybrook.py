@@ -35,7 +35,7 @@ from monai_iln.datasets.readers.labelled import LabelledFrame, make_stacks, name
 from monai_iln.datasets.readers.layouts import CONTOURED_STRUCTURES, SUNNYBROOK_LAYOUTS
 from monai_iln.datasets.readers.plan import Overview, Plan, SubjectOutput
 from monai_iln.datasets.stacks import Finding, ReaderOutput
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 from monai_iln.files import read_csv
 
 _PNG_NAME = re.compile(r"(?P<subject>.+)-IM-\d+-(?P<number>\d{1,9})\.dcm\.png")
@@ -144,8 +144,9 @@ def _plan_dicom(source: str, files: Files, label: str) -> Plan:
             findings.append(Finding("no-label", "", "", None, str(folder), detail))
     plan = plan_cines(contours, folders, label, stratum=_stratum)
     counts = (
-        f"{len(contours)} subjects have contours of any kind, {len(folders)} have DICOM files, {len(findings)} folders "
-        "of DICOM files are nobody's"
+        f"{count(len(contours), 'subject', 'has', 'have')} contours of any kind, "
+        f"{count(len(folders), 'subject', 'has', 'have')} DICOM "
+        f"files, {count(len(findings), 'folder')} of DICOM files belong to nobody"
     )
     refuse = partial(_refuse_nothing, source, label, counts)
     return Plan(plan.subjects, [*findings, *plan.findings], refuse)

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from monai_iln.errors import UserError, require
+from monai_iln.errors import UserError, count, require
 from monai_iln.norms.coefficients import Mixture
 
 PARAMETERS = ("rho", "weight", "bias", "running_mean", "running_var")
@@ -44,7 +44,7 @@ def check_sizes(channels: int, sizes: Sequence[int], mixture: Mixture) -> None:
     """
     for groups in (*mixture.components, mixture.num_groups):
         fits = groups == 0 or (groups > 0 and channels % groups == 0)  # 0 is batch norm, or no group norm
-        got = f"{groups} groups in an input of {channels} channels"
+        got = f"{count(groups, 'group')} in an input of {count(channels, 'channel')}"
         require(fits, got, "they must divide the channels", "make the layer with the channels of its input")
     rows = len(mixture.components) * (2 if mixture.blend_statistics else 1)
     gates = channels if mixture.per_channel else 1
@@ -53,7 +53,7 @@ def check_sizes(channels: int, sizes: Sequence[int], mixture: Mixture) -> None:
     for name, size in zip(PARAMETERS, sizes, strict=True):
         wanted = gates if name == "rho" else channels
         may_lack = name != "rho" or rows == 1
-        got = f"{name} of {size} numbers for an input of {channels} channels"
+        got = f"{name} of {count(size, 'number')} for an input of {count(channels, 'channel')}"
         rule = f"it must have {wanted}"
         require(size == wanted or (size == 0 and may_lack), got, rule, "give the layer parameters of its own shapes")
     both = (sizes[3] == 0) == (sizes[4] == 0)
@@ -75,7 +75,7 @@ def find_size(name: str, tensor: Tensor | None, device: int = -1) -> int:
         return 0
     if tensor.get_device() != device or tensor.data_ptr() == 0:
         place = "the CPU" if device < 0 else f"GPU {device}"
-        got = f"{name} is a {type(tensor).__name__} of {tensor.numel()} numbers on {tensor.device}"
+        got = f"{name} is a {type(tensor).__name__} of {count(tensor.numel(), 'number')} on {tensor.device}"
         rule = f"the input lies on {place}, and so must the values of its layer"
         raise UserError(f"{got}; {rule}. Remedy: move the layer there, and load its values.")
     return tensor.numel()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monai_iln.errors import UserError
+from monai_iln.errors import UserError, count
 from monai_iln.study.records import read_records, write_tables
 from monai_iln.study.report.page import write_report
-from monai_iln.study.report.wording import count
 
 __all__ = ["report", "write_report"]
 

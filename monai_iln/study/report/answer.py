@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from monai_iln.errors import count
 from monai_iln.study.report import cost
 from monai_iln.study.report.document import Block, Row, Table
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.winners import Winner, name_of, tell
-from monai_iln.study.report.wording import count, join, number, p_value
+from monai_iln.study.report.wording import join, number, p_value
 from monai_iln.study.statistics import Metric
 from monai_iln.study.verdicts import Verdict
 

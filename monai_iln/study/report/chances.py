@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from monai_iln.errors import count
 from monai_iln.study.chance import NEW_SPLITS, Chance
 from monai_iln.study.power import Plan
 from monai_iln.study.report.document import Block, Items, Row, Table, Text
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.wording import NO_NUMBER, count, join, number, place
+from monai_iln.study.report.wording import NO_NUMBER, join, number, place
 from monai_iln.study.statistics import METRICS, Metric
 from monai_iln.study.verdicts import Verdict, rank_chances
 

@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from monai_iln.errors import count
 from monai_iln.study.report.document import Block, Items, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import FAINT, GREY, INK, REFERENCE_COLOR, new_figure, styled
-from monai_iln.study.report.wording import NO_NUMBER, count, join, minus, number, p_cell, p_value, place, shorten, slug
+from monai_iln.study.report.wording import NO_NUMBER, join, minus, number, p_cell, p_value, place, shorten, slug
 from monai_iln.study.statistics import ALPHA, METRICS, MIN_SUBJECTS, Metric
 from monai_iln.study.verdicts import Verdict
 

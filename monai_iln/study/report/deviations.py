@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from monai_iln.errors import count
 from monai_iln.study.report.published import FOLDS, LEARNING_RATES, ROTATIONS, SUBJECTS, TRAINING
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.wording import count, join, minus
+from monai_iln.study.report.wording import join, minus
 
 
 def caveats(results: Results) -> list[str]:

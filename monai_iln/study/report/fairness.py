@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from monai_iln.errors import count
 from monai_iln.study.report.document import Block, Items, Row, Table
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.wording import NO_NUMBER, count, join, number
+from monai_iln.study.report.wording import NO_NUMBER, join, number
 
 _AFFINE = {True: "with", False: "without", None: NO_NUMBER}
 _MEGA = 1e6

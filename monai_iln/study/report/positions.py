@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from monai_iln.errors import count
 from monai_iln.study.report.document import Block, Picture, Row, Section, Table
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.style import method_colors, new_figure, styled
@@ -134,8 +135,8 @@ def draw_positions(images: pd.DataFrame, positions: Sequence[str], methods: Sequ
             values = chosen.loc[chosen["method"] == method, "dice"].dropna()
             if len(values):
                 _draw_box(axes, values, height, colors[method])
-        count = len(chosen.drop_duplicates(["subject", "phase", "slice"]))
-        axes.set_title(f"{position} ({count} images)")
+        images_of_it = count(len(chosen.drop_duplicates(["subject", "phase", "slice"])), "image")
+        axes.set_title(f"{position} ({images_of_it})")
         axes.set(xlabel="Dice", xlim=(-0.02, 1.02), xticks=(0, 0.5, 1))
         axes.grid(axis="x")
     panels[0].set_yticks(range(len(methods)), [shorten(method, 24) for method in methods])

@@ -25,7 +25,7 @@ def blocks(results: Results) -> list[Block]:
     if len(bad):
         found.append(_not_finished_table(bad))
     place = results.study.get("working_dir")  # which earlier versions did not record
-    given = f", given in {place}," if place else ""
+    given = f", given in {place} (as seen from the folder of the study)," if place else ""
     found += [
         Text(
             "study.json, beside the folder of this report, holds the whole plan, and run.json in every run's folder "
@@ -105,7 +105,7 @@ def _configuration(hashes: Sequence[str]) -> str:
     if len(hashes) == 1:
         return f"hash {hashes[0]}"
     whole = hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
-    return f"{len(hashes)} hashes, one in each run.json; the SHA-256 of their sorted list begins {whole}"
+    return f"a hash in each run.json, {len(hashes)} in all; the SHA-256 of their sorted list begins {whole}"
 
 
 def _not_finished_table(bad: pd.DataFrame) -> Table:

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from monai_iln.errors import count
 from monai_iln.run_files import OF_INTENSITIES, UNCHANGED
 from monai_iln.study.report.document import Block, Items, Picture, Row, Table, Text, absent
 from monai_iln.study.report.results import Results
 from monai_iln.study.report.robustness_means import chosen_runs, judge, margin_of, means, read
 from monai_iln.study.report.style import FAINT, GREY, legend_name, method_colors, new_figure, styled
-from monai_iln.study.report.wording import capital, count, join, number, slug
+from monai_iln.study.report.wording import capital, join, number, slug
 from monai_iln.study.statistics import Metric
 
 CHANGES = {

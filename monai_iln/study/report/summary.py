@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from monai_iln.errors import count
 from monai_iln.study.report import chances, deviations, fairness, robustness, winners
 from monai_iln.study.report.document import Block, Items, Text
 from monai_iln.study.report.results import NO_IMAGES, Results
-from monai_iln.study.report.wording import count, join, number
+from monai_iln.study.report.wording import join, number
 from monai_iln.study.selection import GROUP
 from monai_iln.study.verdicts import estimate
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from monai_iln.errors import count
 from monai_iln.study.report.results import Results
-from monai_iln.study.report.wording import count, join, number, place
+from monai_iln.study.report.wording import join, number, place
 from monai_iln.study.statistics import METRICS, Metric, rank, subject_scores
 from monai_iln.study.verdicts import Verdict, judge, over_structures
 
@@ -63,15 +64,21 @@ def answers(results: Results, best: Mapping[str, Winner | None]) -> list[str]:
         best: What :func:`winners_of` found of them.
     """
     found, metric = [], results.metric
+    little: list[str] = []
     for dataset, winner in best.items():
         learned = results.learned(dataset)
         several = len(learned) > 1
-        where = f"{dataset} over its {len(learned)} structures" if several else place(dataset, *learned)
-        found.append(_answer(images_of(results, dataset, learned), winner, where, results))
+        where = f"{dataset} over its {count(len(learned), 'structure')}" if several else place(dataset, *learned)
+        said, verdicts = _answer(images_of(results, dataset, learned), winner, where, results)
+        found.append(said)
+        little += _learned_little(verdicts, where, metric)
         for structure in learned if several else ():
             images = results.part(results.shown, dataset, structure)
-            own = find_winner(images, results.reference, metric, results.margin)
-            found.append(" ".join(_of_winner(own, place(dataset, structure), results)))
+            own, where = find_winner(images, results.reference, metric, results.margin), place(dataset, structure)
+            found.append(" ".join(_of_winner(own, where, results)))
+            little += _learned_little(own.verdicts if own else (), where, metric)
+    if little:
+        found.append(f"Networks that have learned little are alike, too: the best {metric.mean} is {join(little)}.")
     for dataset, structure in results.parts:
         if (dataset, structure) in results.unlearned:
             found.append(f"No method learned {place(dataset, structure)}: every {metric.mean} is below 0.05.")
@@ -101,11 +108,13 @@ def _of_winner(winner: Winner | None, where: str, results: Results) -> list[str]
     return [_best(winner, where, results.metric), *tell_all(winner.verdicts, results.metric, results.margin)]
 
 
-def _answer(images: pd.DataFrame, winner: Winner | None, where: str, results: Results) -> str:
-    """The sentences on the images of one data set."""
+def _answer(images: pd.DataFrame, winner: Winner | None, where: str, results: Results) -> tuple[str, Sequence[Verdict]]:
+    """The sentences on the images of one data set, and the verdicts that they tell."""
     metric, reference = results.metric, results.reference
     said, methods = _of_winner(winner, where, results), set(images["method"])
+    verdicts: list[Verdict] = []
     if winner is not None:
+        verdicts += winner.verdicts
         if winner.by_mean != reference and len(winner.means) > 2:
             said.append("The scores themselves picked it, so its tests are corrected over every pair of methods.")
         said += _next_training(winner, metric)
@@ -117,7 +126,16 @@ def _answer(images: pd.DataFrame, winner: Winner | None, where: str, results: Re
     if reference in methods and len(methods) > 1 and (winner is None or winner.by_mean != reference):
         rows = judge(images, reference, metric, results.margin)
         said += _of_reference(rows, where, metric, results.margin)
-    return " ".join(said)
+        verdicts += rows
+    return " ".join(said), verdicts
+
+
+def _learned_little(verdicts: Sequence[Verdict], where: str, metric: Metric) -> list[str]:
+    """The best mean of what is practically equal somewhere, if it is low."""
+    means = [max(row.mean_reference, row.mean_other) for row in verdicts if row.answer == "equal"]
+    if not means or not metric.is_low(max(means)):
+        return []
+    return [f"{number(max(means), metric.decimals)} on {where}"]
 
 
 def _instance_norms(results: Results) -> dict[str, str]:
@@ -250,14 +268,10 @@ def tell(answer: str, rows: Sequence[Verdict], metric: Metric = METRICS["dice"],
     uncorrected = ""
     if any(row.low * row.high > 0 for row in rows):
         uncorrected = " An interval that excludes 0 is not corrected for the number of comparisons; p is."
-    best, low = max(max(row.mean_reference, row.mean_other) for row in rows), ""
-    if metric.is_low(best):
-        low = f" Networks that have learned little are alike, too: the best {metric.mean} here is "
-        low += f"{number(best, metric.decimals)}."
     sentences = {
         "better": f"It is better than {differences}.",
         "equal": f"It is practically equal to {differences}: the 90 % interval lies within \N{PLUS-MINUS SIGN}"
-        f"{margin}{metric.unit}.{low}",
+        f"{margin}{metric.unit}.",
         "worse": f"It is worse than {differences}.",
         "unknown": f"There is no evidence of a difference to {differences}; with {size} that is no proof that there is "
         f"none.{uncorrected}",

@@ -110,16 +110,6 @@ def join(words: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
-def count(number: int, what: str) -> str:
-    """A number of things.
-
-    Example:
-        >>> count(1, "fold"), count(3, "fold")
-        ('1 fold', '3 folds')
-    """
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
 def capital(text: str) -> str:
     """A text that begins with a capital."""
     return text[:1].upper() + text[1:]

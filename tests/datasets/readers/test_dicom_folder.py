@@ -216,7 +216,7 @@ def test_what_has_no_series_belongs_to_none(tmp_path):
     LAYOUTS["a_series_for_each_file"](tmp_path, CINE)
     directory = header(None, SOPClassUID=UID("1.2.840.10008.1.3.10"), SeriesInstanceUID=None, Modality=None)
     save(directory, tmp_path / "DICOMDIR")
-    with pytest.warns(DataWarning, match="1 files are passed over: .*DICOMDIR: Media Storage Directory"):
+    with pytest.warns(DataWarning, match="1 file is passed over: .*DICOMDIR: Media Storage Directory"):
         check(tmp_path)
 
 
