@@ -40,6 +40,16 @@ def parse_component(component: Any, num_features: int, strict: bool) -> int:
     return pooled[name]
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, for people.
+
+    Example:
+        >>> counted(1, "channel"), counted(2, "channel")
+        ('1 channel', '2 channels')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def component_name(component: int, num_features: int) -> str:
     """The inverse of :func:`parse_component`, for people."""
     named = {BATCH: "batch", 1: "layer", num_features: "instance"}
@@ -75,8 +85,8 @@ def fit_groups(num_features: int, num_groups: int | str, strict: bool = False) -
     fitting = next((g for g in range(min(wanted, most), 0, -1) if num_features % g == 0), 1)
     if strict and isinstance(num_groups, int) and fitting != num_groups:
         raise UserError(
-            f"{num_features} channels cannot be divided into {num_groups} equal groups; with strict=True they "
-            f"must be. Take num_groups={fitting}, which divides them, or strict=False, which does so by itself."
+            f"{counted(num_features, 'channel')} cannot be divided into {num_groups} equal groups, as strict=True asks "
+            f"for. Take num_groups={fitting}, which divides them, or strict=False, which does so by itself."
         )
     if strict and num_groups == "alive" and num_features == 1:
         raise UserError("one channel cannot be shared out to groups of two: take strict=False, or another norm here.")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monai_iln.errors import UserError, require
 from monai_iln.norms.coefficients import Mixture
+from monai_iln.norms.components import counted
 
 PARAMETERS = ("rho", "weight", "bias", "running_mean", "running_var")
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -43,7 +44,7 @@ def check_sizes(channels: int, sizes: Sequence[int], mixture: Mixture) -> None:
     """
     for groups in (*mixture.components, mixture.num_groups):
         fits = groups == 0 or (groups > 0 and channels % groups == 0)  # 0 is batch norm, or no group norm
-        got = f"{groups} groups in an input of {channels} channels"
+        got = f"{counted(groups, 'group')} in an input of {counted(channels, 'channel')}"
         require(fits, got, "they must divide the channels", "make the layer with the channels of its input")
     rows = len(mixture.components) * (2 if mixture.blend_statistics else 1)
     gates = channels if mixture.per_channel else 1
@@ -52,7 +53,7 @@ def check_sizes(channels: int, sizes: Sequence[int], mixture: Mixture) -> None:
     for name, size in zip(PARAMETERS, sizes, strict=True):
         wanted = gates if name == "rho" else channels
         may_lack = name != "rho" or rows == 1
-        got = f"{name} of {size} numbers for an input of {channels} channels"
+        got = f"{name} of {counted(size, 'number')} for an input of {counted(channels, 'channel')}"
         rule = f"it must have {wanted}"
         require(size == wanted or (size == 0 and may_lack), got, rule, "give the layer parameters of its own shapes")
     both = (sizes[3] == 0) == (sizes[4] == 0)
@@ -74,9 +75,13 @@ def find_size(name: str, tensor: Tensor | None, device: int = -1) -> int:
         return 0
     if tensor.get_device() != device or tensor.data_ptr() == 0:
         place = "the CPU" if device < 0 else f"GPU {device}"
-        got = f"{name} is a {type(tensor).__name__} of {tensor.numel()} numbers on {tensor.device}"
+        got = f"{name} is a {type(tensor).__name__} of {counted(tensor.numel(), 'number')} on {tensor.device}"
         rule = f"the input lies on {place}, and so must the values of its layer"
-        raise UserError(f"{got}; {rule}. Remedy: move the layer there, and load its values.")
+        remedy = "move the layer there, and load its values"
+        if hasattr(tensor, "full_tensor"):  # DTensor, of which this process has a part
+            rule = "the input is whole, and of the parameter this process may have but a part"
+            remedy = "call the network that fully_shard was given, or make the parameter plain by full_tensor()"
+        raise UserError(f"{got}; {rule}. Remedy: {remedy}.")
     return tensor.numel()
 
 
