@@ -8,9 +8,10 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
+from torch.utils.checkpoint import checkpoint
 
-from monai_iln.norms import BatchKalmanNorm, apply_method
+from monai_iln.errors import UserError
+from monai_iln.norms import BatchKalmanNorm, apply_method, update_bn
 from monai_iln.norms.kalman_moments import Ended
 from monai_iln.norms.kalman_paths import predict_norms
 
@@ -341,6 +342,41 @@ def test_a_first_norm_that_is_frozen_later_leaves_nothing_of_its_last_pass():
     network(x).sum().backward()
 
 
+def in_segments(network, x, cuts, use_reentrant):
+    """A pass of which some parts keep nothing for the gradient, and are run again when it is needed."""
+    done = 0
+    for start, stop in cuts:
+        x = checkpoint(network[start:stop], network[done:start](x), use_reentrant=use_reentrant)
+        done = stop
+    return network[done:](x)
+
+
+# What is checkpointed of the modules of three_norms.
+CUTS = {"all": [(0, 8)], "first": [(0, 3)], "middle": [(3, 6)], "halves": [(0, 3), (3, 8)]}
+
+
+@pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpoints_keep_the_gradient_or_refuse(cuts, use_reentrant):
+    network = apply_method(three_norms(2), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    twin = copy.deepcopy(network)
+    x = torch.randn(2, 1, 13, 13).double().requires_grad_()
+    cotangent = torch.randn_like(twin(x))
+    twin(x).backward(cotangent)
+    expected = [x.grad, *(parameter.grad for parameter in twin.parameters())]
+    x.grad = None
+    if use_reentrant and cuts != CUTS["all"]:  # predictions pass by what torch knows of
+        with pytest.raises(UserError, match=r"norm [01], counted from 0, ran without gradients.*use_reentrant=False"):
+            in_segments(network, x, cuts, use_reentrant).backward(cotangent)
+    else:
+        in_segments(network, x, cuts, use_reentrant).backward(cotangent)
+        actual = [x.grad, *(parameter.grad for parameter in network.parameters())]
+        torch.testing.assert_close(actual, expected)
+    with torch.no_grad():  # a whole pass without gradients loses none
+        network(x)
+    network(x).sum().backward()
+
+
 def test_compile_has_no_graph_break():
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
     network = apply_method(network, "BATCH_KALMAN", torch.zeros(1, 1, 12, 12))
@@ -366,6 +402,25 @@ def test_as_batch_norm():
     torch.testing.assert_close(layer.running_mean, 1.5 * x.mean((0, 2, 3)))
     assert layer.momentum == 0.1
     assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_what_looks_for_batch_norms_leaves_it():
+    """It would be replaced by one, and its predictions would be gone without a word."""
+    network = apply_method(three_norms(2), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    norms = [module for module in network if isinstance(module, BatchKalmanNorm)]
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert [module for module in converted if module in norms] == norms
+    assert len(norms) == 3
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_parameters_begin_as_those_of_batch_norm(affine):
+    layer, other = BatchKalmanNorm(3, affine=affine), nn.BatchNorm2d(3, affine=affine)
+    for _ in range(2):
+        torch.testing.assert_close(layer.state_dict(), other.state_dict())
+        for tensor in layer.state_dict().values():
+            tensor.fill_(7)
+        layer.reset_parameters()
 
 
 def test_no_device_is_asked_for_the_number_of_batches():
@@ -406,6 +461,14 @@ def test_meta_tensors_keep_their_class_and_meta(training, dtype):
     torch.testing.assert_close(grad.as_subclass(torch.Tensor), expected)
     remembered = [layer.running_mean, layer.running_var, *(m for moments in layer.ended.values() for m in moments)]
     assert {type(tensor) for tensor in remembered} == {torch.Tensor}
+
+
+def test_export_in_training():
+    network = apply_method(three_norms(2), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13)).float()
+    x = torch.randn(2, 1, 13, 13)
+    exported = torch.export.export(network, (x,)).module()
+    torch.testing.assert_close(exported(x), network(x))
+    torch.testing.assert_close(exported.state_dict(), network.state_dict())
 
 
 def test_export():
