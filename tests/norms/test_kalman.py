@@ -318,6 +318,15 @@ def test_a_pass_without_the_norm_before_takes_the_batch():
     assert y.isfinite().all()
 
 
+def test_predictions_have_full_precision_under_autocast():
+    network = apply_method(three_norms(2).float(), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    network(torch.randn(2, 1, 13, 13))
+    h = torch.randn(2, 4, 5, 5)
+    expected = network[4](h)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network[4](h), expected)
+
+
 def test_statistics_do_not_outlive_the_next_pass():
     network = three_norms(2)
     x = torch.randn(2, 1, 13, 13).double()
@@ -375,6 +384,21 @@ def test_checkpoints_keep_the_gradient_or_refuse(cuts, use_reentrant):
     with torch.no_grad():  # a whole pass without gradients loses none
         network(x)
     network(x).sum().backward()
+
+
+def test_only_a_pass_without_gradients_before_this_one_is_refused():
+    """Not the pass before, whether the norm before is frozen now, or runs again."""
+    network = apply_method(three_norms(2), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    x, h = torch.randn(2, 1, 13, 13).double(), torch.randn(2, 3, 11, 11).double()
+    with torch.no_grad():
+        network(x)
+    frozen = network[4].eval()
+    network(x).sum().backward()
+    frozen.train()
+    tail = copy.deepcopy(network)[3:]  # without the norm that begins a pass
+    with torch.no_grad():
+        tail(h)
+    tail(h).sum().backward()
 
 
 def test_compile_has_no_graph_break():
