@@ -8,11 +8,12 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.checkpoint import checkpoint
 
 from monai_iln.errors import UserError
 from monai_iln.norms import BatchKalmanNorm, apply_method, update_bn
-from monai_iln.norms.kalman_moments import Ended
+from monai_iln.norms.kalman_moments import Ended, FromNorm, Rectified
 from monai_iln.norms.kalman_paths import predict_norms
 
 CONVOLUTIONS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
@@ -285,11 +286,17 @@ def test_what_is_not_known_adds_nothing():
             super().__init__()
             self.first, self.summed, self.joined = nn.BatchNorm2d(2), nn.BatchNorm2d(2), nn.BatchNorm2d(4)
             self.hidden, self.changed = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+            self.cut, self.weighted, self.padded = nn.BatchNorm2d(1), nn.BatchNorm2d(2), nn.BatchNorm2d(4)
+            self.stacked = nn.BatchNorm2d(2)
 
         def forward(self, x):
             h = self.first(x)
             self.hidden(h.flip(2))
             self.changed(h.clone().cumsum_(2))
+            self.cut(h[:, :1])
+            self.weighted(torch.add(h, h, alpha=2))
+            self.stacked(torch.cat([h, h], dim=2))
+            self.padded(F.pad(h, (0, 0, 0, 0, 1, 1)))
             self.joined(torch.cat([x.flip(3), h], dim=1))
             return self.summed(h + x.flip(2))
 
@@ -297,13 +304,59 @@ def test_what_is_not_known_adds_nothing():
     found = predict_norms(network, dict(network.named_children()), torch.zeros(1, 2, 4, 4))
     mean, variance = of_norms(1, 2, seed=0)[0]
     ended = Ended({0: (mean, variance)})
-    assert found["hidden"] is None
-    assert found["changed"] is None
+    assert {name for name, prediction in found.items() if prediction is None} == {
+        "first", "hidden", "changed", "cut", "weighted", "padded", "stacked",
+    }  # fmt: skip
     torch.testing.assert_close(found["summed"].moments(ended), (mean, variance))
     nothing = torch.zeros(2).double()
     torch.testing.assert_close(
         found["joined"].moments(ended), (torch.cat([nothing, mean]), torch.cat([nothing, variance]))
     )
+
+
+def test_the_way_is_that_of_training_and_leaves_no_trace():
+    """Some branches are there in training alone. Whoever draws noise draws the same as without this pass."""
+
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            h = self.first(x)
+            return self.second(h) + torch.randn_like(h) if self.training else h
+
+    network = Noisy().eval()
+    before = torch.get_rng_state()
+    assert list(predict_norms(network, dict(network.named_children()), torch.zeros(1, 2, 4, 4))) == ["first", "second"]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not network.training
+
+
+def test_a_norm_under_two_names_is_called_twice():
+    network = nn.Sequential(nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3))
+    network.append(network[0])
+    with pytest.raises(UserError, match="norm 0: it is called more than once in a forward pass"):
+        apply_method(network, "BATCH_KALMAN", torch.zeros(1, 2, 8, 8))
+
+
+def test_a_weight_that_is_computed_predicts_nothing():
+    norms = {"0": nn.BatchNorm2d(2), "2": nn.BatchNorm2d(2)}
+    network = nn.Sequential(norms["0"], spectral_norm(nn.Conv2d(2, 2, 3)), norms["2"])
+    assert predict_norms(network, norms, torch.zeros(1, 2, 8, 8)) == {"0": None, "2": None}
+
+
+def test_a_variance_of_zero_has_a_gradient():
+    network = apply_method(three_norms(2).float(), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    network(torch.zeros(2, 1, 13, 13)).backward(torch.randn(2, 2, 4, 4))
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def test_no_variance_is_negative():
+    """Of a large mean the difference of two squares has no digit left."""
+    ended = Ended({0: (1e4 * torch.rand(1000) + 1e4, torch.full((1000,), 1e-4))})
+    _, variance = Rectified(FromNorm(0), 0.0).moments(ended)
+    assert (variance >= 0).all()
 
 
 def test_a_pass_without_the_norm_before_takes_the_batch():
