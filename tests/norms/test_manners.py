@@ -503,6 +503,7 @@ def test_update_bn_of_what_a_loader_may_give():
         layer = BatchInstanceNorm(4, dtype=torch.float64)
         update_bn([wrap(x) for x in batches()], layer, device="cpu")
         torch.testing.assert_close(dict(layer.named_buffers()), dict(expected.named_buffers()))
+    update_bn(batches(), BatchInstanceNorm(4, dtype=torch.float64, device="meta"), device="meta")
 
 
 @pytest.mark.parametrize(
