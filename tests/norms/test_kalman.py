@@ -354,8 +354,8 @@ def test_a_variance_of_zero_has_a_gradient():
 
 def test_no_variance_is_negative():
     """Of a large mean the difference of two squares has no digit left."""
-    ended = Ended({0: (1e4 * torch.rand(1000) + 1e4, torch.full((1000,), 1e-4))})
-    _, variance = Rectified(FromNorm(0), 0.0).moments(ended)
+    ended = Ended({0: (-1e4 * torch.rand(1000) - 1e4, torch.full((1000,), 1e-4))})
+    _, variance = Rectified(FromNorm(0), 0.3).moments(ended)
     assert (variance >= 0).all()
 
 
