@@ -1,5 +1,7 @@
 """Batch Kalman normalization: the layer."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,7 +9,8 @@ from torch.nn import functional as F
 from monai_iln.errors import require
 from monai_iln.norms.kalman_moments import Ended, Moments, Statistics
 from monai_iln.norms.moments import working_dtype
-from monai_iln.norms.running import move_average
+from monai_iln.norms.operator import _is_dispatched
+from monai_iln.norms.running import RunningStatistics
 
 GAIN = 0.9
 """The authors' gain for micro-batches of two. For one batch of 128 they take 0.05."""
@@ -16,7 +19,7 @@ TRUSTED_RATIO = 100.0
 """A prediction whose variance is so many times that of the batch, or more, is not used."""
 
 
-class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
+class BatchKalmanNorm(RunningStatistics):
     r"""Batch Kalman normalization: the batch's statistics, blended with those that the layer before predicts.
 
     .. math::
@@ -54,6 +57,10 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         torch.Size([2, 8, 16, 16])
     """
 
+    if TYPE_CHECKING:  # TorchScript reads annotations, and does not know these
+        weight: Tensor | None
+        bias: Tensor | None
+
     def __init__(
         self,
         num_features: int,
@@ -64,13 +71,26 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, True, device, dtype)
+        super().__init__()
         in_range = isinstance(gain, (int, float)) and 0 <= gain <= 1
         require(in_range, f"gain {gain!r}", "it weighs the prediction against the batch", "choose a number from 0 to 1")
-        self.gain = float(gain)
+        self.num_features, self.gain, self.eps, self.momentum = num_features, float(gain), eps, momentum
+        for name in ("weight", "bias"):
+            self.register_parameter(name, None)
+            if affine:
+                setattr(self, name, nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)))
+        self._init_running_stats(num_features, device, dtype)
+        self.reset_parameters()
         self.prediction: Statistics | None = None
         self.number = 0
         self.ended = Ended()
+
+    def reset_parameters(self) -> None:
+        """Set ``weight`` to 1, ``bias`` to 0, and forget all batches."""
+        for tensor, value in ((self.weight, 1.0), (self.bias, 0.0)):
+            if tensor is not None:
+                nn.init.constant_(tensor, value)
+        self.reset_running_stats()
 
     def follow(self, prediction: Statistics | None, number: int, ended: Ended) -> None:
         """Tell this layer what comes before it.
@@ -98,13 +118,13 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         batch_mean = _plain(working).mean(axes)  # statistics would carry a MetaTensor's history along
         centred = working - batch_mean.view(shape)
         mean, variance = self._blend(batch_mean, _plain(centred).square().mean(axes))
-        self.ended[self.number] = mean, variance
-        self._track(mean.detach(), variance.detach())
+        self._end_with(mean, variance)
+        self._move(mean.detach(), variance.detach())
         slope = (variance + self.eps).rsqrt()
-        if self.affine:
+        if self.weight is not None:
             slope = slope * self.weight
         offset = (batch_mean - mean) * slope
-        if self.affine:
+        if self.bias is not None:
             offset = offset + self.bias
         return torch.addcmul(offset.view(shape), centred, slope.view(shape)).to(x.dtype)
 
@@ -113,6 +133,15 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
         """Forget the pass before where a new one begins, also where the first norm is frozen, in evaluation mode."""
         if self.number == 0:
             self.ended.clear()
+            self.ended.unrecorded.clear()
+
+    def _end_with(self, mean: Tensor, variance: Tensor) -> None:
+        """Tell the norms that follow what this one ended with."""
+        self.ended[self.number] = mean, variance
+        if torch.is_grad_enabled():
+            self.ended.unrecorded.discard(self.number)
+        else:
+            self.ended.unrecorded.add(self.number)
 
     def _blend(self, mean: Tensor, variance: Tensor) -> Moments:
         """The statistics of the batch, blended with the prediction."""
@@ -131,20 +160,11 @@ class BatchKalmanNorm(nn.modules.batchnorm._BatchNorm):
             torch.where(trusted, self.gain * predicted_variance + rest * variance + spread, variance),
         )
 
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running averages towards the statistics of a batch."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        move_average(self.running_mean, mean, self.num_batches_tracked, self.momentum)
-        move_average(self.running_var, variance, self.num_batches_tracked, self.momentum)
-
     def extra_repr(self) -> str:
         follows = "predicted" if self.prediction is not None else "not predicted"
         return f"{self.num_features}, gain={self.gain:g}, {follows}"
 
 
 def _plain(x: Tensor) -> Tensor:
-    """``x`` without its class, which ``torch.compile`` cannot take off a plain tensor."""
-    return x if type(x) is Tensor else x.as_subclass(Tensor)
+    """``x`` without a class such as ``MetaTensor``. One that sees operators stays: ``torch.export`` traces with it."""
+    return x if type(x) is Tensor or _is_dispatched(type(x)) else x.as_subclass(Tensor)

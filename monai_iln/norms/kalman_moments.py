@@ -17,12 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_iln.errors import require
+
 Moments = tuple[Tensor, Tensor]
 """The mean and the variance of each channel, ``(C,)``."""
 
 
 class Ended(dict[int, Moments]):
-    """What the norms of a network ended with in the current forward pass, by their numbers; copies are empty."""
+    """What the norms of a network ended with in the current forward pass, by their numbers; copies are empty.
+
+    Attributes:
+        unrecorded: The numbers of those that autograd did not record.
+    """
+
+    def __init__(self, *moments: Any) -> None:
+        super().__init__(*moments)
+        self.unrecorded: set[int] = set()
 
     def __reduce__(self) -> tuple[type[Ended], tuple[()]]:
         return Ended, ()  # its tensors belong to a graph, which can be neither copied nor saved
@@ -42,6 +52,11 @@ class FromNorm:
     number: int
 
     def moments(self, ended: Ended) -> Moments:
+        lost = torch.is_grad_enabled() and self.number in ended.unrecorded
+        got = f"norm {self.number}, counted from 0, ran without gradients, and the norm after it runs with them"
+        rule = "the gradient through the prediction would be lost in silence"
+        remedy = "take use_reentrant=False in checkpoints; set what runs under torch.no_grad() to evaluation mode"
+        require(not lost, got, rule, remedy)
         return ended[self.number]
 
 

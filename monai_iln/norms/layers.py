@@ -231,6 +231,8 @@ class MixtureNorm(RunningStatistics):
 
     def _forward_over_ranks(self, x: Tensor, mixture: Mixture) -> Tensor:
         """The definition, with batch norm's statistics pooled over all ranks and differentiated through them."""
+        if x.numel() == 0 and len(x) > 0:  # samples without positions have no mean: they count as no samples
+            return self._forward_over_ranks(x[:0], mixture).view_as(x)
         work = working_dtype(x)
         _, mean, variance = spatial_moments(x.to(work))
         batch_mean, batch_var, count = moments_over_ranks(mean, variance, spatial_size(x))

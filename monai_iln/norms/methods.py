@@ -229,7 +229,8 @@ def batch_kalman_normalize(
 
     Weight and bias of the old norms stay. The layers keep what they end with until the next pass, and share it: wrap
     the network for several devices by ``DistributedDataParallel``, not by ``DataParallel``. Each rank has its own
-    statistics.
+    statistics. Checkpoints need ``use_reentrant=False``. Running statistics are estimated anew by
+    :func:`~monai_iln.norms.update_bn`, as torch's function of that name takes its own batch norms alone.
 
     Args:
         network: The network. It is changed in place.

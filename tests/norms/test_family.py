@@ -338,6 +338,7 @@ WRONG = [
     ({"components": [["layer", {"num_groups": 4}]]}, r"Only group norm has any, its num_groups: write \("),
     ({"components": [["group", {"groups": 4}]]}, "has arguments it cannot have"),
     ({"components": [["group", {"num_groups": 3}]], "strict": True}, "8 channels cannot .* Take num_groups=2"),
+    ({"num_features": 1, "components": [["group", {"num_groups": 2}]], "strict": True}, "^1 channel cannot"),
     ({"then": "batch"}, "batch norm cannot follow a blend, only a group norm can"),
     ({"components": ALL, "gate": "clip"}, "gate 'clip' weighs two components, not 4; take 'softmax'"),
     ({"num_features": 1, "then": ["group", {"num_groups": "alive"}], "strict": True}, "take strict=False"),

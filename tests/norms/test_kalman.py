@@ -8,10 +8,12 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils.checkpoint import checkpoint
 
-from monai_iln.norms import BatchKalmanNorm, apply_method
-from monai_iln.norms.kalman_moments import Ended
+from monai_iln.errors import UserError
+from monai_iln.norms import BatchKalmanNorm, apply_method, update_bn
+from monai_iln.norms.kalman_moments import Ended, FromNorm, Rectified
 from monai_iln.norms.kalman_paths import predict_norms
 
 CONVOLUTIONS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
@@ -284,11 +286,17 @@ def test_what_is_not_known_adds_nothing():
             super().__init__()
             self.first, self.summed, self.joined = nn.BatchNorm2d(2), nn.BatchNorm2d(2), nn.BatchNorm2d(4)
             self.hidden, self.changed = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+            self.cut, self.weighted, self.padded = nn.BatchNorm2d(1), nn.BatchNorm2d(2), nn.BatchNorm2d(4)
+            self.stacked = nn.BatchNorm2d(2)
 
         def forward(self, x):
             h = self.first(x)
             self.hidden(h.flip(2))
             self.changed(h.clone().cumsum_(2))
+            self.cut(h[:, :1])
+            self.weighted(torch.add(h, h, alpha=2))
+            self.stacked(torch.cat([h, h], dim=2))
+            self.padded(F.pad(h, (0, 0, 0, 0, 1, 1)))
             self.joined(torch.cat([x.flip(3), h], dim=1))
             return self.summed(h + x.flip(2))
 
@@ -296,13 +304,59 @@ def test_what_is_not_known_adds_nothing():
     found = predict_norms(network, dict(network.named_children()), torch.zeros(1, 2, 4, 4))
     mean, variance = of_norms(1, 2, seed=0)[0]
     ended = Ended({0: (mean, variance)})
-    assert found["hidden"] is None
-    assert found["changed"] is None
+    assert {name for name, prediction in found.items() if prediction is None} == {
+        "first", "hidden", "changed", "cut", "weighted", "padded", "stacked",
+    }  # fmt: skip
     torch.testing.assert_close(found["summed"].moments(ended), (mean, variance))
     nothing = torch.zeros(2).double()
     torch.testing.assert_close(
         found["joined"].moments(ended), (torch.cat([nothing, mean]), torch.cat([nothing, variance]))
     )
+
+
+def test_the_way_is_that_of_training_and_leaves_no_trace():
+    """Some branches are there in training alone. Whoever draws noise draws the same as without this pass."""
+
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            h = self.first(x)
+            return self.second(h) + torch.randn_like(h) if self.training else h
+
+    network = Noisy().eval()
+    before = torch.get_rng_state()
+    assert list(predict_norms(network, dict(network.named_children()), torch.zeros(1, 2, 4, 4))) == ["first", "second"]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not network.training
+
+
+def test_a_norm_under_two_names_is_called_twice():
+    network = nn.Sequential(nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3))
+    network.append(network[0])
+    with pytest.raises(UserError, match="norm 0: it is called more than once in a forward pass"):
+        apply_method(network, "BATCH_KALMAN", torch.zeros(1, 2, 8, 8))
+
+
+def test_a_weight_that_is_computed_predicts_nothing():
+    norms = {"0": nn.BatchNorm2d(2), "2": nn.BatchNorm2d(2)}
+    network = nn.Sequential(norms["0"], spectral_norm(nn.Conv2d(2, 2, 3)), norms["2"])
+    assert predict_norms(network, norms, torch.zeros(1, 2, 8, 8)) == {"0": None, "2": None}
+
+
+def test_a_variance_of_zero_has_a_gradient():
+    network = apply_method(three_norms(2).float(), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    network(torch.zeros(2, 1, 13, 13)).backward(torch.randn(2, 2, 4, 4))
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def test_no_variance_is_negative():
+    """Of a large mean the difference of two squares has no digit left."""
+    ended = Ended({0: (-1e4 * torch.rand(1000) - 1e4, torch.full((1000,), 1e-4))})
+    _, variance = Rectified(FromNorm(0), 0.3).moments(ended)
+    assert (variance >= 0).all()
 
 
 def test_a_pass_without_the_norm_before_takes_the_batch():
@@ -315,6 +369,15 @@ def test_a_pass_without_the_norm_before_takes_the_batch():
     plain = F.batch_norm(network[3](h), None, None, network[4].weight, network[4].bias, True)
     torch.testing.assert_close(copy.deepcopy(network)[3:5](h), plain)
     assert y.isfinite().all()
+
+
+def test_predictions_have_full_precision_under_autocast():
+    network = apply_method(three_norms(2).float(), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    network(torch.randn(2, 1, 13, 13))
+    h = torch.randn(2, 4, 5, 5)
+    expected = network[4](h)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network[4](h), expected)
 
 
 def test_statistics_do_not_outlive_the_next_pass():
@@ -339,6 +402,56 @@ def test_a_first_norm_that_is_frozen_later_leaves_nothing_of_its_last_pass():
     x = torch.randn(2, 1, 12, 12)
     torch.testing.assert_close(network(x), fresh(x))
     network(x).sum().backward()
+
+
+def in_segments(network, x, cuts, use_reentrant):
+    """A pass of which some parts keep nothing for the gradient, and are run again when it is needed."""
+    done = 0
+    for start, stop in cuts:
+        x = checkpoint(network[start:stop], network[done:start](x), use_reentrant=use_reentrant)
+        done = stop
+    return network[done:](x)
+
+
+# What is checkpointed of the modules of three_norms.
+CUTS = {"all": [(0, 8)], "first": [(0, 3)], "middle": [(3, 6)], "halves": [(0, 3), (3, 8)]}
+
+
+@pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpoints_keep_the_gradient_or_refuse(cuts, use_reentrant):
+    network = apply_method(three_norms(2), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    twin = copy.deepcopy(network)
+    x = torch.randn(2, 1, 13, 13).double().requires_grad_()
+    cotangent = torch.randn_like(twin(x))
+    twin(x).backward(cotangent)
+    expected = [x.grad, *(parameter.grad for parameter in twin.parameters())]
+    x.grad = None
+    if use_reentrant and cuts != CUTS["all"]:  # predictions pass by what torch knows of
+        with pytest.raises(UserError, match=r"norm [01], counted from 0, ran without gradients.*use_reentrant=False"):
+            in_segments(network, x, cuts, use_reentrant).backward(cotangent)
+    else:
+        in_segments(network, x, cuts, use_reentrant).backward(cotangent)
+        actual = [x.grad, *(parameter.grad for parameter in network.parameters())]
+        torch.testing.assert_close(actual, expected)
+    with torch.no_grad():  # a whole pass without gradients loses none
+        network(x)
+    network(x).sum().backward()
+
+
+def test_only_a_pass_without_gradients_before_this_one_is_refused():
+    """Not the pass before, whether the norm before is frozen now, or runs again."""
+    network = apply_method(three_norms(2), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    x, h = torch.randn(2, 1, 13, 13).double(), torch.randn(2, 3, 11, 11).double()
+    with torch.no_grad():
+        network(x)
+    frozen = network[4].eval()
+    network(x).sum().backward()
+    frozen.train()
+    tail = copy.deepcopy(network)[3:]  # without the norm that begins a pass
+    with torch.no_grad():
+        tail(h)
+    tail(h).sum().backward()
 
 
 def test_compile_has_no_graph_break():
@@ -366,6 +479,25 @@ def test_as_batch_norm():
     torch.testing.assert_close(layer.running_mean, 1.5 * x.mean((0, 2, 3)))
     assert layer.momentum == 0.1
     assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_what_looks_for_batch_norms_leaves_it():
+    """It would be replaced by one, and its predictions would be gone without a word."""
+    network = apply_method(three_norms(2), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    norms = [module for module in network if isinstance(module, BatchKalmanNorm)]
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert [module for module in converted if module in norms] == norms
+    assert len(norms) == 3
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_parameters_begin_as_those_of_batch_norm(affine):
+    layer, other = BatchKalmanNorm(3, affine=affine), nn.BatchNorm2d(3, affine=affine)
+    for _ in range(2):
+        torch.testing.assert_close(layer.state_dict(), other.state_dict())
+        for tensor in layer.state_dict().values():
+            tensor.fill_(7)
+        layer.reset_parameters()
 
 
 def test_no_device_is_asked_for_the_number_of_batches():
@@ -406,6 +538,14 @@ def test_meta_tensors_keep_their_class_and_meta(training, dtype):
     torch.testing.assert_close(grad.as_subclass(torch.Tensor), expected)
     remembered = [layer.running_mean, layer.running_var, *(m for moments in layer.ended.values() for m in moments)]
     assert {type(tensor) for tensor in remembered} == {torch.Tensor}
+
+
+def test_export_in_training():
+    network = apply_method(three_norms(2), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13)).float()
+    x = torch.randn(2, 1, 13, 13)
+    exported = torch.export.export(network, (x,)).module()
+    torch.testing.assert_close(exported(x), network(x))
+    torch.testing.assert_close(exported.state_dict(), network.state_dict())
 
 
 def test_export():

@@ -127,6 +127,13 @@ def test_sharded_networks_train_like_whole_ones(mesh, shard):
     assert (whole[3].rho != 1).any(), "no gate has come back"
 
 
+def test_a_sharded_layer_that_is_called_past_its_wrapper_says_so(mesh):
+    """The wrapper makes parameters whole before it calls the layer. Torch's norms refuse what it has not, as well."""
+    sharded = fully_shard(nn.Sequential(ILN(8, 4)), mesh=mesh)
+    with pytest.raises(UserError, match=r"rho is a DTensor of 1 number on cpu;.*part.*fully_shard.*full_tensor\(\)"):
+        sharded[0](random(2, 8, 3, 3, dtype=torch.float32))
+
+
 # Projected gates.
 
 
@@ -496,6 +503,7 @@ def test_update_bn_of_what_a_loader_may_give():
         layer = BatchInstanceNorm(4, dtype=torch.float64)
         update_bn([wrap(x) for x in batches()], layer, device="cpu")
         torch.testing.assert_close(dict(layer.named_buffers()), dict(expected.named_buffers()))
+    update_bn(batches(), BatchInstanceNorm(4, dtype=torch.float64, device="meta"), device="meta")
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,32 @@ def test_the_first_batch_sets_gain_and_bias(dims):
     assert torch.equal(network(x), expected)
 
 
+def test_the_first_batch_is_taken_in_full_precision():
+    network = apply_method(nn.Sequential(nn.Conv2d(1, 4, 3)), "WEIGHT")
+    twin = copy.deepcopy(network)
+    twin(image(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(image(2))
+    torch.testing.assert_close(network.state_dict(), twin.state_dict())
+
+
+def test_who_waits_for_the_first_batch_goes_when_it_has_come():
+    """It would ask the device of every later batch whether it has been the first."""
+    network = apply_method(nn.Sequential(nn.Conv2d(1, 4, 3)), "WEIGHT")
+    fresh = copy.deepcopy(network).eval()
+    network(image(2))
+    assert not network[0]._forward_pre_hooks
+    fresh.load_state_dict(network.state_dict())
+    fresh(image(2))
+    assert not fresh[0]._forward_pre_hooks
+
+
+def test_a_frozen_convolution_gets_a_frozen_bias():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False).requires_grad_(False), nn.Conv2d(4, 4, 3, bias=False))
+    apply_method(network, "WEIGHT")
+    assert [{p.requires_grad for p in layer.parameters()} for layer in network] == [{False}, {True}]
+
+
 def test_weights_are_gain_times_direction():
     network = apply_method(PaperUNet(2, 1, 2, (4, 8), norm="ILN"), "WEIGHT")
     network(image(2))
@@ -171,10 +197,14 @@ def test_a_pass_without_values_sets_nothing():
     assert all(module._forward_pre_hooks for module in layers(network, _ConvNd))
 
 
-def test_a_constant_channel_keeps_gain_and_bias():
+@pytest.mark.parametrize(
+    "batch", [torch.full((2, 1, 8, 8), 0.1), 5e19 * torch.cat([image(2), -image(2)])], ids=["constant", "huge"]
+)
+def test_a_channel_without_a_variance_keeps_gain_and_bias(batch):
+    """It is 0, or infinite in float32."""
     network = apply_method(nn.Sequential(nn.Conv2d(1, 4, 3, bias=False)), "WEIGHT")
     state = copy.deepcopy(network.state_dict())
-    network(torch.full((2, 1, 8, 8), 0.1))
+    network(batch)
     assert network[0].initialized
     state["0.initialized"].fill_(True)
     torch.testing.assert_close(network.state_dict(), state)

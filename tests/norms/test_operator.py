@@ -308,8 +308,10 @@ def test_who_takes_the_operator(monkeypatch):
         ({"weight": torch.ones(4)}, "weight of 4 numbers for an input of 8 channels: it must have 8"),
         ({"bias": torch.ones(16)}, "bias of 16 numbers"),
         ({"rho": torch.ones(8)}, "rho of 8 numbers for an input of 8 channels: it must have 1"),
+        ({"weight": torch.ones(1)}, "weight of 1 number for an input of 8 channels: it must have 8"),
         ({"rho": torch.ones(0)}, "rho is a Parameter of 0 numbers"),
         ({"weight": torch.ones(8, device="meta")}, "weight is a Parameter of 8 numbers on meta"),
+        ({"rho": torch.ones(1, device="meta")}, "rho is a Parameter of 1 number on meta.*move the layer there"),
     ],
 )
 def test_parameters_that_do_not_fit(change, message, differentiated):

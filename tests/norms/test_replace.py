@@ -4,6 +4,7 @@ import pytest
 import torch
 from monai.networks.nets import AHNet, AttentionUnet, DynUNet, ResNet, SEResNet50, VNet
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from monai_iln import ILN
 from monai_iln.errors import UserError
@@ -130,6 +131,15 @@ def test_other_arguments_of_the_same_norm():
     assert replace_norm(model, ("ILN", {"num_groups": 4, "eps": 1e-5}))[0].new is not None
 
 
+def test_a_gate_of_another_shape_begins_anew():
+    model = network()
+    replace_norm(model, "ILN")
+    nn.init.constant_(model[1].rho, 0.7)
+    entry = replace_norm(model, ("ILN", {"gate_scope": "channel"}))[0]
+    assert (model[1].rho.shape, model[1].rho.unique().item()) == ((8,), 0.5)
+    assert entry.note == "lost: rho"
+
+
 def test_affine_that_cannot_be_kept():
     entry = replace_norm(network(), "INSTANCE")[0]  # affine=False is torch's default
     assert not entry.affine_kept
@@ -149,6 +159,12 @@ def test_training_mode_dtype_device_and_freezing_are_kept():
         assert {p.requires_grad for p in norm.parameters()} == {norm not in frozen}
         assert {p.dtype for p in norm.parameters()} == {torch.float64}
     assert model(torch.randn(2, 1, 9, 9, dtype=torch.float64)).dtype == torch.float64
+    partly = network()
+    partly[1].bias.requires_grad_(False)  # what only the new norm has is trained, as the rest is
+    replace_norm(partly, "ILN")
+    assert {name: p.requires_grad for name, p in partly[1].named_parameters()} == {
+        "rho": True, "weight": True, "bias": False,
+    }  # fmt: skip
     bare = network(nn.InstanceNorm2d).to("meta", torch.bfloat16)  # these norms have no tensor of their own
     replace_norm(bare, "ILN")
     assert {(p.device.type, p.dtype) for p in bare.parameters()} == {("meta", torch.bfloat16)}
@@ -187,6 +203,16 @@ def test_norms_that_are_left():
     assert len(norms(model)) == 1
     assert replace_norm(model, "ILN", from_=(nn.BatchNorm2d,))[0].note == "already of the class asked for"
     assert replace_norm(model, "ILN", from_=(BatchNormAct,))[3].new is not None
+
+
+def test_what_has_norm_in_its_name_and_is_none_is_not_reported():
+    class PreNormBlock(nn.Sequential):
+        """A norm and what follows it."""
+
+    model = nn.Sequential(
+        PreNormBlock(nn.BatchNorm2d(1), weight_norm(nn.Conv2d(1, 8, 3))), spectral_norm(nn.Conv2d(8, 8, 1))
+    )
+    assert [entry.name for entry in replace_norm(model, "ILN")] == ["0.0"]
 
 
 @pytest.mark.parametrize(("dims", "kind"), [(1, nn.BatchNorm1d), (2, nn.BatchNorm2d), (3, nn.BatchNorm3d)])

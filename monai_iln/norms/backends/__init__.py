@@ -77,7 +77,11 @@ def find_size(name: str, tensor: Tensor | None, device: int = -1) -> int:
         place = "the CPU" if device < 0 else f"GPU {device}"
         got = f"{name} is a {type(tensor).__name__} of {count(tensor.numel(), 'number')} on {tensor.device}"
         rule = f"the input lies on {place}, and so must the values of its layer"
-        raise UserError(f"{got}; {rule}. Remedy: move the layer there, and load its values.")
+        remedy = "move the layer there, and load its values"
+        if hasattr(tensor, "full_tensor"):  # DTensor, of which this process has a part
+            rule = "the input is whole, and of the parameter this process may have but a part"
+            remedy = "call the network that fully_shard was given, or make the parameter plain by full_tensor()"
+        raise UserError(f"{got}; {rule}. Remedy: {remedy}.")
     return tensor.numel()
 
 

@@ -17,7 +17,7 @@ from monai_iln.norms.backends.cpu_coefficients import compiled, fill, options
 # Sums may be reordered, so that they can be vectorized. NaN and infinity keep their meaning.
 vectorized = numba.njit(fastmath={"reassoc", "contract", "nsz"}, **options)
 
-SMALL = 2.0**-64  # where squares overflow, they are computed once more of numbers scaled by it
+SMALL = 2.0**-96  # where squares overflow, they are computed once more of numbers scaled by it: those of a block do not
 HUGE = 1e20  # of a variance: the gradient in it would be too small for float32, beside numbers scaled by 1
 
 
