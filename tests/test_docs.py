@@ -15,6 +15,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES_WITH_PYTHON = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+SECTION_LINK = re.compile(r"\]\(([^)#:\s]*)#([^)\s]+)\)")
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def run_block(block, namespace, page, line):
@@ -53,6 +55,18 @@ def test_python_of_the_page_runs(page, tmp_path, monkeypatch):
 def test_links_to_files_lead_somewhere(page):
     links = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if ":" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def anchors_of(page):
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_sections_lead_somewhere(page):
+    links = SECTION_LINK.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if link[1] not in anchors_of((page.parent / link[0]) if link[0] else page)] == []
 
 
 def test_index_links_to_every_page():

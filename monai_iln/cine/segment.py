@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +136,7 @@ def _require_cines(source: Path | str, series: int | str | None, ranges: Sequenc
 
 
 def find_extremes(source: Path | str, bundle: Path | str, series: int | str | None = None) -> dict[str, dict[str, int]]:
-    """Find which phases of cines are ED and ES, by the volume that a bundle measures first.
+    """Find which phases of cines are ED and ES, by the volume that a bundle measures, and print it with doubts.
 
     Args:
         source: The cines, as for :func:`segment_cines`.
@@ -144,8 +146,13 @@ def find_extremes(source: Path | str, bundle: Path | str, series: int | str | No
     Returns:
         The numbers of the phases, from 1, by ``"ED"`` and ``"ES"``, by the absolute path of the cine.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()) as said:
         cines = segment_cines(source, [bundle], Path(folder) / "measured", series=series)
+    for line in said.getvalue().splitlines():
+        if folder not in line:  # what lies there is gone
+            print(line)
+    for name, cine in cines.items():
+        print(f"{name}: {cine.curves[0].tell()}")
     curves = {name: cine.curves[0] for name, cine in cines.items()}
     return {name: {"ED": curve.ed, "ES": curve.es} for name, curve in curves.items()}
 

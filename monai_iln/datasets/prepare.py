@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from filelock import FileLock
 
 from monai_iln.datasets.begin import Folds, begin, check_folds, deal, work_key
 from monai_iln.datasets.datalist import FILE_NAME, write_items
@@ -212,7 +215,22 @@ def phantom_datalist(folder: Path | str, ventricle: str) -> str:
         "real images. For those: monai-iln prepare, then --dataset_dir DIR."
     )
     if not (prepared / FILE_NAME).is_file():
-        if not raw.is_dir():
-            write_phantom(raw, layout=layout, subjects=8, slices=6, progress=True)  # minutes of training on two cores
-        prepare(raw, prepared, progress=True)
+        with _one_at_a_time(Path(folder)):  # torchrun starts several processes, which all come here
+            if not raw.is_dir():
+                write_phantom(raw, layout=layout, subjects=8, slices=6, progress=True)  # minutes of training
+            if not (prepared / FILE_NAME).is_file():
+                prepare(raw, prepared, progress=True)
     return str(prepared)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process in; others wait until it is done. The empty file of the lock stays."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".phantoms.lock")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

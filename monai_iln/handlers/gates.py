@@ -37,9 +37,11 @@ class SaveGates:
         self.readings = readings
         self.history: list[tuple[int, dict[str, LayerGates]]] = []
         self._step = 1
+        self._has_begun = False
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iterate)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
@@ -48,7 +50,12 @@ class SaveGates:
         self._step = max(1, -(-iterations // self.readings))
         if not engine.state.iteration:  # a training that is resumed adds to its file
             self.history.clear()
-        self._read(engine.state.iteration)
+        self._has_begun = False
+
+    def _begin(self, engine: Engine) -> None:
+        if not self._has_begun:  # not when the engine starts: a later handler may load weights then
+            self._has_begun = True
+            self._read(engine.state.iteration)
 
     def _iterate(self, engine: Engine) -> None:
         if engine.state.iteration % self._step == 0:

@@ -134,3 +134,31 @@ def test_what_is_interrupted_leaves_the_folder_as_it_was(tmp_path, monkeypatch, 
         segment.segment_cines(tmp_path, [tmp_path / "left", tmp_path / "right"], tmp_path / "out")
     assert (tmp_path / "out").exists() == there
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_what_is_said_of_extremes_names_no_file_that_is_gone(tmp_path, monkeypatch, capsys):
+    """The measurement lies in a temporary folder."""
+    affine = np.diag([1.5, 1.5, 8.0, 1.0])
+    cine = np.random.default_rng(0).integers(0, 99, (32, 32, 8, 3)).astype(np.int16)
+    nib.save(nib.Nifti1Image(cine, affine), tmp_path / "P1.nii")
+    (tmp_path / "bundle").mkdir()
+
+    def infer(bundle, dataset_dir, output_dir):
+        mask = np.zeros(cine.shape, bool)
+        for phase, count in enumerate((9, 4, 6)):
+            mask[8 : 8 + count, 8:16, :, phase] = True
+        print(f"masks: {output_dir}")
+        print("warning: a large part was removed")
+        home = Path(output_dir)
+        home.mkdir()
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), home / "P1_pred.nii.gz")
+        curve = measure_curve(mask, affine, TIMES, dataset_dir, "left ventricle")
+        write_tables(home, [MeasuredCine([curve], ["P1_pred.nii.gz"])])
+
+    monkeypatch.setattr(segment, "_infer", infer)
+    found = segment.find_extremes(tmp_path / "P1.nii", tmp_path / "bundle")
+    assert list(found.values()) == [{"ED": 1, "ES": 2}]
+    said = capsys.readouterr().out
+    assert "masks:" not in said
+    assert "warning: a large part was removed" in said
+    assert "DOUBTED: edge" in said

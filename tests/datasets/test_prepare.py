@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 import os
@@ -5,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_iln.datasets import DataWarning, prepare_folders, prepare_sunnybrook, read_datalist
+from monai_iln.datasets import (
+    DataWarning,
+    phantom_datalist,
+    prepare,
+    prepare_folders,
+    prepare_sunnybrook,
+    read_datalist,
+)
 from monai_iln.datasets.phantom import write_phantom
 from monai_iln.errors import UserError
 
@@ -213,3 +223,22 @@ def test_what_cannot_be_kept_is_not_advised(tmp_path):
     with pytest.warns(DataWarning), pytest.raises(UserError, match="none is left.*they must be equal") as error:
         prepare_folders(tmp_path, tmp_path / "out", folds=1)
     assert "--keep" not in str(error.value)
+
+
+def test_two_trainings_that_start_at_once_make_their_phantoms_once(tmp_path, monkeypatch):
+    """As the processes of ``torchrun`` do, in a bundle that has none yet."""
+    together = threading.Barrier(2, timeout=1)
+    calls = []
+
+    def write_small(output, **settings):
+        calls.append(output)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait()  # for the other one, if it is let in
+        return write_phantom(output, **{**settings, "subjects": 3, "slices": 4, "phases": 2, "size": 96})
+
+    monkeypatch.setattr(prepare, "write_phantom", write_small)
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(phantom_datalist, [tmp_path / "data"] * 2, ["left"] * 2))
+    assert calls == [tmp_path / "data" / "phantoms_raw"]
+    assert folders == [str(tmp_path / "data" / "phantoms")] * 2
+    assert len(read_datalist(tmp_path / "data" / "phantoms" / "datalist.json")) == 6

@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch import nn
 
 from monai_iln import ILN
@@ -75,6 +75,17 @@ def test_a_training_begins_the_file_anew(tmp_path):
     for _ in range(2):
         train(ILN(32), tmp_path, iterations=2)
     assert [row["iteration"] for row in read(tmp_path)] == ["0", "0", "1", "1", "2", "2"]
+
+
+def test_the_first_reading_is_of_weights_that_a_later_handler_loads(tmp_path):
+    """As those of a training that goes on from trained weights."""
+    network = ILN(32)
+    trainer = Engine(lambda *_: None)
+    SaveGates(network, str(tmp_path)).attach(trainer)
+    trainer.add_event_handler(Events.STARTED, lambda: network.rho.data.fill_(2))
+    trainer.run([0], max_epochs=1)
+    weights = [float(row["weight"]) for row in read(tmp_path) if row["component"] == "instance"]
+    assert weights == pytest.approx([1 / (1 + np.exp(-2))] * 2, rel=1e-5)
 
 
 def test_without_gates_there_are_no_files(tmp_path):
