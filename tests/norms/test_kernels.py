@@ -199,7 +199,10 @@ def test_a_large_mean_costs_no_digits():
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")  # the interpreter is NumPy's
-@pytest.mark.parametrize(("scale", "memory_format"), [(1e19, torch.contiguous_format), (1e32, torch.channels_last)])
+@pytest.mark.parametrize(
+    ("scale", "memory_format"),
+    [(1e19, torch.contiguous_format), (1e32, torch.channels_last), (2.5e37, torch.contiguous_format)],
+)
 def test_squares_beyond_the_range_of_float32(scale, memory_format):
     """Of two channels one is of ordinary size in one sample, the other small in both."""
     mixture = MIXTURES["batch"]

@@ -11,7 +11,7 @@ the coefficients.
 import triton
 import triton.language as tl
 
-SMALL = tl.constexpr(2.0**-64)  # where squares overflow, they are computed once more of numbers scaled by it
+SMALL = tl.constexpr(2.0**-96)  # where squares overflow, they and their sums are computed of numbers scaled by it
 HUGE = tl.constexpr(1e20)  # of a variance: the gradient in it would be too small for float32
 
 
