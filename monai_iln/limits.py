@@ -108,21 +108,21 @@ def check_numbers(**given: Any) -> None:
         given: The values of its configuration, by their ids.
 
     Raises:
-        UserError: If one of them is out of its range, or a size has not one number for each of two axes.
+        UserError: If one of them is out of its range, or a size has not one number for each of two or three axes.
 
     Example:
         >>> check_numbers(roi_size=[144, 144], phase=None)
         >>> check_numbers(roi_size=[0, 0])
         Traceback (most recent call last):
             ...
-        monai_iln.errors.UserError: roi_size [0, 0]: each of its 2 numbers must be a whole number from 1 to ...
+        monai_iln.errors.UserError: roi_size [0, 0]: it must have a number for each of 2 or 3 axes, and each must be ...
     """
     for name, value in given.items():
         limits = _NUMBERS[name]
         if name in _OF_EACH_AXIS:
-            is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-            rule = f"each of its 2 numbers must be {limits}"
-            require(is_pair and all(map(limits.holds, value)), f"{name} {value!r}", rule, "choose two")
+            is_size = isinstance(value, (list, tuple)) and len(value) in (2, 3)
+            rule = f"it must have a number for each of 2 or 3 axes, and each must be {limits}"
+            require(is_size and all(map(limits.holds, value)), f"{name} {value!r}", rule, "choose others")
         elif value is not None or name not in _MAY_BE_NONE:
             limits.check(name, value)
 

@@ -118,7 +118,7 @@ def test_load_stack(official, prepared):
     np.testing.assert_allclose(loaded.affine, affine)
     torch.testing.assert_close(LoadStack(2)(folder).as_tensor(), loaded.as_tensor())
     torch.testing.assert_close(LoadStackd("image", 2, series=1)({"image": folder})["image"], loaded)
-    with pytest.raises(UserError, match="series 2 is none of 1 stacks"):
+    with pytest.raises(UserError, match="series 2 is none of 1 stack:"):
         LoadStack(2, series=2)(folder)
     with pytest.raises(UserError, match="a cine with 4 phases"):
         LoadStackd("image")({"image": str(folder)})

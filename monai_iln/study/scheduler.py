@@ -282,7 +282,8 @@ def _execute_here(
     on_gpu = replace(settings, gpus=torch.cuda.device_count())
     tasks = [(run, settings if "device" in run.overrides else on_gpu) for run in runs]
     try:
-        with joblib.parallel_config(backend="loky", n_jobs=min(jobs, len(tasks))):  # each is started, with work or not
+        # Each worker is started, with work or not. One alone would be this process, and take the study with it.
+        with joblib.parallel_config(backend="loky", n_jobs=min(jobs, max(2, len(tasks)))):
             joblib.Parallel(batch_size=1)(joblib.delayed(task)(*arguments) for arguments in tasks)
     finally:
         if on_gpu.gpus and jobs > 1:  # new workers have consecutive numbers, and idle ones take of a GPU's memory

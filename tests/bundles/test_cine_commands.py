@@ -193,7 +193,7 @@ def test_masks_are_no_cine(python, measured, tmp_path):
     """Also one that is called as an image: then it is told when it is loaded, and no engine says so, too."""
     output, _ = measured
     done = python.run("monai_iln", "cine", output, "--output", tmp_path / "out", cwd=tmp_path)
-    assert "files are labels or masks" in done.stderr
+    assert "files, and all are labels or masks" in done.stderr
     mask = next((output / LEFT).glob("*_pred.nii.gz"))
     shutil.copy(mask, tmp_path / "P1.nii.gz")
     done = python.run("monai_iln", "cine", tmp_path / "P1.nii.gz", "--output", tmp_path / "out", cwd=tmp_path)

@@ -76,7 +76,7 @@ def test_a_line_for_every_image(tmp_path, capsys):
     scores = [float(row["dice"]) for row in rows]
     printed = capsys.readouterr().out
     assert f"Dice {statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}, " in printed
-    assert "below 0.5: 50.0%, over 4 images of 1 subjects" in printed
+    assert "below 0.5: 50.0%, over 4 images of 1 subject." in printed
 
 
 def test_missing_predictions_have_no_distance(tmp_path):

@@ -287,8 +287,10 @@ def test_more_jobs_than_runs_start_no_more_workers(runs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(scheduler.joblib, "parallel_config", configure)
     monkeypatch.setattr(scheduler.joblib, "Parallel", lambda **_: list)
-    scheduler._execute_in_parallel(runs, Study(jobs=10_000), scheduler.WorkerSettings(tmp_path, "token"))
-    assert asked == [3]
+    settings = scheduler.WorkerSettings(tmp_path, "token")
+    scheduler._execute_in_parallel(runs, Study(jobs=10_000), settings)
+    scheduler._execute_in_parallel(runs[:1], Study(jobs=10_000), settings)
+    assert asked == [3, 2]  # a single one would be this process, and its end that of the study
 
 
 # robustness
