@@ -162,7 +162,7 @@ def require_new(output: Path) -> None:
 
 @contextmanager
 def emptied_unless_filled(output: Path) -> Iterator[None]:
-    """Leave a new folder as it was if what fills it fails or is interrupted.
+    """Leave a new folder without anything in it if what fills it fails or is interrupted.
 
     It is for what tells the name of the folder while it is filled. All else takes :func:`new_folder`, which also
     survives that the program is killed.
@@ -179,7 +179,7 @@ def emptied_unless_filled(output: Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in output.iterdir() if output.is_dir() else ():
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)

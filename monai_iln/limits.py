@@ -98,7 +98,8 @@ _NUMBERS = {
     "val_interval": Limits(1),
     "validation_every": Limits(1),
 }
-_OF_EACH_AXIS, _MAY_BE_NONE = ("pixdim", "roi_size"), ("phase", "validation_every")
+_OF_EACH_AXIS, _MAY_BE_NONE = ("pixdim", "roi_size"), ("phase", "pixdim", "validation_every")
+_WHOLE_AXIS = -1  # of MONAI's sizes
 
 
 def check_numbers(**given: Any) -> None:
@@ -111,7 +112,7 @@ def check_numbers(**given: Any) -> None:
         UserError: If one of them is out of its range, or a size has not one number for each of two or three axes.
 
     Example:
-        >>> check_numbers(roi_size=[144, 144], phase=None)
+        >>> check_numbers(roi_size=[144, -1], phase=None)
         >>> check_numbers(roi_size=[0, 0])
         Traceback (most recent call last):
             ...
@@ -119,12 +120,18 @@ def check_numbers(**given: Any) -> None:
     """
     for name, value in given.items():
         limits = _NUMBERS[name]
-        if name in _OF_EACH_AXIS:
-            is_size = isinstance(value, (list, tuple)) and len(value) in (2, 3)
-            rule = f"it must have a number for each of 2 or 3 axes, and each must be {limits}"
-            require(is_size and all(map(limits.holds, value)), f"{name} {value!r}", rule, "choose others")
-        elif value is not None or name not in _MAY_BE_NONE:
+        if value is None and name in _MAY_BE_NONE:
+            continue
+        if name not in _OF_EACH_AXIS:
             limits.check(name, value)
+            continue
+        rule = f"it must have a number for each of 2 or 3 axes, and each must be {limits}"
+        numbers_of_axes = list(value) if isinstance(value, (list, tuple)) else []
+        is_size = len(numbers_of_axes) in (2, 3)
+        if name == "roi_size":
+            rule += f", or {_WHOLE_AXIS} for the whole axis"
+            numbers_of_axes = [number for number in numbers_of_axes if number != _WHOLE_AXIS]
+        require(is_size and all(map(limits.holds, numbers_of_axes)), f"{name} {value!r}", rule, "choose others")
 
 
 TIMEOUT = Limits(0, 86_400, whole=False, open=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from monai_iln.errors import UserError
-from monai_iln.files import new_file, new_folder, read_csv, write_csv, write_json
+from monai_iln.files import emptied_unless_filled, new_file, new_folder, read_csv, write_csv, write_json
 
 
 def test_a_file_has_its_name_when_it_is_whole(tmp_path):
@@ -215,3 +215,22 @@ def test_other_cells_stay_as_they_are(tmp_path, cell):
     with path.open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file))[1] == [str(cell), "1"]
     assert read_csv(path).rows[0]["name"] == str(cell)
+
+
+def test_a_folder_that_could_not_be_filled_is_empty_and_what_its_links_lead_to_is_not(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept.txt").write_text("kept")
+    output = tmp_path / "output"
+    output.mkdir()
+
+    def fill():
+        with emptied_unless_filled(output):
+            (output / "masks").mkdir()
+            (output / "masks" / "a.nii.gz").touch()
+            (output / "images").symlink_to(tmp_path / "elsewhere")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+    assert list(output.iterdir()) == []
+    assert (tmp_path / "elsewhere" / "kept.txt").read_text() == "kept"

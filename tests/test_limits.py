@@ -1,6 +1,8 @@
 """Every number that an option takes: nonsense is refused while the options are read, before anything is imported."""
 
+import argparse
 import math
+import os
 import re
 
 import numpy as np
@@ -9,10 +11,11 @@ from monai.bundle import ConfigParser
 
 from monai_iln.bundle import find_bundle
 from monai_iln.cli import main
+from monai_iln.commands.prepare import _folds
 from monai_iln.datasets.download import download_sunnybrook
 from monai_iln.datasets.phantom import phantom_truth, write_phantom
 from monai_iln.errors import UserError, find_user_error
-from monai_iln.limits import SEED, Limits
+from monai_iln.limits import SEED, Limits, check_numbers
 from monai_iln.study.settings import read_settings
 from monai_iln.study.simulation import World, simulate
 
@@ -58,6 +61,22 @@ def test_folds_may_be_a_file_that_is_there(tmp_path, capsys):
     (tmp_path / "splits.json").write_text("[]")
     assert main([*PREPARE[:-1], str(tmp_path / "new"), "--folds", str(tmp_path / "splits.json")]) == 1
     assert "argument --folds" not in capsys.readouterr().err
+
+
+def test_folds_may_come_through_a_pipe(tmp_path):
+    """As the shell's <(...) gives them: a name that is no regular file."""
+    os.mkfifo(tmp_path / "folds")
+    assert _folds(str(tmp_path / "folds")) == tmp_path / "folds"
+    with pytest.raises(argparse.ArgumentTypeError, match="or give a JSON file that is there"):
+        _folds("a" * 10_000)  # which no file can be called
+
+
+def test_sizes_of_the_whole_axis_and_none():
+    check_numbers(roi_size=[-1, 144, -1], pixdim=None)
+    with pytest.raises(UserError, match="or -1 for the whole axis"):
+        check_numbers(roi_size=[-2, 144])
+    with pytest.raises(UserError, match="pixdim .-1, 1."):
+        check_numbers(pixdim=[-1, 1])
 
 
 @pytest.mark.parametrize(

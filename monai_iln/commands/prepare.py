@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def _add_output_and_folds(parser: argparse.ArgumentParser) -> None:
 
 
 def _folds(text: str) -> int | Path:
-    if Path(text).is_file() and not text.isdecimal():
+    if os.path.exists(text) and not text.isdecimal():  # noqa: PTH110 (Path's raises for a text too long for a name)
         return Path(text)
     try:
         return int(COUNT(text))

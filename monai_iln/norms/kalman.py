@@ -75,6 +75,7 @@ class BatchKalmanNorm(RunningStatistics):
         in_range = isinstance(gain, (int, float)) and 0 <= gain <= 1
         require(in_range, f"gain {gain!r}", "it weighs the prediction against the batch", "choose a number from 0 to 1")
         self.num_features, self.gain, self.eps, self.momentum = num_features, float(gain), eps, momentum
+        self.affine = affine
         for name in ("weight", "bias"):
             self.register_parameter(name, None)
             if affine:
@@ -138,7 +139,8 @@ class BatchKalmanNorm(RunningStatistics):
     def _end_with(self, mean: Tensor, variance: Tensor) -> None:
         """Tell the norms that follow what this one ended with."""
         self.ended[self.number] = mean, variance
-        if torch.is_grad_enabled():
+        is_frozen = self.affine and not any(parameter.requires_grad for parameter in self.parameters())
+        if torch.is_grad_enabled() or is_frozen:  # no gradient is lost
             self.ended.unrecorded.discard(self.number)
         else:
             self.ended.unrecorded.add(self.number)

@@ -454,6 +454,20 @@ def test_only_a_pass_without_gradients_before_this_one_is_refused():
     tail(h).sum().backward()
 
 
+def test_a_frozen_part_may_run_without_gradients():
+    """Nobody asks for the gradient that the prediction would carry there."""
+    network = apply_method(three_norms(2), "BATCH_KALMAN", torch.zeros(1, 1, 13, 13))
+    x = torch.randn(2, 1, 13, 13).double()
+    front, back = network[:3].requires_grad_(False), network[3:]
+    with torch.no_grad():
+        h = front(x)
+    back(h).sum().backward()
+    actual = [parameter.grad for parameter in back.parameters()]
+    network.zero_grad()
+    network(x).sum().backward()
+    torch.testing.assert_close(actual, [parameter.grad for parameter in back.parameters()])
+
+
 def test_compile_has_no_graph_break():
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
     network = apply_method(network, "BATCH_KALMAN", torch.zeros(1, 1, 12, 12))
