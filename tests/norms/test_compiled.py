@@ -113,7 +113,7 @@ def test_squares_beyond_the_range():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")  # the interpreter is NumPy's
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_in_its_sample(value):
     operands = [*make(ILN, dtype=torch.float32)[:4], None, None]
@@ -141,7 +141,6 @@ def test_a_parameter_that_does_not_fit(change, message):
 # The compiler knows Triton's functions, and not what its interpreter makes of them: a process without it. Triton tells
 # torch what a kernel writes by compiling it, for which it wants to know the kind of GPU; nothing runs on it.
 COMPILE = """
-import sys
 import torch
 import triton
 from torch._dynamo.backends.common import aot_autograd
